@@ -1,0 +1,1 @@
+"""Human learning skills as differentiable multilevel optimisation."""

@@ -1,0 +1,27 @@
+"""Losses in, differentiable look-aheads out. Knows nothing of networks or skills."""
+
+from skillearn_jax.hypergrad.adjoints import (
+    Adjoint,
+    Autodiff,
+    Exact,
+    FiniteDifference,
+    FirstOrder,
+    StepFn,
+)
+from skillearn_jax.hypergrad.mixed_hvp import central_difference, mixed_hvp
+from skillearn_jax.hypergrad.one_step import one_step
+from skillearn_jax.hypergrad.optimizer_step import OptimizerStep, StepInfo
+
+__all__ = [
+    "Adjoint",
+    "Autodiff",
+    "Exact",
+    "FiniteDifference",
+    "FirstOrder",
+    "OptimizerStep",
+    "StepFn",
+    "StepInfo",
+    "central_difference",
+    "mixed_hvp",
+    "one_step",
+]

@@ -1,0 +1,154 @@
+"""Floor 1: how the cotangent of a one-step solution is pulled back, as a choice.
+
+An adjoint is a frozen value with one method, `attach(step)`, which turns a plain
+`OptimizerStep` into a function `(active, reads, opt_state, *data) -> (W', info)` with the
+derivative that the adjoint stands for. None of them changes how `W'` itself is found,
+except `FirstOrder(at="current")`, which by definition takes no step.
+"""
+
+import functools
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Literal, Protocol
+
+import jax
+
+from skillearn_jax.errors import InputError
+from skillearn_jax.hypergrad.mixed_hvp import central_difference, mixed_hvp
+from skillearn_jax.hypergrad.optimizer_step import (
+    Inputs,
+    MixedProduct,
+    OptimizerStep,
+    StepInfo,
+)
+from skillearn_jax.types import PyTree
+
+StepFn = Callable[..., tuple[PyTree, StepInfo]]
+"""`(active, reads, opt_state, *data) -> (new_active, info)`."""
+
+
+class Adjoint(Protocol):
+    """Anything that gives a plain step its derivative."""
+
+    def attach(self, step: OptimizerStep) -> StepFn:
+        """Returns `step.forward` with this adjoint's derivative."""
+
+
+@dataclass(frozen=True)
+class Exact:
+    """The exact derivative of the step: one jvp of the gradient per pull-back.
+
+    Cost: about two gradients of the loss, whatever the number of reads.
+    """
+
+    def attach(self, step: OptimizerStep) -> StepFn:
+        """Returns the step with `mixed_hvp` in its pull-back."""
+        return _with_pull_back(step, mixed_hvp)
+
+
+@dataclass(frozen=True)
+class FiniteDifference:
+    """The paper's approximation: a central difference of the gradient.
+
+    Kept for comparison: it costs two gradients, as `Exact` does, errs by O(radius^2) in
+    float64 and is noise in half precision. The optimiser itself (momentum, clipping,
+    decay) is still pulled back exactly; only the second derivative is approximated.
+
+    Attributes:
+        radius: distance of the two points from `W`; 0.01 in DARTS.
+    """
+
+    radius: float = 0.01
+
+    def __post_init__(self) -> None:
+        if not self.radius > 0:
+            raise InputError(
+                f"FiniteDifference radius is {self.radius}; it must be positive"
+            )
+
+    def attach(self, step: OptimizerStep) -> StepFn:
+        """Returns the step with `central_difference` in its pull-back."""
+        return _with_pull_back(
+            step, functools.partial(central_difference, radius=self.radius)
+        )
+
+
+@dataclass(frozen=True)
+class FirstOrder:
+    """No response term: the one-step solution counts as a constant.
+
+    Attributes:
+        at: where the objective is evaluated. `"current"`: at the old `W`, no step is
+            taken, `W' = W` and `s' = s` with the derivative of the identity (the first
+            order of DARTS, xi = 0). `"lookahead"`: at the real `W'`, with its
+            gradient stopped.
+    """
+
+    at: Literal["current", "lookahead"] = "current"
+
+    def __post_init__(self) -> None:
+        if self.at not in ("current", "lookahead"):
+            raise InputError(
+                f"FirstOrder at={self.at!r}; it must be 'current' or 'lookahead'"
+            )
+
+    def attach(self, step: OptimizerStep) -> StepFn:
+        """Returns the step with no derivative, or with that of the identity."""
+
+        def first_order(
+            active: PyTree, reads: PyTree, opt_state: PyTree, *data: Any
+        ) -> tuple[PyTree, StepInfo]:
+            loss, aux = step.loss(Inputs(active, reads, data))
+            loss = step.mean(loss)
+            if self.at == "current":
+                return active, StepInfo(opt_state, loss, aux)
+            fixed = jax.lax.stop_gradient((active, reads, opt_state, data))
+            new_active, info = step.forward(*fixed[:3], *fixed[3])
+            return new_active, StepInfo(info.opt_state, loss, aux)
+
+        return first_order
+
+
+@dataclass(frozen=True)
+class Autodiff:
+    """Plain autodiff through the step: the reference that the others are tested against.
+
+    Reverse over reverse. The only adjoint that forward mode (`jax.jvp`, `jax.jacfwd`)
+    passes through, since the others rest on a custom VJP.
+    """
+
+    def attach(self, step: OptimizerStep) -> StepFn:
+        """Returns the step as it is."""
+        return step.forward
+
+
+def _with_pull_back(step: OptimizerStep, product: MixedProduct) -> StepFn:
+    """Returns the step with `OptimizerStep.pull_back` as its derivative."""
+
+    @jax.custom_vjp
+    def stepped(
+        active: PyTree, reads: PyTree, opt_state: PyTree, data: tuple[Any, ...]
+    ) -> tuple[PyTree, StepInfo]:
+        return step.forward(active, reads, opt_state, *data)
+
+    def forward(*primals: Any) -> tuple[tuple[PyTree, StepInfo], Any]:
+        active, reads, opt_state, data = jax.tree.map(lambda p: p.value, primals)
+        inputs = Inputs(active, reads, data)
+        (loss, aux), gradient = step.value_and_gradient(inputs)
+        new_active, new_opt_state = step.update(active, gradient, opt_state)
+        info = StepInfo(new_opt_state, loss, aux)
+        return (new_active, info), (inputs, opt_state, gradient)
+
+    def backward(residuals: Any, cotangents: Any) -> tuple[PyTree, ...]:
+        inputs_bar, opt_state_bar = step.pull_back(*residuals, cotangents, product)
+        return inputs_bar.active, inputs_bar.reads, opt_state_bar, inputs_bar.data
+
+    # Symbolic zeros tell the pull-back which outputs nobody differentiates.
+    stepped.defvjp(forward, backward, symbolic_zeros=True)
+
+    def call(
+        active: PyTree, reads: PyTree, opt_state: PyTree, *data: Any
+    ) -> tuple[PyTree, StepInfo]:
+        return stepped(active, reads, opt_state, data)
+
+    return call

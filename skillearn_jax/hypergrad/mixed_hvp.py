@@ -1,0 +1,73 @@
+"""Floor 1: products of mixed second derivatives with a vector, exact and approximate.
+
+Both forms differentiate the same function, `gradient_fn: W -> grad_(W, R) L(W, R)`, along
+a direction `u` in `W`. By the symmetry of second derivatives the result is, at once,
+
+    d2L/dW dW . u    and    d2L/dR dW . u,
+
+which is all that a pull-back through one optimiser step needs.
+"""
+
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from skillearn_jax.types import PyTree
+
+GradientFn = Callable[[PyTree], PyTree]
+
+
+def mixed_hvp(gradient_fn: GradientFn, active: PyTree, direction: PyTree) -> PyTree:
+    """Returns the derivative of a gradient along a direction, exactly.
+
+        d/dt gradient_fn(W + t u) at t = 0
+
+    Args:
+        gradient_fn: `W -> pytree`, a gradient of a scalar with respect to anything.
+        active: `W`, any pytree of floats.
+        direction: `u`, like `active`.
+
+    Returns:
+        A pytree like `gradient_fn(active)`.
+
+    Cost: one jvp through the gradient: about two gradients in time, and the memory of
+    the gradient and its tangent.
+    """
+    return jax.jvp(gradient_fn, (active,), (direction,))[1]
+
+
+def central_difference(
+    gradient_fn: GradientFn, active: PyTree, direction: PyTree, radius: float
+) -> PyTree:
+    """Returns the derivative of a gradient along a direction, by a central difference.
+
+        (gradient_fn(W + eps u) - gradient_fn(W - eps u)) / (2 eps),
+        eps = radius / ||u||_2
+
+    The points lie at distance `radius` from `W` whatever the length of `u`, so a step
+    size inside `u` changes nothing: with `u = -xi v` this is the formula of DARTS and of
+    learning by passing tests, `eps = 0.01 / ||v||`.
+
+    Args:
+        gradient_fn: as in `mixed_hvp`.
+        active: `W`, any pytree of floats.
+        direction: `u`, like `active`. A zero direction gives zeros.
+        radius: distance of the two points from `W`, in the units of `W`.
+
+    Returns:
+        A pytree like `gradient_fn(active)`. The error is O(radius^2) from the
+        truncation and O(machine epsilon / radius) from the subtraction.
+
+    Cost: two gradients; the memory of one.
+
+    References:
+        Liu, Simonyan, Yang 2018, DARTS, equation 8, arXiv 1806.09055.
+    """
+    norm = optax.tree.norm(direction)
+    # A zero direction has no unit vector; any positive norm then gives the right zeros.
+    eps = radius / jnp.where(norm == 0, 1, norm)
+    above = gradient_fn(optax.tree.add_scale(active, eps, direction))
+    below = gradient_fn(optax.tree.add_scale(active, -eps, direction))
+    return optax.tree.scale(1 / (2 * eps), optax.tree.sub(above, below))

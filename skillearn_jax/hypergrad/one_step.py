@@ -1,0 +1,60 @@
+"""Floor 1: the differentiable optimiser step, the heart of the package."""
+
+import optax
+
+from skillearn_jax.hypergrad.adjoints import Adjoint, Exact, StepFn
+from skillearn_jax.hypergrad.optimizer_step import OptimizerStep
+from skillearn_jax.types import LossFn
+
+_EXACT = Exact()
+
+
+def one_step(
+    loss_fn: LossFn,
+    optimizer: optax.GradientTransformation,
+    adjoint: Adjoint = _EXACT,
+    axis_name: str | None = None,
+) -> StepFn:
+    """Returns one optimiser step as a function that gradients flow through.
+
+        (W', s') = Phi(W, grad_W loss_fn(W, R, *data), s)
+
+    with `Phi` the whole optimiser: momentum, clipping and weight decay included. The
+    gradient of anything computed from `W'` and `s'` flows back to `W`, to the reads `R`,
+    to the optimiser state `s` (so also through several steps, and to hyperparameters
+    kept there by `optax.inject_hyperparams`) and to floating-point data. Steps compose
+    as functions do: feed one step's `W'` into another's reads and differentiate the
+    outside with `jax.grad`; K levels need nothing else.
+
+        >>> import jax, optax
+        >>> def inner(w, a):  # the toy of the DARTS paper
+        ...     return w**2 - 2 * a * w + a**2
+        >>> step = one_step(inner, optax.sgd(0.1))
+        >>> def outer(a, w=-2.0):
+        ...     w_new, _ = step(w, a, optax.sgd(0.1).init(w))
+        ...     return a * w_new - 2 * a + 1
+        >>> print(f"{jax.grad(outer)(2.0):.4f}")  # -4 + 12 * 0.1
+        -2.8000
+
+    Args:
+        loss_fn: `(active, reads, *data) -> loss: []` or `(loss, aux)`. Everything that it
+            depends on and that is differentiated must be an argument; JAX refuses to
+            differentiate values it closes over.
+        optimizer: any optax transformation. Adam needs `eps_root > 0`: without it the
+            derivative at a coordinate with zero gradient is NaN.
+        adjoint: `Exact()`, `FiniteDifference(radius)`, `FirstOrder(at)` or `Autodiff()`.
+        axis_name: inside `pmap` or `shard_map(check_vma=False)`, the device axis: the
+            gradient is averaged over it forwards, and the cotangent backwards. Average
+            the outermost gradient yourself, once.
+
+    Returns:
+        `step(active, reads, opt_state, *data) -> (new_active, StepInfo)`. Any pytrees;
+        integer and key leaves of reads and data take no gradient. Keys are consumed by
+        the loss, not here: the same key gives the same step.
+
+    Cost: forwards one gradient of the loss; backwards as the adjoint says.
+
+    References:
+        Liu, Simonyan, Yang 2018, DARTS, equations 6 to 8, arXiv 1806.09055.
+    """
+    return adjoint.attach(OptimizerStep(loss_fn, optimizer, axis_name))

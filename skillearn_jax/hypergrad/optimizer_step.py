@@ -1,0 +1,176 @@
+"""Floor 1: one step of an optimiser, and the pull-back of cotangents through it."""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from jax.custom_derivatives import SymbolicZero
+from jax.dtypes import float0
+
+from skillearn_jax.tree import is_differentiable, mean_over_devices, partition
+from skillearn_jax.types import Array, LossFn, PyTree
+
+MixedProduct = Callable[[Callable[[PyTree], PyTree], PyTree, PyTree], PyTree]
+"""`(gradient_fn, active, direction) -> derivative of gradient_fn along direction`."""
+
+
+class StepInfo(NamedTuple):
+    """What a step returns beside the new parameters.
+
+    Attributes:
+        opt_state: the new optimiser state; differentiable, like the parameters.
+        loss: `[]` the loss at the OLD parameters, averaged over devices.
+        aux: the auxiliary output of the loss, of this device's data.
+    """
+
+    opt_state: PyTree
+    loss: Array
+    aux: PyTree
+
+
+class Inputs(NamedTuple):
+    """All that a loss sees: `loss_fn(active, reads, *data)`."""
+
+    active: PyTree
+    reads: PyTree
+    data: tuple[Any, ...]
+
+
+class OptimizerStep(NamedTuple):
+    """A plain optimiser step `(W', s') = Phi(W, grad_W L(W, R), s)`.
+
+    Attributes:
+        loss_fn: `(active, reads, *data) -> loss` or `(loss, aux)`.
+        optimizer: any optax transformation; its state `s` is an argument of the step.
+        axis_name: the mapped device axis to average over, if there is one.
+    """
+
+    loss_fn: LossFn
+    optimizer: optax.GradientTransformation
+    axis_name: str | None = None
+
+    def loss(self, inputs: Inputs) -> tuple[Array, PyTree]:
+        """Returns `(loss, aux)`, with `aux = ()` where the loss function has none."""
+        out = self.loss_fn(inputs.active, inputs.reads, *inputs.data)
+        loss, aux = out if isinstance(out, tuple) else (out, ())
+        if jnp.shape(loss) != ():
+            raise TypeError(
+                f"the loss has shape {jnp.shape(loss)}, but a scalar is needed: "
+                "return loss or (loss, aux)"
+            )
+        return loss, aux
+
+    def update(
+        self, active: PyTree, gradient: PyTree, opt_state: PyTree
+    ) -> tuple[PyTree, PyTree]:
+        """Returns `Phi(W, g, s) = (W', s')`."""
+        updates, opt_state = self.optimizer.update(gradient, opt_state, active)
+        return optax.apply_updates(active, updates), opt_state
+
+    def mean(self, tree: PyTree) -> PyTree:
+        """Returns the mean over the step's device axis, if it has one."""
+        return mean_over_devices(tree, self.axis_name)
+
+    def value_and_gradient(self, inputs: Inputs) -> tuple[tuple[Array, PyTree], PyTree]:
+        """Returns `((loss, aux), g)` with `g = grad_W L`; loss and `g` over devices."""
+
+        def of_active(active: PyTree) -> tuple[Array, PyTree]:
+            return self.loss(inputs._replace(active=active))
+
+        (loss, aux), gradient = jax.value_and_grad(of_active, has_aux=True)(
+            inputs.active
+        )
+        loss, gradient = self.mean((loss, gradient))
+        return (loss, aux), gradient
+
+    def forward(
+        self, active: PyTree, reads: PyTree, opt_state: PyTree, *data: Any
+    ) -> tuple[PyTree, StepInfo]:
+        """Returns `(W', info)`: the step itself, differentiable by plain autodiff."""
+        (loss, aux), gradient = self.value_and_gradient(Inputs(active, reads, data))
+        new_active, new_opt_state = self.update(active, gradient, opt_state)
+        return new_active, StepInfo(new_opt_state, loss, aux)
+
+    def pull_back(
+        self,
+        inputs: Inputs,
+        opt_state: PyTree,
+        gradient: PyTree,
+        cotangents: tuple[PyTree, StepInfo],
+        product: MixedProduct,
+    ) -> tuple[Inputs, PyTree]:
+        """Returns the cotangents of the step's inputs and of its optimiser state.
+
+        With cotangents `v` on `W'` and `v_s` on `s'`:
+
+            (w_bar, u, s_bar) = vjp of Phi at (W, g, s) applied to (v, v_s)
+            (h_W, h_R)        = d/dt grad_(W, R) L(W + t u, R) at t = 0
+            W_bar = w_bar + h_W,    R_bar = h_R,    s_bar
+
+        at the OLD `W`, on the data that made `W'`; float data count as reads. The loss
+        and the auxiliary output are ordinary functions of the inputs and add their own
+        pull-back where somebody differentiates them.
+
+        Over devices, `v` is averaged first and the product is taken on local data; the
+        caller averages the outermost gradient: mean(H_i v_i) is not mean(H) mean(v).
+
+        Args:
+            inputs: the step's active parameters, reads and data.
+            opt_state: the old optimiser state `s`.
+            gradient: `g`, as `value_and_gradient` returned it.
+            cotangents: of `(W', info)`; `SymbolicZero` leaves mean "not asked for".
+            product: `mixed_hvp`, or an approximation of it.
+
+        Returns:
+            `(inputs_bar, s_bar)`, with `None` for integers and keys in the inputs.
+        """
+        v, (v_s, loss_bar, aux_bar) = cotangents
+        chosen, merge = partition(inputs, is_differentiable)
+
+        def loss_of(chosen: Inputs) -> tuple[Array, PyTree]:
+            return self.loss(merge(chosen))
+
+        def gradient_fn(active: PyTree) -> Inputs:
+            return jax.grad(loss_of, has_aux=True)(chosen._replace(active=active))[0]
+
+        outputs, phi_vjp = jax.vjp(self.update, inputs.active, gradient, opt_state)
+        step_bar = _materialize((v, v_s), outputs)
+        w_bar, u, s_bar = phi_vjp(self.mean(step_bar))
+        if _all_zero((v, v_s)):
+            inputs_bar = jax.tree.map(jnp.zeros_like, chosen)
+        else:
+            inputs_bar = product(gradient_fn, inputs.active, u)
+        inputs_bar = inputs_bar._replace(
+            active=optax.tree.add(inputs_bar.active, w_bar)
+        )
+
+        if not _all_zero((loss_bar, aux_bar)):
+            (loss, aux), loss_vjp = jax.vjp(loss_of, chosen)
+            loss_bar, aux_bar = _materialize((loss_bar, aux_bar), (loss, aux))
+            loss_bar = self.mean(loss_bar)
+            inputs_bar = optax.tree.add(inputs_bar, loss_vjp((loss_bar, aux_bar))[0])
+        return inputs_bar, s_bar
+
+
+def _all_zero(cotangents: PyTree) -> bool:
+    """Returns whether nobody differentiates these outputs, known while tracing."""
+    return all(
+        isinstance(leaf, SymbolicZero) or jnp.result_type(leaf) == float0
+        for leaf in jax.tree.leaves(cotangents)
+    )
+
+
+def _materialize(cotangents: PyTree, outputs: PyTree) -> PyTree:
+    """Returns the cotangents as arrays: zeros for symbolic ones, float0 for integers."""
+
+    def one(output: PyTree, cotangent: PyTree) -> PyTree:
+        if not is_differentiable(output):
+            return np.zeros(jnp.shape(output), float0)
+        if isinstance(cotangent, SymbolicZero):
+            return jnp.zeros_like(output)
+        return cotangent
+
+    return jax.tree.map(one, outputs, cotangents)

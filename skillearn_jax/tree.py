@@ -1,0 +1,51 @@
+"""Floor 0: the pytree operations that optax.tree does not have."""
+
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+
+from skillearn_jax.types import PyTree
+
+
+def is_differentiable(leaf: PyTree) -> bool:
+    """Returns whether a leaf is a real or complex number: not an integer or a key."""
+    return jnp.issubdtype(jnp.result_type(leaf), jnp.inexact)
+
+
+def partition(
+    tree: PyTree, select: Callable[[PyTree], bool]
+) -> tuple[PyTree, Callable[[PyTree], PyTree]]:
+    """Splits off the selected leaves and returns them with the way back.
+
+    Args:
+        tree: any pytree.
+        select: `leaf -> bool`.
+
+    Returns:
+        `(chosen, merge)`: `chosen` has the structure of `tree` with `None` in place of
+        the other leaves, and `merge(chosen)` puts those back.
+    """
+    chosen = jax.tree.map(lambda leaf: leaf if select(leaf) else None, tree)
+
+    def merge(new: PyTree) -> PyTree:
+        return jax.tree.map(
+            lambda kept, leaf: kept if leaf is None else leaf,
+            tree,
+            new,
+            is_leaf=lambda leaf: leaf is None,
+        )
+
+    return chosen, merge
+
+
+def mean_over_devices(tree: PyTree, axis_name: str | None) -> PyTree:
+    """Returns the mean of every leaf over a mapped device axis.
+
+    Integer leaves are equal on all devices and pass as they are; without an axis
+    name, so does the whole tree.
+    """
+    if axis_name is None:
+        return tree
+    chosen, merge = partition(tree, is_differentiable)
+    return merge(jax.lax.pmean(chosen, axis_name))
