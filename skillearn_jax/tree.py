@@ -49,3 +49,12 @@ def mean_over_devices(tree: PyTree, axis_name: str | None) -> PyTree:
         return tree
     chosen, merge = partition(tree, is_differentiable)
     return merge(jax.lax.pmean(chosen, axis_name))
+
+
+def sum_over_devices(tree: PyTree, axis_name: str | None) -> PyTree:
+    """Returns the sum of every leaf over a mapped device axis; without one, the tree.
+
+    For losses that are ratios over the whole batch: sum the numerator and the
+    denominator, then divide. The mean of the devices' ratios is something else.
+    """
+    return tree if axis_name is None else jax.lax.psum(tree, axis_name)

@@ -1,0 +1,20 @@
+"""Learners, training stages, validation: a learning skill as one pure step."""
+
+from skillearn_jax.framework.checking import CheckReport, check
+from skillearn_jax.framework.phase import Phase
+from skillearn_jax.framework.program import HypergradInfo, Program, State
+from skillearn_jax.framework.stage import Aux, Learner, Objective, Stage, Validation
+
+__all__ = [
+    "Aux",
+    "CheckReport",
+    "HypergradInfo",
+    "Learner",
+    "Objective",
+    "Phase",
+    "Program",
+    "Stage",
+    "State",
+    "Validation",
+    "check",
+]

@@ -1,0 +1,95 @@
+"""Floor 2: a program in words: its levels, who reads what, where gradients flow."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import TYPE_CHECKING
+
+from skillearn_jax.framework import graph
+
+if TYPE_CHECKING:
+    from skillearn_jax.framework.program import Program
+    from skillearn_jax.framework.stage import Objective, Stage
+
+
+def describe(program: Program) -> str:
+    """Returns the text that `print(program)` shows."""
+    count = len(program.stages)
+    title = f"{count} training stage{'s' if count > 1 else ''}"
+    if program.validation is not None:
+        title += f", then validation; commit {program.commit}"
+    lines = [title]
+    for learner in program.learners:
+        task = f": {learner.task}" if learner.task else ""
+        lines.append(f"  learner {learner.name}{task}")
+        lines.append(f"    holds    {_names(learner.sets)}")
+    for index, stage in enumerate(program.stages, start=1):
+        lines += _describe_stage(program, stage, index)
+    lines += _describe_validation(program)
+    if program.frozen:
+        lines.append(f"  frozen     {_names(program.frozen)}")
+    return "\n".join(lines)
+
+
+def _describe_stage(program: Program, stage: Stage, index: int) -> list[str]:
+    lines = [f"  stage {index}  {stage.name}"]
+    active = graph.active_learners(program, stage)
+    if active:
+        lines.append(f"    active   {_names(active)}")
+    starts = {target: f" from {source}'" for target, source in stage.start.items()}
+    moves = [name + starts.get(name, "") for name in stage.moves]
+    lines.append(f"    moves    {_names(moves)}")
+    lines += _describe_objective(program, stage, index)
+    lines.append(f"    adjoint  {stage.adjoint}")
+    return lines
+
+
+def _describe_validation(program: Program) -> list[str]:
+    validation = program.validation
+    if validation is None:
+        return []
+    lines = ["  validation"]
+    if validation.minimize:
+        lines.append(f"    minimize {_names(validation.minimize)}")
+    if validation.maximize:
+        lines.append(f"    maximize {_names(validation.maximize)}")
+    if len(validation.supporting) > 1:
+        lines.append(f"    order    {validation.order}")
+    lines += _describe_objective(program, validation, len(program.stages) + 1)
+    lines.append("  gradients flow")
+    for name in validation.supporting:
+        for chain in graph.paths(program, name):
+            way = " -> ".join((name, *chain, "objective"))
+            lines.append(f"    {way}{'' if chain else '  (direct)'}")
+        for stage in program.stages:
+            if name in stage.all_reads and not graph.passes_reads(stage):
+                lines.append(f"    {name} -> {stage.name}  (cut: {stage.adjoint})")
+    return lines
+
+
+def _describe_objective(program: Program, part: Objective, index: int) -> list[str]:
+    lines = [f"    loss     {_call(part.loss_fn, part.data)}"]
+    if part.reads:
+        lines.append(f"    reads    {_names(_primed(program, part.reads, index))}")
+    if part.interaction is not None:
+        call = _call(part.interaction, part.interaction_data)
+        lines.append(f"    interact {part.interaction_weight:g} x {call}")
+        if part.interaction_reads:
+            names = _primed(program, part.interaction_reads, index)
+            lines.append(f"     reads   {_names(names)}")
+    return lines
+
+
+def _primed(program: Program, names: tuple[str, ...], index: int) -> list[str]:
+    """Marks with a prime the sets that an earlier stage has moved: `weights'`."""
+    earlier = {name for s in program.stages[: index - 1] for name in s.moves}
+    return [name + "'" if name in earlier else name for name in names]
+
+
+def _call(fn: object, data: tuple[str, ...]) -> str:
+    name = getattr(fn, "__name__", None) or type(fn).__name__
+    return f"{name} on {_names(data)}" if data else name
+
+
+def _names(names: Iterable[str]) -> str:
+    return ", ".join(names)

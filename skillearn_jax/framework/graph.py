@@ -1,0 +1,244 @@
+"""Floor 2: who moves what and who reads what; refuses programs that cannot be meant."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from typing import TYPE_CHECKING, Any
+
+from skillearn_jax.errors import InputError
+from skillearn_jax.hypergrad import FirstOrder
+
+if TYPE_CHECKING:
+    from skillearn_jax.framework.program import Program
+    from skillearn_jax.framework.stage import Objective, Stage
+
+VALIDATION = "validation"
+"""The name of the validation stage; no training stage may take it."""
+
+
+def known_sets(program: Program) -> tuple[str, ...]:
+    """Returns the names of all parameter sets: moved, supporting, frozen."""
+    moved = (name for stage in program.stages for name in stage.moves)
+    return _unique((*moved, *_supporting(program), *program.frozen))
+
+
+def streams(program: Program) -> tuple[str, ...]:
+    """Returns the names of all data streams that the program reads."""
+    return _unique(name for part in _parts(program).values() for name in part.all_data)
+
+
+def paths(program: Program, name: str) -> list[tuple[str, ...]]:
+    """Returns the chains of stages through which a supporting set reaches the objective.
+
+    A chain lists stage names; the empty chain is the direct path. Stages whose adjoint
+    passes no gradient to what they read end a chain before it starts.
+    """
+    validation = program.validation
+    assert validation is not None
+    chains: list[tuple[str, ...]] = [()] if name in validation.direct else []
+    for index, stage in enumerate(program.stages):
+        if name in stage.all_reads and passes_reads(stage):
+            chains += _chains_from(program, index)
+    return chains
+
+
+def passes_reads(stage: Stage) -> bool:
+    """Returns whether gradient flows from a stage's result to what it reads."""
+    return not isinstance(stage.adjoint, FirstOrder)
+
+
+def check_program(program: Program) -> None:
+    """Raises `InputError`, with the names, for a program that cannot be meant."""
+    if not program.stages:
+        raise InputError("a program needs at least one training stage")
+    if program.commit not in ("sequential", "jacobi", "lookahead"):
+        raise InputError(
+            f"commit={program.commit!r}; it must be 'sequential', 'jacobi' or 'lookahead'"
+        )
+    _check_names(program)
+    _check_owners(program)
+    _check_reads(program)
+    _check_commit(program)
+    _check_learners(program)
+    if program.validation is not None:
+        for name in program.validation.supporting:
+            if not paths(program, name):
+                raise InputError(
+                    f"supporting set {name!r} has no path to the objective: no stage "
+                    "whose result the objective depends on reads it with a gradient"
+                )
+
+
+def check_params(program: Program, params: Mapping[str, Any]) -> None:
+    """Raises `InputError` unless `params` holds exactly the program's sets."""
+    known = set(known_sets(program))
+    missing, extra = sorted(known - set(params)), sorted(set(params) - known)
+    if missing:
+        raise InputError(f"params lack the sets {missing}; given are {sorted(params)}")
+    if extra:
+        raise InputError(
+            f"nobody moves or reads the sets {extra}; the program's are {sorted(known)}"
+        )
+
+
+def check_batches(program: Program, batches: Mapping[str, Any]) -> None:
+    """Raises `InputError` if a stage reads a stream that `batches` lacks."""
+    for reader, part in _parts(program).items():
+        for name in part.all_data:
+            if name not in batches:
+                raise InputError(
+                    f"{reader!r} reads the stream {name!r}, but no batch provides it; "
+                    f"given are {sorted(batches)}"
+                )
+
+
+def _check_names(program: Program) -> None:
+    for name, count in Counter(stage.name for stage in program.stages).items():
+        if count > 1:
+            raise InputError(f"{count} stages are named {name!r}; names must differ")
+        if name == VALIDATION:
+            raise InputError(f"a training stage may not be named {VALIDATION!r}")
+
+
+def _check_owners(program: Program) -> None:
+    """Every set has one owner: training stages, the validation stage, or nobody."""
+    moved = {name for stage in program.stages for name in stage.moves}
+    supporting, frozen = set(_supporting(program)), set(program.frozen)
+    for first, second, what in (
+        (moved, supporting, "moved by a training stage and by the validation stage"),
+        (moved, frozen, "moved by a training stage and frozen"),
+        (supporting, frozen, "moved by the validation stage and frozen"),
+    ):
+        if first & second:
+            raise InputError(f"sets {sorted(first & second)} are both {what}")
+
+
+def _check_reads(program: Program) -> None:
+    known = known_sets(program)
+    for reader, part in _parts(program).items():
+        for name in part.all_reads:
+            if name not in known:
+                raise InputError(
+                    f"{reader!r} reads the set {name!r}, which nobody moves; known are "
+                    f"{sorted(known)}; a constant set belongs in Program(frozen=...)"
+                )
+    for stage in program.stages:
+        both = sorted(set(stage.moves) & set(stage.all_reads))
+        if both:
+            raise InputError(
+                f"stage {stage.name!r} both moves and reads {both}; leave moved sets "
+                "out of reads"
+            )
+        for target, source in stage.start.items():
+            if target not in stage.moves:
+                raise InputError(
+                    f"stage {stage.name!r} has start={{{target!r}: ...}}, but moves "
+                    f"{sorted(stage.moves)}"
+                )
+            if source not in known or source in _supporting(program):
+                raise InputError(
+                    f"stage {stage.name!r} starts {target!r} from {source!r}, which no "
+                    "training stage moves"
+                )
+    used = {name for part in _parts(program).values() for name in part.all_reads}
+    unused = sorted(set(program.frozen) - used)
+    if unused:
+        raise InputError(f"frozen sets {unused} are read by nobody; leave them out")
+    if program.validation is not None:
+        doubled = sorted(set(program.validation.all_reads) & set(_supporting(program)))
+        if doubled:
+            raise InputError(
+                f"validation reads its own supporting sets {doubled}; it is given them "
+                "in `moves`: leave them out of reads"
+            )
+
+
+def _check_commit(program: Program) -> None:
+    if program.commit == "jacobi":
+        counts = Counter(name for stage in program.stages for name in stage.moves)
+        shared = sorted(name for name, count in counts.items() if count > 1)
+        if shared:
+            raise InputError(
+                f"commit='jacobi' would lose steps: {shared} are moved by several "
+                "stages; use commit='sequential'"
+            )
+    if program.commit == "lookahead":
+        for stage in program.stages:
+            if stage.adjoint == FirstOrder(at="current"):
+                raise InputError(
+                    f"commit='lookahead' would never move stage {stage.name!r}: "
+                    "FirstOrder(at='current') takes no virtual step; use "
+                    "FirstOrder(at='lookahead') or commit='sequential'"
+                )
+
+
+def _check_learners(program: Program) -> None:
+    """A training loss reads one learner; data and sets of learners must exist."""
+    known = known_sets(program)
+    for learner in program.learners:
+        for name in learner.sets:
+            if name not in known:
+                raise InputError(
+                    f"learner {learner.name!r} has the set {name!r}, which nobody "
+                    f"moves; known are {sorted(known)}"
+                )
+    declared = {name for learner in program.learners for name in learner.data}
+    for reader, part in _parts(program).items() if declared else ():
+        for name in part.all_data:
+            if name not in declared:
+                raise InputError(
+                    f"{reader!r} reads the stream {name!r}, which no learner has; "
+                    f"theirs are {sorted(declared)}"
+                )
+    for stage in program.stages:
+        active = active_learners(program, stage)
+        if len(active) > 1:
+            raise InputError(
+                f"the training loss of stage {stage.name!r} reads the learners "
+                f"{list(active)}; learners meet in interactions: use interaction_reads="
+            )
+
+
+def active_learners(program: Program, stage: Stage) -> tuple[str, ...]:
+    """Returns the names of the learners whose sets a stage's training loss reads."""
+    touched = {*stage.moves, *stage.reads}
+    return tuple(
+        learner.name for learner in program.learners if touched & set(learner.sets)
+    )
+
+
+def _chains_from(program: Program, index: int) -> list[tuple[str, ...]]:
+    """Returns the chains from the result of stage `index` to the objective."""
+    assert program.validation is not None
+    stage = program.stages[index]
+    chains: list[tuple[str, ...]] = []
+    alive = set(stage.moves)  # names under which the result can still be read
+    for later_index in range(index + 1, len(program.stages)):
+        later = program.stages[later_index]
+        sources = {later.start.get(name, name) for name in later.moves}
+        continues = alive & sources and later.adjoint != FirstOrder(at="lookahead")
+        if continues or (alive & set(later.all_reads) and passes_reads(later)):
+            chains += [
+                (stage.name, *chain) for chain in _chains_from(program, later_index)
+            ]
+        alive -= set(later.moves)
+    if alive & set(program.validation.all_reads):
+        chains.append((stage.name,))
+    return chains
+
+
+def _supporting(program: Program) -> tuple[str, ...]:
+    return tuple(program.validation.supporting) if program.validation else ()
+
+
+def _parts(program: Program) -> dict[str, Objective]:
+    """Returns the training stages and the validation stage by name."""
+    parts: dict[str, Objective] = {stage.name: stage for stage in program.stages}
+    if program.validation is not None:
+        parts[VALIDATION] = program.validation
+    return parts
+
+
+def _unique(names: Iterable[str]) -> tuple[str, ...]:
+    return tuple(dict.fromkeys(names))

@@ -1,0 +1,114 @@
+"""Floor 2: a run as a sequence of programs: warm-up, search, deeper networks."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import jax
+
+from skillearn_jax.errors import InputError
+from skillearn_jax.framework.program import VALIDATION, Program, State
+from skillearn_jax.types import Key, ParamSets, PyTree
+
+
+@dataclass(frozen=True, eq=False)
+class Phase:
+    """A part of a run with a program of its own.
+
+    A set that rests in one phase is left out of that phase's program (frozen), not given
+    a zero learning rate, which would still fill Adam's moments.
+
+    Attributes:
+        name: for metrics and messages.
+        program: what is stepped.
+        epochs: how long.
+        carry: names of the parameter sets and model states that go on from the phase
+            before; the others begin anew. `None` carries all that both phases have.
+        reset: names of training stages and supporting sets whose optimiser begins anew
+            even though their parameters go on.
+    """
+
+    name: str
+    program: Program
+    epochs: int
+    carry: tuple[str, ...] | None = None
+    reset: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        if self.epochs < 0:
+            raise InputError(
+                f"phase {self.name!r} has {self.epochs} epochs; at least 0"
+            )
+
+    def enter(
+        self,
+        params: ParamSets,
+        key: Key,
+        model_state: Mapping[str, PyTree] | None = None,
+        previous: State | None = None,
+    ) -> State:
+        """Returns the state at the start of this phase.
+
+        Args:
+            params: fresh values of all sets of the program, for those not carried.
+            key: PRNG key of the run; the previous state's key goes on if there is one.
+            model_state: fresh model states.
+            previous: the state in which the phase before ended.
+
+        Raises:
+            InputError: if a name in `carry` is not in both phases, or a carried set has
+                changed its structure or shapes.
+        """
+        fresh = self.program.init(params, key, model_state)
+        if previous is None:
+            return fresh
+        carried = self._carried(fresh, previous)
+        opt_states = dict(fresh.opt_states)
+        for stage in self.program.stages:
+            goes_on = stage.name not in self.reset and carried.issuperset(stage.moves)
+            if goes_on and stage.name in previous.opt_states:
+                opt_states[stage.name] = previous.opt_states[stage.name]
+        old = previous.opt_states.get(VALIDATION, {})
+        if VALIDATION in opt_states:
+            opt_states[VALIDATION] = {
+                name: old[name]
+                if name in old and name in carried and name not in self.reset
+                else opt_state
+                for name, opt_state in opt_states[VALIDATION].items()
+            }
+        return State(
+            _take(fresh.params, previous.params, carried),
+            opt_states,
+            _take(fresh.model_state, previous.model_state, carried),
+            previous.step,
+            previous.key,
+        )
+
+    def _carried(self, fresh: State, previous: State) -> set[str]:
+        new = {**fresh.params, **fresh.model_state}
+        old = {**previous.params, **previous.model_state}
+        names = set(new) & set(old) if self.carry is None else set(self.carry)
+        for name in sorted(names):
+            if name not in new or name not in old:
+                raise InputError(
+                    f"phase {self.name!r} carries {name!r}, which is not in both phases"
+                )
+            if _shapes(new[name]) != _shapes(old[name]):
+                raise InputError(
+                    f"phase {self.name!r} carries {name!r}, whose shapes have changed; "
+                    "leave it out of carry= to begin anew"
+                )
+        return names
+
+
+def _take(
+    fresh: Mapping[str, PyTree], old: Mapping[str, PyTree], names: set[str]
+) -> dict[str, PyTree]:
+    return {
+        name: old[name] if name in names and name in old else value
+        for name, value in fresh.items()
+    }
+
+
+def _shapes(tree: PyTree) -> PyTree:
+    leaves, structure = jax.tree.flatten(tree)
+    return structure, [(leaf.shape, leaf.dtype) for leaf in leaves]

@@ -1,0 +1,393 @@
+"""Floor 2: K training stages, then a validation stage, as one pure step."""
+
+import dataclasses
+from collections.abc import Mapping
+from dataclasses import KW_ONLY, dataclass
+from typing import Any, Literal, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from skillearn_jax.errors import InputError
+from skillearn_jax.framework import checking, describe, graph
+from skillearn_jax.framework.stage import Aux, Learner, Stage, Validation
+from skillearn_jax.hypergrad import Adjoint, Exact, StepInfo, one_step
+from skillearn_jax.tree import mean_over_devices
+from skillearn_jax.types import Array, Key, Metrics, ParamSets, PyTree
+
+Batches = Mapping[str, Any]
+Copies = Mapping[str, ParamSets]
+"""The supporting sets, one copy for each stage that reads them."""
+
+VALIDATION = graph.VALIDATION
+
+
+class State(NamedTuple):
+    """All that changes from step to step: one pytree of arrays.
+
+    Attributes:
+        params: the parameter sets by name.
+        opt_states: optimiser states: one for each training stage by its name, and
+            under `"validation"` one for each supporting set.
+        model_state: model states by name, such as BatchNorm's running statistics.
+        step: `[] int32` the number of steps taken.
+        key: the PRNG key of the run; never consumed, only folded with `step`.
+    """
+
+    params: dict[str, PyTree]
+    opt_states: dict[str, PyTree]
+    model_state: dict[str, PyTree]
+    step: Array
+    key: Key
+
+
+class HypergradInfo(NamedTuple):
+    """What `Program.hypergrad` returns beside the gradient.
+
+    Attributes:
+        terms: the gradient, split by the stage through which it flows:
+            `terms[stage][set]`. `terms["validation"]` is the direct term.
+        direct: per supporting set, the derivative with the results of the training
+            stages held fixed.
+        response: per supporting set, the rest: through the training stages.
+        lookahead: the sets that the training stages moved, after their look-ahead.
+        objective: `[]` the value of the validation objective.
+        metrics: scalars by name.
+    """
+
+    terms: Copies
+    direct: ParamSets
+    response: ParamSets
+    lookahead: ParamSets
+    objective: Array
+    metrics: Metrics
+
+
+class _Run(NamedTuple):
+    """One pass through the training stages."""
+
+    values: dict[str, PyTree]
+    opt_states: dict[str, PyTree]
+    model_state: dict[str, PyTree]
+    metrics: dict[str, Array]
+
+
+@dataclass(frozen=True, eq=False)
+class Program:
+    """A learning skill: K training stages in order, then a validation stage.
+
+    A step looks ahead, moves the supporting sets, and then commits:
+
+    1. For k = 1..K, one virtual step `W_k' = Phi_k(W_k, grad L_k(W_k, U_k, W'_{<k}))`.
+    2. Every supporting set moves along the gradient of the validation objective at
+       `{W_k'}`, which flows back through all virtual steps (`hypergrad`).
+    3. Every stage takes its real step from the OLD values and optimiser state, on the
+       same batches and keys, with the NEW supporting values. Nothing else of the
+       look-ahead is kept.
+
+    Attributes:
+        stages: the training stages, in order. The results of earlier stages are read
+            under the names of the sets that they moved.
+        validation: the validation stage; `None` for a program that only trains, such as
+            a warm-up.
+        learners: the models, for the printout and for the check that a training loss
+            reads the sets of one learner only.
+        frozen: sets that are read and that nobody moves.
+        commit: what the real step of a stage sees of earlier stages: `"sequential"`:
+            their new values; `"jacobi"`: their old ones; `"lookahead"`: there is no
+            real step, the virtual ones are kept.
+        axis_name: the device axis, inside `pmap` or `shard_map(check_vma=False)`.
+
+    Raises:
+        InputError: at construction, for a program that cannot be meant.
+
+    References:
+        Xie et al., Skillearn; Hosseini and Xie, learning by passing tests, arXiv
+        2012.04863. The one-step approximation is that of DARTS, arXiv 1806.09055.
+    """
+
+    stages: tuple[Stage, ...]
+    validation: Validation | None = None
+    _: KW_ONLY
+    learners: tuple[Learner, ...] = ()
+    frozen: tuple[str, ...] = ()
+    commit: Literal["sequential", "jacobi", "lookahead"] = "sequential"
+    axis_name: str | None = None
+
+    def __post_init__(self) -> None:
+        graph.check_program(self)
+
+    def __str__(self) -> str:
+        return describe.describe(self)
+
+    @property
+    def sets(self) -> tuple[str, ...]:
+        """Names of all parameter sets: moved, supporting and frozen."""
+        return graph.known_sets(self)
+
+    @property
+    def streams(self) -> tuple[str, ...]:
+        """Names of all data streams that a step reads."""
+        return graph.streams(self)
+
+    def replace(self, **changes: Any) -> "Program":
+        """Returns a program with some attributes changed."""
+        return dataclasses.replace(self, **changes)
+
+    def with_adjoint(self, adjoint: Adjoint) -> "Program":
+        """Returns the program with one adjoint in every training stage."""
+        stages = tuple(dataclasses.replace(s, adjoint=adjoint) for s in self.stages)
+        return self.replace(stages=stages)
+
+    def init(
+        self,
+        params: ParamSets,
+        key: Key,
+        model_state: Mapping[str, PyTree] | None = None,
+    ) -> State:
+        """Returns the state before the first step.
+
+        Args:
+            params: the parameter sets by name: exactly `self.sets`.
+            key: the PRNG key of the run.
+            model_state: model states by name.
+
+        Raises:
+            InputError: if a set is missing, or is given and nobody moves or reads it.
+        """
+        graph.check_params(self, params)
+        # Strongly typed from the start: a weak type would compile the step twice.
+        params, states = jax.tree.map(
+            lambda leaf: jnp.asarray(leaf, jnp.result_type(leaf)),
+            (dict(params), dict(model_state or {})),
+        )
+        opt_states = {
+            stage.name: stage.transformation.init(
+                {name: params[name] for name in stage.moves}
+            )
+            for stage in self.stages
+        }
+        if self.validation is not None:
+            opt_states[VALIDATION] = {
+                name: optimizer.init(params[name])
+                for name, optimizer in self.validation.supporting.items()
+            }
+        return State(dict(params), opt_states, states, jnp.zeros((), jnp.int32), key)
+
+    def step(self, state: State, batches: Batches) -> tuple[State, Metrics]:
+        """Returns the state after one step, and scalars by name.
+
+        Pure; compiles once. Metrics of the stages are named `stage/loss`,
+        `stage/interaction` and so on, those of the objective `validation/...`, and
+        `hypergrad/SET/norm`, `.../direct` and `.../response` are Euclidean norms.
+
+        Args:
+            state: from `init` or an earlier step.
+            batches: for each of `self.streams` whatever the loss functions read.
+
+        Raises:
+            InputError: while tracing, if a stream is missing.
+
+        Cost: for K stages with the exact adjoint, about 4 gradients a stage (look-ahead,
+        product, real step) and the gradient of the objective.
+        """
+        graph.check_batches(self, batches)
+        metrics: dict[str, Array] = {}
+        if self.validation is None:
+            run = self._run(state, self._copies(state.params), batches, virtual=False)
+        else:
+            supporting, opt_states, metrics, ahead = self._validate(state, batches)
+            run = ahead
+            if self.commit != "lookahead":
+                params = {**state.params, **supporting}
+                run = self._run(state, self._copies(params), batches, virtual=False)
+            run.values.update(supporting)
+            run.opt_states[VALIDATION] = opt_states
+        metrics = mean_over_devices({**run.metrics, **metrics}, self.axis_name)
+        model_state = mean_over_devices(run.model_state, self.axis_name)
+        state = State(
+            run.values, run.opt_states, model_state, state.step + 1, state.key
+        )
+        return state, metrics
+
+    def hypergrad(
+        self, state: State, batches: Batches
+    ) -> tuple[ParamSets, HypergradInfo]:
+        """Returns the gradient of the objective for each supporting set, and its parts.
+
+            dJ/dU = direct + response,
+            J(U) = L_val({W_k'(U)}, U)
+
+        Minimised and maximised sets alike get the plain derivative of the objective.
+
+        Args:
+            state: from `init` or `step`; not changed.
+            batches: as for `step`.
+        """
+        grads, info, _ = self._hypergrad(state, batches)
+        return grads, info
+
+    def check(
+        self, state: State, batches: Batches, radius: float = 0.01
+    ) -> checking.CheckReport:
+        """Returns a table: this hypergradient, exact and finite difference, per leaf.
+
+        See `skillearn_jax.framework.check`.
+        """
+        return checking.check(self, state, batches, radius)
+
+    def objective(self, state: State, batches: Batches) -> Array:
+        """Returns the validation objective after the look-ahead, at `state`."""
+        return self._objective(self._copies(state.params), state, batches)[0]
+
+    def _validate(
+        self, state: State, batches: Batches
+    ) -> tuple[ParamSets, ParamSets, dict[str, Array], _Run]:
+        """Moves the supporting sets; returns their values and optimiser states too."""
+        validation = self.validation
+        assert validation is not None
+        if validation.order == "simultaneous":
+            rounds = [tuple(validation.supporting)]
+        else:
+            rounds = [(name,) for name in validation.supporting]
+        metrics: dict[str, Array] = {}
+        for names in rounds:
+            grads, info, run = self._hypergrad(state, batches)
+            metrics |= {f"{VALIDATION}/{k}": v for k, v in info.metrics.items()}
+            for name in names:
+                metrics[f"hypergrad/{name}/norm"] = optax.tree.norm(grads[name])
+                metrics[f"hypergrad/{name}/direct"] = optax.tree.norm(info.direct[name])
+                metrics[f"hypergrad/{name}/response"] = optax.tree.norm(
+                    info.response[name]
+                )
+                state = self._move_supporting(state, name, grads[name])
+        params = {name: state.params[name] for name in validation.supporting}
+        return params, state.opt_states[VALIDATION], metrics, run
+
+    def _move_supporting(self, state: State, name: str, gradient: PyTree) -> State:
+        """Returns the state with one supporting set moved along its hypergradient."""
+        assert self.validation is not None
+        if name in self.validation.maximize:
+            gradient = optax.tree.scale(-1, gradient)
+        opt_states = state.opt_states[VALIDATION]
+        updates, opt_state = self.validation.supporting[name].update(
+            gradient, opt_states[name], state.params[name]
+        )
+        value = optax.apply_updates(state.params[name], updates)
+        return state._replace(
+            params={**state.params, name: value},
+            opt_states={
+                **state.opt_states,
+                VALIDATION: {**opt_states, name: opt_state},
+            },
+        )
+
+    def _hypergrad(
+        self, state: State, batches: Batches
+    ) -> tuple[ParamSets, HypergradInfo, _Run]:
+        graph.check_batches(self, batches)
+        if self.validation is None:
+            raise InputError(
+                "a program without a validation stage has no hypergradient"
+            )
+        (objective, (metrics, run)), terms = jax.value_and_grad(
+            self._objective, has_aux=True
+        )(self._copies(state.params), state, batches)
+        # The outermost gradient is averaged here, once; see hypergrad.OptimizerStep.
+        terms, objective, metrics = mean_over_devices(
+            (terms, objective, metrics), self.axis_name
+        )
+        direct, response = {}, {}
+        for name in self.validation.supporting:
+            zero = optax.tree.zeros_like(state.params[name])
+            direct[name] = terms[VALIDATION].get(name, zero)
+            response[name] = optax.tree.add(
+                zero,
+                *(terms[s.name][name] for s in self.stages if name in terms[s.name]),
+            )
+        grads = {name: optax.tree.add(direct[name], response[name]) for name in direct}
+        moved = {name: run.values[name] for s in self.stages for name in s.moves}
+        info = HypergradInfo(terms, direct, response, moved, objective, metrics)
+        return grads, info, run
+
+    def _objective(
+        self, copies: Copies, state: State, batches: Batches
+    ) -> tuple[Array, tuple[dict[str, Array], _Run]]:
+        """Returns the objective after the look-ahead, as a function of the supports."""
+        assert self.validation is not None
+        run = self._run(state, copies, batches, virtual=True)
+        value, aux = self.validation(
+            copies[VALIDATION],
+            run.values,
+            state.model_state,
+            batches,
+            self._key(state, len(self.stages)),
+        )
+        return value, ({"objective": value, **aux.metrics}, run)
+
+    def _run(
+        self, state: State, copies: Copies, batches: Batches, *, virtual: bool
+    ) -> _Run:
+        """Takes one step in every training stage, virtual or real."""
+        values = dict(state.params)
+        run = _Run(values, dict(state.opt_states), dict(state.model_state), {})
+        jacobi = self.commit == "jacobi" and not virtual
+        for index, stage in enumerate(self.stages):
+            seen = state.params if jacobi else values
+            active = {name: seen[stage.start.get(name, name)] for name in stage.moves}
+            reads = {
+                name: copies[stage.name].get(name, seen[name])
+                for name in stage.all_reads
+            }
+            # The real step is the optimiser's own, whatever approximates its derivative.
+            step = one_step(
+                stage,
+                stage.transformation,
+                stage.adjoint if virtual else Exact(),
+                self.axis_name,
+            )
+            new, info = step(
+                active,
+                reads,
+                state.opt_states[stage.name],
+                run.model_state,
+                {name: batches[name] for name in stage.all_data},
+                self._key(state, index),
+            )
+            values.update(new)
+            _record(run, stage.name, info)
+        return run
+
+    def _copies(self, params: ParamSets) -> Copies:
+        """Returns a copy of the supporting sets for each stage that reads them.
+
+        One derivative for each copy is what splits the hypergradient into its terms.
+        """
+        if self.validation is None:
+            return {stage.name: {} for stage in self.stages}
+        supporting = self.validation.supporting
+        reads = {stage.name: stage.all_reads for stage in self.stages}
+        reads[VALIDATION] = self.validation.direct
+        return {
+            reader: {name: params[name] for name in names if name in supporting}
+            for reader, names in reads.items()
+        }
+
+    def _key(self, state: State, index: int) -> Key:
+        """Returns the key of a stage in this step: the same in look-ahead and commit."""
+        return jax.random.fold_in(jax.random.fold_in(state.key, state.step), index)
+
+
+def _record(run: _Run, name: str, info: StepInfo) -> None:
+    """Notes what a stage's step returned beside the parameters."""
+    aux: Aux = info.aux
+    unknown = set(aux.model_state) - set(run.model_state)
+    if unknown:
+        raise InputError(
+            f"stage {name!r} returned model states {sorted(unknown)}, but init was "
+            f"given {sorted(run.model_state)}"
+        )
+    run.opt_states[name] = info.opt_state
+    run.model_state.update(aux.model_state)
+    run.metrics.update({f"{name}/{key}": value for key, value in aux.metrics.items()})

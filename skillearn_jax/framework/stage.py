@@ -1,0 +1,247 @@
+"""Floor 2: the parts of a program, as data: learners, training stages, validation."""
+
+from collections.abc import Mapping
+from dataclasses import KW_ONLY, dataclass, field
+from typing import Any, Literal, NamedTuple, TypeAlias
+
+import jax
+import optax
+
+from skillearn_jax.errors import InputError
+from skillearn_jax.hypergrad import Adjoint, Exact
+from skillearn_jax.types import Array, Key, LossFn, ParamSets, PyTree
+
+Optimizer: TypeAlias = optax.GradientTransformation
+
+
+class Aux(NamedTuple):
+    """What a loss function may return beside its value: `loss, Aux(...)`.
+
+    Attributes:
+        metrics: scalars by name, to be logged.
+        model_state: new model states by name, such as BatchNorm's running statistics.
+            Those that are not named stay as they are. They are kept by the real step
+            only; what a look-ahead or the validation stage returns is dropped.
+    """
+
+    metrics: Mapping[str, Array] = {}
+    model_state: Mapping[str, PyTree] = {}
+
+
+@dataclass(frozen=True)
+class Learner:
+    """A model, by what belongs to it; for the printout and its checks.
+
+    A training loss may read the sets of one learner only: learners meet in interaction
+    functions and in the validation stage.
+
+    Attributes:
+        name: for people.
+        sets: names of its parameter sets.
+        data: names of the data streams that it learns from.
+        task: what it learns to do, and with what head; for people.
+    """
+
+    name: str
+    sets: tuple[str, ...]
+    data: tuple[str, ...] = ()
+    task: str = ""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Objective:
+    """A loss plus a weighted interaction: `L(W, R; D) + gamma * I(W, R; F)`.
+
+    Both functions have the one signature of the framework,
+
+        `fn(moves, reads, model_state, batch, key) -> value` or `(value, Aux)`
+
+    where `moves` and `reads` are dicts of parameter sets, `model_state` is the dict of all
+    model states, `batch` is a dict of the declared streams and `key` is a PRNG key of its
+    own, which the function consumes.
+
+    Attributes:
+        loss_fn: the training loss, or the validation objective.
+        reads: names of the sets that `loss_fn` (and the interaction) read.
+        data: names of the streams that `loss_fn` reads.
+        interaction: the interaction function, if there is one.
+        interaction_reads: names of further sets that only the interaction reads.
+        interaction_data: names of the (auxiliary) streams that it reads.
+        interaction_weight: gamma, the trade-off.
+    """
+
+    loss_fn: LossFn
+    reads: tuple[str, ...] = ()
+    data: tuple[str, ...] = ()
+    interaction: LossFn | None = None
+    interaction_reads: tuple[str, ...] = ()
+    interaction_data: tuple[str, ...] = ()
+    interaction_weight: float = 1.0
+
+    @property
+    def all_reads(self) -> tuple[str, ...]:
+        """Names of all sets that are read, without repetition."""
+        return tuple(dict.fromkeys((*self.reads, *self.interaction_reads)))
+
+    @property
+    def all_data(self) -> tuple[str, ...]:
+        """Names of all streams that are read, without repetition."""
+        return tuple(dict.fromkeys((*self.data, *self.interaction_data)))
+
+    def __call__(
+        self,
+        moves: ParamSets,
+        reads: ParamSets,
+        model_state: Mapping[str, PyTree],
+        batches: Mapping[str, Any],
+        key: Key,
+    ) -> tuple[Array, Aux]:
+        """Returns `(L + gamma * I, Aux)`, each function seeing only what it declared."""
+        loss_key, interaction_key = jax.random.split(key)
+        total, aux = _value_and_aux(
+            self.loss_fn,
+            moves,
+            {name: reads[name] for name in self.reads},
+            model_state,
+            {name: batches[name] for name in self.data},
+            loss_key,
+        )
+        metrics = {"loss": total, **aux.metrics}
+        new_state = dict(aux.model_state)
+        if self.interaction is not None:
+            # The interaction sees the model state as the loss left it.
+            value, aux = _value_and_aux(
+                self.interaction,
+                moves,
+                {name: reads[name] for name in self.all_reads},
+                {**model_state, **new_state},
+                {name: batches[name] for name in self.interaction_data},
+                interaction_key,
+            )
+            total = total + self.interaction_weight * value
+            metrics |= {"interaction": value, **aux.metrics}
+            new_state |= aux.model_state
+        return total, Aux(metrics, new_state)
+
+
+@dataclass(frozen=True)
+class Stage(Objective):
+    """A training stage: `W* = argmin_W L(W, R; D) + gamma * I(W, R; F)`.
+
+    Attributes:
+        name: for metrics and messages.
+        moves: names of the active sets, those that this stage moves.
+        optimizer: an optax transformation for all of them, or a mapping with one for
+            each. Several stages may move the same set, in order; each keeps an optimiser
+            state of its own.
+        adjoint: how the one-step solution is differentiated.
+        start: for sets in `moves`, the set whose value they start from instead of their
+            own; the gradient follows. `{"encoder_b": "encoder_a"}` hands an encoder on.
+    """
+
+    name: str
+    _: KW_ONLY
+    moves: tuple[str, ...]
+    optimizer: Optimizer | Mapping[str, Optimizer]
+    adjoint: Adjoint = Exact()  # noqa: RUF009 - frozen
+    start: Mapping[str, str] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        _refuse_strings(self, "moves", "reads", "data", "interaction_reads")
+        if not self.moves:
+            raise InputError(f"stage {self.name!r} moves nothing; name a set in moves=")
+        if isinstance(self.optimizer, Mapping) and set(self.optimizer) != set(
+            self.moves
+        ):
+            raise InputError(
+                f"stage {self.name!r} has optimizers for {sorted(self.optimizer)}, "
+                f"but moves {sorted(self.moves)}; give one for each moved set"
+            )
+
+    @property
+    def transformation(self) -> Optimizer:
+        """The optimiser of the dict of active sets."""
+        if isinstance(self.optimizer, Mapping):
+            return optax.partition(self.optimizer, {name: name for name in self.moves})
+        return self.optimizer
+
+
+@dataclass(frozen=True)
+class Validation(Objective):
+    """The validation stage: moves all supporting sets along the hypergradient.
+
+        min_{minimize} max_{maximize}  loss_fn({W*_k}, {U_k}; D_val)
+
+    `loss_fn` is called with the supporting sets in `moves` and the declared results of
+    the training stages in `reads`.
+
+    Attributes:
+        minimize: the supporting sets that descend, with their optimisers.
+        maximize: those that ascend. The gradient is negated BEFORE the optimiser, so
+            that weight decay still pulls towards zero.
+        indirect: supporting sets that the objective does not read itself and is not
+            given: they act through the training stages alone.
+        order: `"simultaneous"`: all supporting sets move along gradients taken at the
+            same point. `"alternate"`: one after the other in the order given, each
+            seeing the new values of those before, at one hypergradient per set.
+    """
+
+    loss_fn: LossFn
+    _: KW_ONLY
+    minimize: Mapping[str, Optimizer] = field(default_factory=dict)
+    maximize: Mapping[str, Optimizer] = field(default_factory=dict)
+    indirect: tuple[str, ...] = ()
+    order: Literal["simultaneous", "alternate"] = "simultaneous"
+
+    def __post_init__(self) -> None:
+        _refuse_strings(self, "reads", "data", "interaction_reads", "indirect")
+        if not self.supporting:
+            raise InputError(
+                "the validation stage moves nothing; name a supporting set in minimize= "
+                "or maximize=, or leave the stage out"
+            )
+        both = set(self.minimize) & set(self.maximize)
+        if both:
+            raise InputError(f"{sorted(both)} stand in both minimize= and maximize=")
+        unknown = set(self.indirect) - set(self.supporting)
+        if unknown:
+            raise InputError(
+                f"indirect={sorted(unknown)} are not supporting sets; those are "
+                f"{sorted(self.supporting)}"
+            )
+        if self.order not in ("simultaneous", "alternate"):
+            raise InputError(
+                f"order={self.order!r}; it must be 'simultaneous' or 'alternate'"
+            )
+
+    @property
+    def supporting(self) -> dict[str, Optimizer]:
+        """All supporting sets with their optimisers, in order."""
+        return {**self.minimize, **self.maximize}
+
+    @property
+    def direct(self) -> tuple[str, ...]:
+        """The supporting sets that the objective itself reads."""
+        return tuple(name for name in self.supporting if name not in self.indirect)
+
+
+def _value_and_aux(fn: LossFn, *args: Any) -> tuple[Array, Aux]:
+    """Calls a loss function; gives it an empty `Aux` where it returns none."""
+    out = fn(*args)
+    if not isinstance(out, tuple):
+        return out, Aux()
+    value, aux = out
+    if not isinstance(aux, Aux):
+        raise TypeError(
+            f"{getattr(fn, '__name__', fn)} returned {type(aux).__name__} beside its "
+            "value; return value or (value, Aux(metrics=..., model_state=...))"
+        )
+    return value, aux
+
+
+def _refuse_strings(part: Objective, *names: str) -> None:
+    """Refuses `moves="weights"`, which would be read as a tuple of letters."""
+    for name in names:
+        value = getattr(part, name)
+        if isinstance(value, str):
+            raise InputError(f"{name}={value!r} must be a tuple of names: ({value!r},)")

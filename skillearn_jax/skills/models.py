@@ -1,0 +1,67 @@
+"""Floor 3: what a skill asks of a learner and of a tester, as plain functions.
+
+Any model serves whose functions have these forms: a supernet with its architecture, an
+MLP with a learned regulariser, something that is no network at all.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from skillearn_jax.framework.stage import Optimizer
+from skillearn_jax.types import Array, Key, LossFn, PyTree
+
+Batch = Any
+ModelState = Mapping[str, PyTree]
+
+
+@dataclass(frozen=True)
+class LearnerModel:
+    """A learner: weights that train, supporting sets that the validation stage learns.
+
+    Attributes:
+        train_loss: the training loss in the framework's signature
+            `(moves, reads, model_state, batch, key) -> loss` or `(loss, Aux)`, with
+            `moves = {"weights": W}`, `reads` the supporting sets and `batch["train"]`.
+        example_losses: `(weights, supporting, model_state, batch, key) -> [B]`, the loss
+            of each example of a batch, for exams and validation: no regulariser, no
+            new model state.
+        optimizer: of the weights.
+        supporting: the supporting sets, such as `"alphas"`, with their optimisers.
+        task: for people.
+    """
+
+    train_loss: LossFn
+    example_losses: Callable[
+        [PyTree, Mapping[str, PyTree], ModelState, Batch, Key], Array
+    ]
+    optimizer: Optimizer
+    supporting: Mapping[str, Optimizer]
+    task: str = ""
+
+
+@dataclass(frozen=True)
+class TesterModel:
+    """A tester: an encoder E, a target-task executor X and a test creator C.
+
+    Its target task may be another than the learner's: `losses` reads from the batch
+    whatever labels it likes.
+
+    Attributes:
+        encode: `(encoder, model_state, batch, key) -> (features, new_model_state)`;
+            features for each example, and the model states that changed, by name.
+        losses: `(executor, features, batch) -> [B]`, the executor's loss per example.
+        scores: `(creator, features) -> [B]` in (0, 1): the probability with which each
+            example is selected for the exam, f(d; C, E).
+        optimizers: of `"encoder"`, `"executor"` and `"creator"`.
+        accuracies: `(executor, features, batch) -> [B]`, 1 for a right answer; for the
+            metrics.
+        task: for people.
+    """
+
+    encode: Callable[[PyTree, ModelState, Batch, Key], tuple[PyTree, ModelState]]
+    losses: Callable[[PyTree, PyTree, Batch], Array]
+    scores: Callable[[PyTree, PyTree], Array]
+    optimizers: Mapping[str, Optimizer]
+    accuracies: Callable[[PyTree, PyTree, Batch], Array]
+    task: str = ""
