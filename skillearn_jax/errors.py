@@ -7,3 +7,11 @@ class InputError(ValueError):
     The message is one line that names the value, what is allowed and, where there is
     one, the flag to change. The command line prints it and exits with code 2.
     """
+
+
+class NonFiniteError(ArithmeticError):
+    """A loss or a gradient norm became NaN or infinite.
+
+    The message is one line that names the step and the term. The command line prints it
+    and exits with code 3; the last checkpoint is that of the epoch before.
+    """

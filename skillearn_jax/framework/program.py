@@ -140,6 +140,16 @@ class Program:
         stages = tuple(dataclasses.replace(s, adjoint=adjoint) for s in self.stages)
         return self.replace(stages=stages)
 
+    def training_only(self) -> "Program":
+        """Returns the program without its validation stage: supporting sets rest."""
+        supporting = self.validation.supporting if self.validation else {}
+        read = {name for stage in self.stages for name in stage.all_reads}
+        return self.replace(
+            validation=None,
+            learners=(),
+            frozen=tuple(n for n in (*self.frozen, *supporting) if n in read),
+        )
+
     def init(
         self,
         params: ParamSets,
@@ -304,6 +314,7 @@ class Program:
             direct[name] = terms[VALIDATION].get(name, zero)
             response[name] = optax.tree.add(
                 zero,
+                zero,  # add() takes two at least; a set may be read by no stage
                 *(terms[s.name][name] for s in self.stages if name in terms[s.name]),
             )
         grads = {name: optax.tree.add(direct[name], response[name]) for name in direct}

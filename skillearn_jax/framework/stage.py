@@ -13,6 +13,8 @@ from skillearn_jax.types import Array, Key, LossFn, ParamSets, PyTree
 
 Optimizer: TypeAlias = optax.GradientTransformation
 
+_NAMES = ("reads", "data", "interaction_reads", "interaction_data")
+
 
 class Aux(NamedTuple):
     """What a loss function may return beside its value: `loss, Aux(...)`.
@@ -147,7 +149,7 @@ class Stage(Objective):
     start: Mapping[str, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        _refuse_strings(self, "moves", "reads", "data", "interaction_reads")
+        _refuse_strings(self, "moves", *_NAMES)
         if not self.moves:
             raise InputError(f"stage {self.name!r} moves nothing; name a set in moves=")
         if isinstance(self.optimizer, Mapping) and set(self.optimizer) != set(
@@ -194,7 +196,7 @@ class Validation(Objective):
     order: Literal["simultaneous", "alternate"] = "simultaneous"
 
     def __post_init__(self) -> None:
-        _refuse_strings(self, "reads", "data", "interaction_reads", "indirect")
+        _refuse_strings(self, "indirect", *_NAMES)
         if not self.supporting:
             raise InputError(
                 "the validation stage moves nothing; name a supporting set in minimize= "

@@ -104,7 +104,9 @@ class FirstOrder:
                 return active, StepInfo(opt_state, loss, aux)
             fixed = jax.lax.stop_gradient((active, reads, opt_state, data))
             new_active, info = step.forward(*fixed[:3], *fixed[3])
-            return new_active, StepInfo(info.opt_state, loss, aux)
+            # The outputs too: the loss and the optimiser may close over traced values.
+            new_active, opt_state = jax.lax.stop_gradient((new_active, info.opt_state))
+            return new_active, StepInfo(opt_state, loss, aux)
 
         return first_order
 
@@ -134,13 +136,14 @@ def _with_pull_back(step: OptimizerStep, product: MixedProduct) -> StepFn:
     def forward(*primals: Any) -> tuple[tuple[PyTree, StepInfo], Any]:
         active, reads, opt_state, data = jax.tree.map(lambda p: p.value, primals)
         inputs = Inputs(active, reads, data)
-        (loss, aux), gradient = step.value_and_gradient(inputs)
-        new_active, new_opt_state = step.update(active, gradient, opt_state)
-        info = StepInfo(new_opt_state, loss, aux)
-        return (new_active, info), (inputs, opt_state, gradient)
+        out, gradient = step.forward_and_gradient(inputs, opt_state)
+        return out, (inputs, opt_state, gradient)
 
     def backward(residuals: Any, cotangents: Any) -> tuple[PyTree, ...]:
-        inputs_bar, opt_state_bar = step.pull_back(*residuals, cotangents, product)
+        inputs, opt_state, gradient = residuals
+        inputs_bar, opt_state_bar = step.pull_back(
+            inputs, opt_state, gradient, cotangents, product
+        )
         return inputs_bar.active, inputs_bar.reads, opt_state_bar, inputs_bar.data
 
     # Symbolic zeros tell the pull-back which outputs nobody differentiates.

@@ -86,13 +86,19 @@ class OptimizerStep(NamedTuple):
         loss, gradient = self.mean((loss, gradient))
         return (loss, aux), gradient
 
+    def forward_and_gradient(
+        self, inputs: Inputs, opt_state: PyTree
+    ) -> tuple[tuple[PyTree, StepInfo], PyTree]:
+        """Returns `((W', info), g)`, with the gradient that the step was taken along."""
+        (loss, aux), gradient = self.value_and_gradient(inputs)
+        new_active, opt_state = self.update(inputs.active, gradient, opt_state)
+        return (new_active, StepInfo(opt_state, loss, aux)), gradient
+
     def forward(
         self, active: PyTree, reads: PyTree, opt_state: PyTree, *data: Any
     ) -> tuple[PyTree, StepInfo]:
         """Returns `(W', info)`: the step itself, differentiable by plain autodiff."""
-        (loss, aux), gradient = self.value_and_gradient(Inputs(active, reads, data))
-        new_active, new_opt_state = self.update(active, gradient, opt_state)
-        return new_active, StepInfo(new_opt_state, loss, aux)
+        return self.forward_and_gradient(Inputs(active, reads, data), opt_state)[0]
 
     def pull_back(
         self,

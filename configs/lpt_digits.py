@@ -1,0 +1,57 @@
+"""Learning by passing tests on the 1797 digits that come with scikit-learn.
+
+Paper:    learning by passing tests, arXiv 2012.04863. The paper searches on CIFAR; this
+          is its algorithm (second order, exact) on images small enough for a laptop.
+Hardware: 2 CPU cores.
+Expected: nothing is published for this data set. README.md shows a run.
+Command:  python launch/run.py --config=configs/lpt_digits.py --workdir=runs/lpt_digits
+
+Variants, as in `--config=configs/lpt_digits.py:full`:
+  (none)  the demonstration: one seed, 3 random cells; minutes.
+  full    3 seeds and 5 random cells, mean and standard deviation.
+  smoke   the same chain in under a minute, too short to learn much.
+"""
+
+from skillearn_jax.train import default_config
+
+
+def get_config(variant=""):
+    """Returns the config of a variant."""
+    config = default_config()
+    config.skill = "lpt"
+    config.data.name = "digits"
+    config.data.batch_size = 64
+    config.data.stratified = True
+    config.data.padding = 1
+
+    config.space.num_nodes = 2
+    config.search.cells = 3
+    config.search.channels = 8
+    config.search.epochs = 20
+    config.search.warmup_epochs = 4
+    config.search.alphas.lr = 6e-3
+    config.tester.encoder = "small"
+    config.tester.creator.lr = 6e-3
+
+    config.evaluation.cells = 3
+    config.evaluation.channels = 12
+    config.evaluation.epochs = 10
+    config.evaluation.batch_size = 64
+    config.evaluation.drop_path = 0.0
+    config.evaluation.num_random = 3
+    config.evaluation.num_seeds = 1
+
+    if variant == "full":
+        config.evaluation.num_random = 5
+        config.evaluation.num_seeds = 3
+    elif variant == "smoke":
+        config.search.channels = 4
+        config.search.epochs = 2
+        config.search.warmup_epochs = 1
+        config.space.num_nodes = 1
+        config.evaluation.channels = 4
+        config.evaluation.epochs = 1
+        config.evaluation.num_random = 1
+    elif variant:
+        raise ValueError(f"unknown variant {variant!r}: none, 'full' or 'smoke'")
+    return config

@@ -1,0 +1,41 @@
+"""Arrays in, batches out: sources, splits, on-device augmentation and streams."""
+
+from skillearn_jax.data.augment import (
+    Augmentation,
+    example_keys,
+    normalize,
+    random_crop,
+    random_cutout,
+    random_flip,
+)
+from skillearn_jax.data.examples import Examples, ImageData, from_arrays
+from skillearn_jax.data.sources import SOURCES, load
+from skillearn_jax.data.splits import balanced_subset, halves
+from skillearn_jax.data.streams import (
+    Batch,
+    Stream,
+    eval_batches,
+    sample,
+    stream_key,
+)
+
+__all__ = [
+    "SOURCES",
+    "Augmentation",
+    "Batch",
+    "Examples",
+    "ImageData",
+    "Stream",
+    "balanced_subset",
+    "eval_batches",
+    "example_keys",
+    "from_arrays",
+    "halves",
+    "load",
+    "normalize",
+    "random_crop",
+    "random_cutout",
+    "random_flip",
+    "sample",
+    "stream_key",
+]

@@ -1,0 +1,158 @@
+"""Labelled images in memory, and the data set that a source or a user makes of them."""
+
+import dataclasses
+
+import jax
+import numpy as np
+from numpy.typing import ArrayLike
+
+from skillearn_jax.errors import InputError
+from skillearn_jax.types import Array
+
+_INT32_MAX = np.iinfo(np.int32).max
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class Examples:
+    """Labelled images, a pytree: `jax.device_put(examples)` moves them to the device.
+
+    Attributes:
+        image: `[N, H, W, C] uint8` pixels in 0..255, on the host or on the device.
+        label: `[N] int32` classes.
+    """
+
+    image: Array | np.ndarray
+    label: Array | np.ndarray
+
+    @property
+    def size(self) -> int:
+        """The number of examples, N."""
+        return self.label.shape[0]
+
+    def take(self, indices: Array | np.ndarray) -> "Examples":
+        """Returns the examples at `indices`, `[M] int32` or a `[N] bool` mask."""
+        return Examples(image=self.image[indices], label=self.label[indices])
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class ImageData:
+    """A classification data set: what every source returns.
+
+    Attributes:
+        name: the source, for messages and reports.
+        train: what a search splits further and an evaluation trains on.
+        heldout: the test set, read by the final evaluation only.
+        num_classes: labels lie in 0..num_classes-1.
+        mean: per channel, of the training pixels scaled to [0, 1].
+        std: per channel, likewise.
+    """
+
+    name: str
+    train: Examples
+    heldout: Examples
+    num_classes: int
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+
+    @property
+    def image_shape(self) -> tuple[int, int, int]:
+        """Height, width (pixels) and channels."""
+        height, width, channels = self.train.image.shape[1:]
+        return height, width, channels
+
+
+def from_arrays(
+    name: str,
+    train_images: ArrayLike,
+    train_labels: ArrayLike,
+    heldout_images: ArrayLike,
+    heldout_labels: ArrayLike,
+    *,
+    num_classes: int | None = None,
+) -> ImageData:
+    """Returns a data set made of the user's own arrays.
+
+    Args:
+        name: free text that names the data in messages and reports.
+        train_images: `[N, H, W, C] uint8`, or `[N, H, W]` for grey images.
+        train_labels: `[N]` integers, classes counted from 0.
+        heldout_images: `[M, H, W, C]` or `[M, H, W]`, as `train_images`.
+        heldout_labels: `[M]` integers.
+        num_classes: by default the largest training label plus one.
+
+    Returns:
+        `ImageData` with host arrays and the pixel statistics of the training images.
+
+    Raises:
+        InputError: for a wrong shape, dtype, length or label, and for a channel whose
+            training pixels are all equal (it cannot be normalised).
+    """
+    train = _examples("train", train_images, train_labels, num_classes)
+    num_classes = num_classes or int(train.label.max()) + 1
+    heldout = _examples("heldout", heldout_images, heldout_labels, num_classes)
+    if heldout.image.shape[1:] != train.image.shape[1:]:
+        raise InputError(
+            f"heldout images are {list(heldout.image.shape[1:])} but train images are "
+            f"{list(train.image.shape[1:])}: height, width and channels must agree"
+        )
+    mean, std = pixel_statistics(train.image)
+    if 0.0 in std:
+        raise InputError(
+            f"channel {std.index(0.0)} of the train images is constant and cannot be "
+            "normalised: leave it out"
+        )
+    return ImageData(name, train, heldout, num_classes, mean, std)
+
+
+def pixel_statistics(
+    images: ArrayLike,
+) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """Returns the mean and standard deviation of each channel, pixels in [0, 1].
+
+    Args:
+        images: `[N, H, W, C] uint8`.
+
+    Returns:
+        `(mean, std)`, C floats each. The sums are integers, hence exact.
+    """
+    pixels = np.asarray(images)
+    count = pixels[..., 0].size
+    total = pixels.sum(axis=(0, 1, 2), dtype=np.int64)
+    # 255^2 fits in 16 bits, so that the squares of a large set stay small.
+    square = np.square(pixels, dtype=np.uint16).sum(axis=(0, 1, 2), dtype=np.int64)
+    # The variance is a difference of integers: exactly zero for a constant channel.
+    variance = [
+        count * int(s) - int(t) ** 2 for s, t in zip(square, total, strict=True)
+    ]
+    mean = tuple(int(t) / count / 255.0 for t in total)
+    std = tuple(v**0.5 / count / 255.0 for v in variance)
+    return mean, std
+
+
+def _examples(
+    split: str, images: ArrayLike, labels: ArrayLike, num_classes: int | None
+) -> Examples:
+    """Returns checked examples; `split` names them in the messages."""
+    image, label = np.asarray(images), np.asarray(labels)
+    if image.dtype != np.uint8 or image.ndim not in (3, 4) or 0 in image.shape:
+        raise InputError(
+            f"{split} images must be [N, H, W, C] or [N, H, W] uint8 and not empty, "
+            f"got {list(image.shape)} {image.dtype}"
+        )
+    if not np.issubdtype(label.dtype, np.integer) or label.shape != image.shape[:1]:
+        raise InputError(
+            f"{split} labels must be [{len(image)}] integers, one for each image, "
+            f"got {list(label.shape)} {label.dtype}"
+        )
+    wrong = label[(label < 0) | (label >= (num_classes or _INT32_MAX))]
+    if wrong.size:
+        allowed = (
+            "classes are counted from 0"
+            if num_classes is None
+            else f"classes go from 0 to {num_classes - 1}"
+        )
+        raise InputError(f"{split} label {wrong[0]} is out of range: {allowed}")
+    if image.ndim == 3:
+        image = image[..., np.newaxis]
+    return Examples(image=image, label=label.astype(np.int32))

@@ -1,0 +1,89 @@
+"""Cuts of a set of examples: search halves and balanced subsets."""
+
+import numpy as np
+
+from skillearn_jax.data.examples import Examples
+from skillearn_jax.errors import InputError
+
+
+def halves(
+    examples: Examples, fraction: float = 0.5, *, stratified: bool = False
+) -> tuple[Examples, Examples]:
+    """Returns the two parts of a search: weights' training set, then validation set.
+
+    The papers cut CIFAR's training images by index, the first half and the last. The
+    test bank of learning by passing tests is by default the second part too.
+
+    Args:
+        examples: the training set, N examples.
+        fraction: share of the first part, in (0, 1); `floor(fraction * N)` examples.
+        stratified: takes that share of each class, rounded to the nearest, instead of
+            the first examples overall. Needed when the set is sorted by class.
+
+    Returns:
+        `(first, second)`, disjoint and together everything, each in the order of
+        `examples`. Nothing is random.
+
+    Raises:
+        InputError: if a part would be empty.
+
+    References: Liu et al. 2019, DARTS, 1806.09055 (section 3.1).
+    """
+    label = np.asarray(examples.label)
+    if stratified:
+        first = stratified_mask(label, fraction)
+    else:
+        first = np.arange(examples.size) < int(fraction * examples.size)
+    if first.all() or not first.any():
+        raise InputError(
+            f"train fraction {fraction} leaves a part of {examples.size} examples "
+            "empty: set --config.data.train_fraction to a value between 0 and 1"
+        )
+    return examples.take(np.flatnonzero(first)), examples.take(np.flatnonzero(~first))
+
+
+def balanced_subset(examples: Examples, per_class: int) -> Examples:
+    """Returns the first `per_class` examples of each class, in their order.
+
+    Args:
+        examples: with classes 0..K-1, K one more than the largest label.
+        per_class: examples to keep of each class, at least 1.
+
+    Returns:
+        `K * per_class` examples.
+
+    Raises:
+        InputError: if a class has fewer.
+    """
+    label = np.asarray(examples.label)
+    smallest = np.bincount(label).min()
+    if not 1 <= per_class <= smallest:
+        raise InputError(
+            f"{per_class} examples per class were asked for: it must be from 1 to "
+            f"{smallest}, the size of the smallest class"
+        )
+    return examples.take(np.flatnonzero(_rank_in_class(label) < per_class))
+
+
+def stratified_mask(label: np.ndarray, fraction: float) -> np.ndarray:
+    """Returns which examples make up the first `fraction` of their class.
+
+    Args:
+        label: `[N]` classes.
+        fraction: share of each class, rounded to the nearest example.
+
+    Returns:
+        `[N] bool`.
+    """
+    quota = np.floor(fraction * np.bincount(label) + 0.5)
+    return _rank_in_class(label) < quota[label]
+
+
+def _rank_in_class(label: np.ndarray) -> np.ndarray:
+    """Returns for each example how many of its class come before it, `[N] int64`."""
+    count = np.bincount(label)
+    first = np.cumsum(count) - count
+    order = np.argsort(label, kind="stable")
+    rank = np.empty(len(label), np.int64)
+    rank[order] = np.arange(len(label)) - np.repeat(first, count)
+    return rank

@@ -1,0 +1,201 @@
+"""Batches as pure functions of a key and a step: a resumed run draws the same data."""
+
+import dataclasses
+import zlib
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from skillearn_jax.data.augment import Augmentation, example_keys, normalize
+from skillearn_jax.data.examples import Examples
+from skillearn_jax.errors import InputError
+from skillearn_jax.types import Array, Key
+
+Batch = dict[str, Array]
+"""`image: [B, H, W, C] float32`, `label: [B] int32`, `index: [B] int32`."""
+
+ORDERS = ("epochs", "random")
+
+
+@jax.tree_util.register_pytree_node_class
+@dataclasses.dataclass(frozen=True, eq=False)
+class Stream:
+    """An endless sequence of training batches, without state.
+
+    A pytree whose leaves are the examples: pass it to a jitted function as an argument.
+    Closing over it would write the whole data set into the program as a constant.
+
+    Attributes:
+        examples: N examples, put on the device; streams given the same device arrays
+            share them.
+        batch_size: B, at most N.
+        mean: C floats, see `normalize`.
+        std: C floats.
+        order: `"epochs"` shuffles the set anew for each epoch, visits no example twice
+            in it and drops an incomplete last batch. `"random"` draws each batch by
+            itself, without replacement inside it: what DARTS does with its validation
+            set, `next(iter(loader))` at each step.
+        augmentation: applied to each example with a key of its own.
+
+    Raises:
+        InputError: for an unknown order and for a batch larger than the set.
+    """
+
+    examples: Examples
+    batch_size: int
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    order: str = "epochs"
+    augmentation: Augmentation = dataclasses.field(default_factory=Augmentation)
+
+    def __post_init__(self) -> None:
+        if self.order not in ORDERS:
+            raise InputError(
+                f"unknown order {self.order!r} of a stream: choose "
+                + " or ".join(ORDERS)
+            )
+        if not 1 <= self.batch_size <= self.examples.size:
+            raise InputError(
+                f"batch size {self.batch_size} must lie between 1 and the "
+                f"{self.examples.size} examples: set --config.data.batch_size"
+            )
+        object.__setattr__(self, "examples", jax.device_put(self.examples))
+
+    @property
+    def steps_per_epoch(self) -> int:
+        """Full batches in one pass over the examples."""
+        return self.examples.size // self.batch_size
+
+    def batch(self, key: Key, step: Array | int) -> Batch:
+        """Returns the batch of one step.
+
+        Args:
+            key: of the stream, the same at every step; not consumed.
+            step: `[] int32`, counted from 0 over all epochs.
+
+        Returns:
+            `Batch`: the same bits for the same `(key, step)`.
+
+        Cost: one permutation of N indices, whatever the batch size.
+        """
+        return self.gather(key, step, self.indices(key, step))
+
+    def indices(self, key: Key, step: Array | int) -> Array:
+        """Returns which examples the batch of one step holds, `[B] int32`."""
+        order_key, _ = jax.random.split(key)
+        steps_per_shuffle = self.steps_per_epoch if self.order == "epochs" else 1
+        shuffle, position = jnp.divmod(jnp.asarray(step, jnp.int32), steps_per_shuffle)
+        shuffled = jax.random.permutation(
+            jax.random.fold_in(order_key, shuffle),
+            jnp.arange(self.examples.size, dtype=jnp.int32),
+        )
+        return jax.lax.dynamic_slice_in_dim(
+            shuffled, position * self.batch_size, self.batch_size
+        )
+
+    def gather(self, key: Key, step: Array | int, indices: Array) -> Batch:
+        """Returns the given examples as they look at one step.
+
+        A device that holds a part of the batch passes its part of `indices`.
+
+        Args:
+            key: of the stream; not consumed.
+            step: `[] int32`.
+            indices: `[b] int32`.
+
+        Returns:
+            `Batch` of `b` examples.
+        """
+        _, augment_key = jax.random.split(key)
+        keys = example_keys(jax.random.fold_in(augment_key, step), indices)
+        drawn = self.examples.take(indices)
+        image = self.augmentation.apply(
+            jnp.asarray(drawn.image), keys, self.mean, self.std
+        )
+        return {"image": image, "label": jnp.asarray(drawn.label), "index": indices}
+
+    def tree_flatten(self) -> tuple[tuple[Examples], tuple[Any, ...]]:
+        """Splits the stream into its examples and its settings, which are static."""
+        settings = {name: v for name, v in vars(self).items() if name != "examples"}
+        return (self.examples,), tuple(settings.items())
+
+    @classmethod
+    def tree_unflatten(
+        cls, settings: tuple[Any, ...], children: tuple[Examples]
+    ) -> "Stream":
+        """Rebuilds the stream, unchecked: inside a transformation, leaves are tracers."""
+        stream = object.__new__(cls)
+        stream.__dict__.update(settings, examples=children[0])
+        return stream
+
+
+def sample(
+    streams: Mapping[str, Stream], key: Key, step: Array | int
+) -> dict[str, Batch]:
+    """Returns one batch of every stream.
+
+    Each stream draws with a key of its own, `key` folded with its name: adding a stream
+    leaves the others' draws as they were.
+
+    Args:
+        streams: by name, as `{"train": ..., "val": ..., "bank": ...}`.
+        key: the same at every step; not consumed.
+        step: `[] int32`, counted from 0.
+
+    Returns:
+        Batches under the names of the streams.
+    """
+    return {
+        name: stream.batch(stream_key(key, name), step)
+        for name, stream in streams.items()
+    }
+
+
+def stream_key(key: Key, name: str) -> Key:
+    """Returns the key of the stream `name`; the same in every process and run."""
+    return jax.random.fold_in(key, zlib.crc32(name.encode()))
+
+
+def eval_batches(
+    examples: Examples,
+    batch_size: int,
+    mean: tuple[float, ...],
+    std: tuple[float, ...],
+) -> Iterator[Batch]:
+    """Yields all examples once, in order, normalised and not augmented.
+
+    All batches have the same shape, so that a jitted metric compiles once: the last is
+    filled up with the first example under weight 0. The error over the set is exactly
+    `sum(weight * error) / sum(weight)`, summed over the batches.
+
+    Args:
+        examples: N examples.
+        batch_size: B; may exceed N.
+        mean: C floats, see `normalize`.
+        std: C floats.
+
+    Yields:
+        `Batch` with `weight: [B] float32` in addition, 1 for an example and 0 for
+        filling.
+
+    Raises:
+        InputError: if B is not positive.
+    """
+    if batch_size < 1:
+        raise InputError(
+            f"batch size {batch_size} must be at least 1: set --config.data.batch_size"
+        )
+    for start in range(0, examples.size, batch_size):
+        index = np.arange(start, start + batch_size, dtype=np.int32)
+        real = index < examples.size
+        index = np.where(real, index, 0)
+        chosen = examples.take(index)
+        yield {
+            "image": normalize(jnp.asarray(chosen.image), mean, std),
+            "label": jnp.asarray(chosen.label),
+            "index": jnp.asarray(index),
+            "weight": jnp.asarray(real, jnp.float32),
+        }

@@ -1,0 +1,31 @@
+"""Floor 1: search spaces, supernets, genotypes and derived networks."""
+
+from skillearn_jax.nas.cost import count_macs as count_macs
+from skillearn_jax.nas.cost import num_params as num_params
+from skillearn_jax.nas.functional import separable_conv as separable_conv
+from skillearn_jax.nas.functional import separable_form as separable_form
+from skillearn_jax.nas.genotype import KNOWN_GENOTYPES as KNOWN_GENOTYPES
+from skillearn_jax.nas.genotype import Genotype as Genotype
+from skillearn_jax.nas.genotype import derive_genotype as derive_genotype
+from skillearn_jax.nas.genotype import random_genotype as random_genotype
+from skillearn_jax.nas.network import Network as Network
+from skillearn_jax.nas.space import DARTS_OPS as DARTS_OPS
+from skillearn_jax.nas.space import CellSpace as CellSpace
+from skillearn_jax.nas.space import reduction_positions as reduction_positions
+from skillearn_jax.nas.supernet import Supernet as Supernet
+
+__all__ = [
+    "DARTS_OPS",
+    "KNOWN_GENOTYPES",
+    "CellSpace",
+    "Genotype",
+    "Network",
+    "Supernet",
+    "count_macs",
+    "derive_genotype",
+    "num_params",
+    "random_genotype",
+    "reduction_positions",
+    "separable_conv",
+    "separable_form",
+]

@@ -1,0 +1,162 @@
+"""The derived network: the cells of a genotype, stacked and trained from scratch."""
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from jax import lax
+
+from skillearn_jax.errors import InputError
+from skillearn_jax.layers import Dense
+from skillearn_jax.nas.functional import Form
+from skillearn_jax.nas.genotype import EDGES_PER_NODE, Edges, Genotype
+from skillearn_jax.nas.ops import CellInputs, Stem, operation
+from skillearn_jax.nas.space import CellPlace, cell_places
+
+
+class Cell(nn.Module):
+    """A derived cell: every node is the sum of two operations.
+
+    Attributes:
+      edges: `(operation, source)` pairs, two per node.
+      concat: states that the cell returns, side by side.
+      place: kind and channels C of the cell; a reduction cell halves the resolution on
+        the edges from its two inputs.
+      axis_name: see `BatchNorm`.
+      form: see `separable_conv`.
+    """
+
+    edges: Edges
+    concat: tuple[int, ...]
+    place: CellPlace
+    axis_name: str | None = None
+    form: Form | None = None
+
+    @nn.compact
+    def __call__(
+        self,
+        older: jax.Array,
+        newer: jax.Array,
+        masks: jax.Array | None,
+        *,
+        train: bool,
+    ) -> jax.Array:
+        """Returns the concatenated nodes, `[B, H', W', len(concat) * C]`.
+
+        Args:
+          older: output of the cell before the last one.
+          newer: output of the last cell.
+          masks: `[B, edges]`, the factor on the output of each edge but identities; or
+            None.
+          train: see `BatchNorm`.
+        """
+        _, features, reduced_before = self.place
+        inputs = CellInputs(
+            features, reduced_before, True, self.axis_name, name="inputs"
+        )
+        states = list(inputs(older, newer, train=train))
+        outputs = []
+        for i, (op, source) in enumerate(self.edges):
+            stride = self.place.stride_from(source)
+            apply = operation(
+                op,
+                features,
+                stride=stride,
+                train=train,
+                axis_name=self.axis_name,
+                form=self.form,
+            )
+            y = apply(states[source])
+            if masks is not None and not (op == "skip_connect" and stride == 1):
+                y = y * masks[:, i, None, None, None]
+            outputs.append(y)
+            if len(outputs) == EDGES_PER_NODE:
+                states.append(outputs.pop() + outputs.pop())
+        return jnp.concatenate([states[i] for i in self.concat], axis=-1)
+
+
+class Network(nn.Module):
+    """Stem, a chain of derived cells, global mean pool, linear head.
+
+    Attributes:
+      genotype: the two cells.
+      num_cells: depth L.
+      channels: channels C of the first cells; the stem has 3 C.
+      num_classes: size of the logits.
+      axis_name: mapped axis over which batch statistics are synchronised, or None.
+      form: how separable convolutions are computed; None leaves it to
+        `separable_form`.
+
+    References: Liu et al. 2019, arXiv 1806.09055, section 3; drop path: Larsson et al.
+      2017, arXiv 1605.07648.
+    """
+
+    genotype: Genotype
+    num_cells: int
+    channels: int
+    num_classes: int
+    axis_name: str | None = None
+    form: Form | None = None
+
+    @nn.compact
+    def __call__(
+        self,
+        images: jax.Array,
+        *,
+        train: bool,
+        drop_path_rate: float | jax.Array = 0.0,
+    ) -> jax.Array:
+        """Returns class logits, `[B, num_classes]`.
+
+        In training, drop path multiplies the output of every operation but the identity
+        by `mask / (1 - rate)`, with one Bernoulli(1 - rate) mask per example and edge.
+        The masks depend on the key of the collection `drop_path` and on the index of
+        the example over all devices of `axis_name`, not on the number of devices.
+
+        Args:
+          images: `[B, H, W, channels]`, any size and number of channels.
+          train: use batch statistics, and record them if `batch_stats` is mutable.
+          drop_path_rate: probability in `[0, 1)`, may be traced; the number 0.0 leaves
+            drop path out of the program.
+
+        Raises:
+          InputError: for a rate outside `[0, 1)`.
+        """
+        masks = None
+        if isinstance(drop_path_rate, jax.Array) or drop_path_rate != 0:
+            _check_rate(drop_path_rate)
+            if train:
+                masks = self._drop_path_masks(images.shape[0], drop_path_rate)
+        stem = Stem(self.channels, self.axis_name, name="stem")
+        older = newer = stem(images, train=train)
+        for i, place in enumerate(cell_places(self.num_cells, self.channels)):
+            cell = Cell(
+                edges=getattr(self.genotype, place.kind),
+                concat=getattr(self.genotype, f"{place.kind}_concat"),
+                place=place,
+                axis_name=self.axis_name,
+                form=self.form,
+                name=f"cell_{i}",
+            )
+            cell_masks = None if masks is None else masks[:, i].astype(newer.dtype)
+            older, newer = newer, cell(older, newer, cell_masks, train=train)
+        return Dense(self.num_classes, name="head")(jnp.mean(newer, axis=(1, 2)))
+
+    def _drop_path_masks(self, batch: int, rate: float | jax.Array) -> jax.Array:
+        """Draws the factors of all edges in one go, `[B, cells, edges]`."""
+        key = self.make_rng("drop_path")
+        examples = jnp.arange(batch)
+        if self.axis_name is not None:
+            examples += batch * lax.axis_index(self.axis_name)
+        shape = (self.num_cells, len(self.genotype.normal))
+
+        def draw(example: jax.Array) -> jax.Array:
+            return jax.random.bernoulli(
+                jax.random.fold_in(key, example), 1 - rate, shape
+            )
+
+        return jax.vmap(draw)(examples) / (1 - rate)
+
+
+def _check_rate(rate: float | jax.Array) -> None:
+    if not isinstance(rate, jax.Array) and not 0 <= rate < 1:
+        raise InputError(f"drop_path_rate must be in [0, 1), got {rate}")

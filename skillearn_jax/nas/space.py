@@ -1,0 +1,141 @@
+"""The DARTS search space: candidate operations on the edges of a cell."""
+
+import dataclasses
+from typing import NamedTuple
+
+import jax
+
+from skillearn_jax.errors import InputError
+
+DARTS_OPS = (
+    "none",
+    "max_pool_3x3",
+    "avg_pool_3x3",
+    "skip_connect",
+    "sep_conv_3x3",
+    "sep_conv_5x5",
+    "dil_conv_3x3",
+    "dil_conv_5x5",
+)
+"""The candidate operations, in the order that DARTS indexes them."""
+
+NUM_INPUTS = 2
+"""States that a cell reads: the outputs of the two cells before it."""
+
+CELL_KINDS = ("normal", "reduction")
+"""Keys of `alphas`: cells that keep the resolution, and cells that halve it."""
+
+Alphas = dict[str, jax.Array]
+"""Architecture logits: one `[edges, ops]` array per cell kind."""
+
+
+@dataclasses.dataclass(frozen=True)
+class CellSpace:
+    """A cell: two input states, then nodes that read every earlier state.
+
+    States are numbered 0, 1 (the inputs), 2, 3, .. (the nodes). An edge
+    `(source, target)` carries a softmax mixture of `ops`; a node is the sum of its
+    incoming edges; the cell returns all its nodes, concatenated.
+
+    Attributes:
+      ops: candidate operations, out of `DARTS_OPS`.
+      num_nodes: intermediate nodes.
+
+    Raises:
+      InputError: for an unknown, repeated or missing operation, or no node.
+
+    References: Liu et al. 2019, section 2.1, arXiv 1806.09055.
+    """
+
+    ops: tuple[str, ...] = DARTS_OPS
+    num_nodes: int = 4
+
+    def __post_init__(self) -> None:
+        if self.num_nodes < 1:
+            raise InputError(f"num_nodes must be at least 1, got {self.num_nodes}")
+        for op in self.ops:
+            if op not in DARTS_OPS:
+                raise InputError(f"unknown operation {op!r}, allowed: {DARTS_OPS}")
+        if len(set(self.ops)) != len(self.ops):
+            raise InputError(f"ops must not repeat, got {self.ops}")
+        if not set(self.ops) - {"none"}:
+            raise InputError(f"ops must hold one that is not 'none', got {self.ops}")
+
+    @property
+    def edges(self) -> tuple[tuple[int, int], ...]:
+        """All `(source, target)` pairs of states, target by target as in DARTS."""
+        targets = range(NUM_INPUTS, NUM_INPUTS + self.num_nodes)
+        return tuple((source, target) for target in targets for source in range(target))
+
+    @property
+    def num_edges(self) -> int:
+        """Number of edges of one cell."""
+        return len(self.edges)
+
+    def outgoing(self, source: int) -> tuple[int, ...]:
+        """Returns the indices into `edges` of the edges that leave state `source`."""
+        return tuple(i for i, edge in enumerate(self.edges) if edge[0] == source)
+
+    def incoming(self, target: int) -> tuple[int, ...]:
+        """Returns the indices into `edges` of the edges that enter state `target`."""
+        return tuple(i for i, edge in enumerate(self.edges) if edge[1] == target)
+
+    def init_alphas(self, key: jax.Array, scale: float = 1e-3) -> Alphas:
+        """Returns logits drawn from `scale * N(0, 1)`, one `[edges, ops]` per kind.
+
+        Args:
+          key: PRNG key; consumed.
+          scale: standard deviation.
+        """
+        shape = (len(CELL_KINDS), self.num_edges, len(self.ops))
+        draws = scale * jax.random.normal(key, shape)
+        return dict(zip(CELL_KINDS, draws, strict=True))
+
+
+class CellPlace(NamedTuple):
+    """The place of one cell in a network.
+
+    Attributes:
+      kind: `"normal"` or `"reduction"`.
+      features: channels C of its nodes.
+      reduced_before: the cell before it is a reduction cell.
+    """
+
+    kind: str
+    features: int
+    reduced_before: bool
+
+    def stride_from(self, source: int) -> int:
+        """Returns the stride of the edges that leave state `source`."""
+        return 2 if self.kind == "reduction" and source < NUM_INPUTS else 1
+
+
+def cell_places(num_cells: int, channels: int) -> list[CellPlace]:
+    """Returns the places of all cells; reduction cells double the channels.
+
+    Args:
+      num_cells: depth L of the network, at least 1.
+      channels: channels of a normal cell before the first reduction, at least 1.
+    """
+    if channels < 1:
+        raise InputError(f"channels must be at least 1, got {channels}")
+    reductions = reduction_positions(num_cells)
+    return [
+        CellPlace(
+            kind="reduction" if i in reductions else "normal",
+            features=channels * 2 ** sum(j <= i for j in reductions),
+            reduced_before=i - 1 in reductions,
+        )
+        for i in range(num_cells)
+    ]
+
+
+def reduction_positions(num_cells: int) -> frozenset[int]:
+    """Returns the indices of the reduction cells, `{L // 3, 2 L // 3}`.
+
+    Args:
+      num_cells: depth `L` of the network, at least 1.
+    """
+    if num_cells < 1:
+        raise InputError(f"num_cells must be at least 1, got {num_cells}")
+    return frozenset({num_cells // 3, 2 * num_cells // 3})

@@ -1,0 +1,230 @@
+"""Floor 4: from a config to a program: the learner and the tester as functions."""
+
+from collections.abc import Mapping
+from typing import Any, NamedTuple, cast
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from skillearn_jax.data import Batch, ImageData
+from skillearn_jax.framework import Aux, Phase, Program
+from skillearn_jax.models import Creator, Executor, SmallEncoder, resnet_encoder
+from skillearn_jax.nas import CellSpace, Supernet
+from skillearn_jax.skills import (
+    LearnerModel,
+    TesterModel,
+    baseline,
+    learning_by_passing_tests,
+)
+from skillearn_jax.train.config import Config
+from skillearn_jax.train.optimizers import adam, sgd
+from skillearn_jax.types import Array, Key, ParamSets, PyTree
+
+cross_entropy = optax.losses.softmax_cross_entropy_with_integer_labels
+
+_SKILL_STREAMS = {
+    "baseline": ("train", "val"),
+    "lpt": ("train", "val", "bank"),
+}
+
+
+class SearchSetup(NamedTuple):
+    """What a search steps and what it starts from.
+
+    Attributes:
+        phases: warm-up (if any) and search.
+        params: fresh parameter sets.
+        model_state: fresh running statistics.
+        space: to derive a genotype from `params["alphas"]`.
+        streams: names of the data streams.
+    """
+
+    phases: tuple[Phase, ...]
+    params: dict[str, PyTree]
+    model_state: dict[str, PyTree]
+    space: CellSpace
+    streams: tuple[str, ...]
+
+
+def build_search(
+    config: Config,
+    data: ImageData,
+    key: Key,
+    steps_per_epoch: int,
+    axis_name: str | None = None,
+) -> SearchSetup:
+    """Returns the program of a config, in phases, with fresh parameters.
+
+    Args:
+        config: which skill, which models.
+        data: for the shape of images and the number of classes.
+        key: PRNG key; consumed.
+        steps_per_epoch: for the schedules.
+        axis_name: the device axis; batch statistics are synchronised over it.
+    """
+    weights_key, alphas_key, tester_key = jax.random.split(key, 3)
+    images = jnp.zeros((2, *data.image_shape))
+    space = CellSpace(ops=config.space.ops, num_nodes=config.space.num_nodes)
+    supernet = Supernet(
+        space=space,
+        num_cells=config.search.cells,
+        channels=config.search.channels,
+        num_classes=data.num_classes,
+        axis_name=axis_name,
+    )
+    alphas = space.init_alphas(alphas_key)
+    variables = jax.jit(supernet.init, static_argnames="train")(
+        weights_key, images, alphas, train=False
+    )
+    params = {"weights": variables["params"], "alphas": alphas}
+    model_state = {"learner": variables["batch_stats"]}
+    learner = _supernet_learner(supernet, config, steps_per_epoch)
+    adjoint = config.hypergrad.build()
+    if config.skill == "baseline":
+        program = baseline(learner, adjoint=adjoint, axis_name=axis_name)
+    else:
+        tester, tester_params, model_state["tester"] = _tester(
+            config, data, tester_key, steps_per_epoch, axis_name
+        )
+        params |= tester_params
+        program = learning_by_passing_tests(
+            learner,
+            tester,
+            interaction_weight=config.lpt.interaction_weight,
+            tester_weight=config.lpt.tester_weight,
+            adjoint=adjoint,
+            tester_adjoint=adjoint,
+            axis_name=axis_name,
+        )
+    return SearchSetup(
+        _phases(program, config),
+        params,
+        model_state,
+        space,
+        _SKILL_STREAMS[config.skill],
+    )
+
+
+def _phases(program: Program, config: Config) -> tuple[Phase, ...]:
+    warmup = config.search.warmup_epochs
+    search = Phase("search", program, config.search.epochs - warmup)
+    if warmup == 0:
+        return (search,)
+    return Phase("warmup", program.training_only(), warmup), search
+
+
+def _supernet_learner(
+    supernet: Supernet, config: Config, steps_per_epoch: int
+) -> LearnerModel:
+    """Returns the supernet as a learner whose supporting set is its architecture."""
+
+    def forward(
+        weights: PyTree, alphas: PyTree, statistics: PyTree, images: Array
+    ) -> tuple[Array, PyTree]:
+        logits, changed = supernet.apply(
+            {"params": weights, "batch_stats": statistics},
+            images,
+            alphas,
+            train=True,
+            mutable=["batch_stats"],
+        )
+        return logits, changed["batch_stats"]
+
+    def train_loss(
+        moves: ParamSets,
+        reads: ParamSets,
+        model_state: Mapping[str, PyTree],
+        batch: Mapping[str, Batch],
+        key: Key,
+    ) -> tuple[Array, Aux]:
+        del key
+        images, labels = batch["train"]["image"], batch["train"]["label"]
+        logits, statistics = forward(
+            moves["weights"], reads["alphas"], model_state["learner"], images
+        )
+        metrics = {"error": jnp.mean(logits.argmax(-1) != labels)}
+        loss = jnp.mean(cross_entropy(logits, labels))
+        return loss, Aux(metrics, {"learner": statistics})
+
+    def example_losses(
+        weights: PyTree,
+        supporting: ParamSets,
+        model_state: Mapping[str, PyTree],
+        batch: Batch,
+        key: Key,
+    ) -> Array:
+        del key
+        logits, _ = forward(
+            weights, supporting["alphas"], model_state["learner"], batch["image"]
+        )
+        return cross_entropy(logits, batch["label"])
+
+    return LearnerModel(
+        train_loss,
+        example_losses,
+        optimizer=sgd(config.search.weights, config.search.epochs, steps_per_epoch),
+        supporting={"alphas": adam(config.search.alphas)},
+        task=f"classify {config.data.name}; supernet of {config.search.cells} cells",
+    )
+
+
+def _tester(
+    config: Config,
+    data: ImageData,
+    key: Key,
+    steps_per_epoch: int,
+    axis_name: str | None,
+) -> tuple[TesterModel, dict[str, PyTree], PyTree]:
+    """Returns the tester, its parameter sets and its encoder's statistics."""
+    encoder: Any
+    if config.tester.encoder == "small":
+        encoder = SmallEncoder(axis_name=axis_name)
+    else:
+        depth = int(config.tester.encoder.removeprefix("resnet"))
+        encoder = resnet_encoder(depth, stem=config.tester.stem, axis_name=axis_name)
+    executor, creator = Executor(data.num_classes), Creator()
+
+    def encode(
+        params: PyTree, model_state: Mapping[str, PyTree], batch: Batch, key: Key
+    ) -> tuple[Array, dict[str, PyTree]]:
+        del key
+        features, changed = encoder.apply(
+            {"params": params, "batch_stats": model_state["tester"]},
+            batch["image"],
+            train=True,
+            mutable=["batch_stats"],
+        )
+        return features, {"tester": changed["batch_stats"]}
+
+    def logits(params: PyTree, features: Array) -> Array:
+        return cast(Array, executor.apply({"params": params}, features))
+
+    weights = sgd(config.tester.weights, config.search.epochs, steps_per_epoch)
+    tester = TesterModel(
+        encode=encode,
+        losses=lambda x, f, batch: cross_entropy(logits(x, f), batch["label"]),
+        scores=lambda c, f: cast(Array, creator.apply({"params": c}, f)),
+        accuracies=lambda x, f, batch: logits(x, f).argmax(-1) == batch["label"],
+        optimizers={
+            "encoder": weights,
+            "executor": weights,
+            "creator": adam(config.tester.creator),
+        },
+        task=f"classify {config.data.name}; {config.tester.encoder} encoder",
+    )
+
+    @jax.jit
+    def init(key: Key) -> tuple[dict[str, PyTree], PyTree]:
+        encoder_key, executor_key, creator_key = jax.random.split(key, 3)
+        images = jnp.zeros((2, *data.image_shape))
+        features, variables = encoder.init_with_output(encoder_key, images, train=True)
+        params = {
+            "encoder": variables["params"],
+            "executor": executor.init(executor_key, features)["params"],
+            "creator": creator.init(creator_key, features)["params"],
+        }
+        return params, variables["batch_stats"]
+
+    params, statistics = init(key)
+    return tester, params, statistics

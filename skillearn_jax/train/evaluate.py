@@ -1,0 +1,304 @@
+"""Floor 4: the evaluation phase: what a derived cell is worth beside random ones."""
+
+from collections.abc import Mapping
+from typing import Any, cast
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from skillearn_jax.data import (
+    Augmentation,
+    Batch,
+    Examples,
+    ImageData,
+    Stream,
+    eval_batches,
+)
+from skillearn_jax.framework import Aux, Program, Stage, State
+from skillearn_jax.nas import (
+    CellSpace,
+    Genotype,
+    Network,
+    count_macs,
+    num_params,
+    random_genotype,
+)
+from skillearn_jax.parallel import Devices
+from skillearn_jax.train.build import cross_entropy
+from skillearn_jax.train.config import Config
+from skillearn_jax.train.console import Console, Update
+from skillearn_jax.train.loop import CompiledLoop, compile_loop
+from skillearn_jax.train.optimizers import sgd
+from skillearn_jax.train.workdir import Workdir
+from skillearn_jax.types import Array, Key, ParamSets, PyTree
+
+_EVAL_BATCH = 256
+
+
+def evaluate(
+    config: Config,
+    data: ImageData,
+    genotype: Genotype,
+    workdir: Workdir,
+    devices: Devices,
+    console: Console,
+) -> dict[str, Any]:
+    """Trains the derived network and random ones alike; returns their errors.
+
+    Every cell is trained `num_seeds` times from scratch on all training images, with the
+    same budget, and judged once, after its last epoch, on the held-out images. Finished
+    trainings are kept in `evaluation.json`, so that a run that was stopped goes on with
+    the next one.
+
+    Args:
+        config: of the run.
+        data: training and held-out images.
+        genotype: the derived cells.
+        workdir: gets `evaluation.json` and lines of `metrics.jsonl`.
+        devices: to run on.
+        console: for the progress bar.
+
+    Returns:
+        The entry `evaluation` of `summary.json`; errors in percent.
+    """
+    devices.share(config.evaluation.batch_size, "config.evaluation.batch_size")
+    errors: dict[str, dict[str, float]] = workdir.read_json("evaluation.json") or {}
+    workdir.keep_metrics(
+        lambda row: (
+            row.get("phase") != "evaluate"
+            or str(row["seed"]) in errors.get(row["network"], {})
+        )
+    )
+    stream = Stream(
+        data.train,
+        config.evaluation.batch_size,
+        data.mean,
+        data.std,
+        augmentation=Augmentation(
+            config.data.padding, config.data.flip, config.data.cutout
+        ),
+    )
+    genotypes = _contestants(config, genotype)
+    seeds = range(config.evaluation.num_seeds)
+    per_run = config.evaluation.epochs * stream.steps_per_epoch
+    rows = []
+    with console.progress("evaluate", len(genotypes) * len(seeds) * per_run) as update:
+        for index, (name, cells) in enumerate(genotypes.items()):
+            training = _Training(config, data, cells, stream, devices)
+            of_network = errors.setdefault(name, {})
+            for seed in seeds:
+                if str(seed) not in of_network:
+                    before = (index * len(seeds) + seed) * per_run
+                    of_network[str(seed)] = training.run(
+                        name, seed, workdir, update, before
+                    )
+                    workdir.write_json("evaluation.json", errors)
+            rows.append(training.describe(name, list(of_network.values())))
+    return _summarize(config, rows)
+
+
+class _Training:
+    """The training of one network: compiled at its first seed, used for all."""
+
+    def __init__(
+        self,
+        config: Config,
+        data: ImageData,
+        genotype: Genotype,
+        stream: Stream,
+        devices: Devices,
+    ) -> None:
+        self._config = config.evaluation
+        self._root = jax.random.key(config.seed)
+        self._data, self._stream, self._devices = data, stream, devices
+        self._genotype = genotype
+        self._network = Network(
+            genotype,
+            num_cells=self._config.cells,
+            channels=self._config.channels,
+            num_classes=data.num_classes,
+            axis_name=devices.axis_name,
+        )
+        self._program = _training_program(
+            self._network, config, stream.steps_per_epoch, devices.axis_name
+        )
+        self._loop: CompiledLoop | None = None
+        # Training may be mapped over devices; prediction is not, and needs no axis.
+        plain = self._network.clone(axis_name=None)
+        self._init = jax.jit(plain.init, static_argnames="train")
+
+        def mistakes(variables: PyTree, batch: Batch) -> Array:
+            logits = cast(Array, plain.apply(variables, batch["image"], train=False))
+            return jnp.sum(batch["weight"] * (logits.argmax(-1) != batch["label"]))
+
+        self._mistakes = jax.jit(mistakes)
+
+    def run(
+        self, name: str, seed: int, workdir: Workdir, update: Update, before: int
+    ) -> float:
+        """Trains once and returns the held-out error in percent."""
+        latest = placed = self._devices.place(self._initial_state(seed))
+        if self._loop is None:
+            self._loop = self._compile(placed)
+        steps_per_epoch = self._stream.steps_per_epoch
+        rows, epoch_metrics, step = [], [], 0
+        for latest, metrics in self._loop.steps(
+            placed, self._config.epochs * steps_per_epoch
+        ):
+            step += len(metrics)
+            epoch_metrics += metrics
+            update(before + step, {"loss": metrics[-1]["network/loss"]})
+            if step % steps_per_epoch == 0:
+                row = {"phase": "evaluate", "network": name, "seed": seed}
+                row |= {"step": step, "epoch": step // steps_per_epoch - 1}
+                for metric in ("loss", "error"):
+                    values = [m[f"network/{metric}"] for m in epoch_metrics]
+                    row[f"train_{metric}"] = float(np.mean(values))
+                rows.append(row)
+                epoch_metrics = []
+        workdir.append_metrics(rows)
+        return self._heldout_error(self._devices.fetch(latest))
+
+    def describe(self, name: str, errors: list[float]) -> dict[str, Any]:
+        """Returns the network's row of the summary."""
+        shapes = jax.eval_shape(
+            lambda key: self._init(key, self._images(), train=False), self._root
+        )
+        spread = float(np.std(errors, ddof=1)) if len(errors) > 1 else None
+        return {
+            "name": name,
+            "genotype": self._genotype.to_json(),
+            "params": num_params(shapes),
+            "macs": count_macs(self._network, self._data.image_shape),
+            "errors": errors,
+            "mean": float(np.mean(errors)),
+            "std": spread,
+        }
+
+    def _images(self) -> Array:
+        return jnp.zeros((2, *self._data.image_shape))
+
+    def _initial_state(self, seed: int) -> State:
+        init_key, run_key = jax.random.split(jax.random.fold_in(self._root, seed))
+        variables = self._init(init_key, self._images(), train=False)
+        return self._program.init(
+            {"weights": variables["params"]},
+            run_key,
+            {"network": variables["batch_stats"]},
+        )
+
+    def _compile(self, placed: State) -> CompiledLoop:
+        total = self._config.epochs * self._stream.steps_per_epoch
+
+        def with_progress(batches: dict[str, Batch], step: Array) -> dict[str, Any]:
+            return {**batches, "progress": step / total}
+
+        return compile_loop(
+            self._program,
+            placed,
+            {"train": self._stream},
+            self._devices,
+            self._stream.steps_per_epoch,
+            prepare=with_progress,
+        )
+
+    def _heldout_error(self, state: State) -> float:
+        """Returns the percentage of held-out images that are misclassified."""
+        variables = {
+            "params": state.params["weights"],
+            "batch_stats": state.model_state["network"],
+        }
+        heldout: Examples = self._data.heldout
+        batches = eval_batches(heldout, _EVAL_BATCH, self._data.mean, self._data.std)
+        mistakes = sum(float(self._mistakes(variables, batch)) for batch in batches)
+        return 100 * mistakes / heldout.size
+
+
+def _training_program(
+    network: Network, config: Config, steps_per_epoch: int, axis_name: str | None
+) -> Program:
+    """Returns the training of a fixed network: one stage, no validation."""
+    evaluation = config.evaluation
+
+    def train_loss(
+        moves: ParamSets,
+        reads: ParamSets,
+        model_state: Mapping[str, PyTree],
+        batch: Mapping[str, Any],
+        key: Key,
+    ) -> tuple[Array, Aux]:
+        del reads
+        # A rate of exactly 0.0 leaves drop path out of the compiled program.
+        rate = evaluation.drop_path and evaluation.drop_path * batch["progress"]
+        logits, changed = network.apply(
+            {"params": moves["weights"], "batch_stats": model_state["network"]},
+            batch["train"]["image"],
+            train=True,
+            drop_path_rate=rate,
+            mutable=["batch_stats"],
+            rngs={"drop_path": key},
+        )
+        labels = batch["train"]["label"]
+        loss = jnp.mean(cross_entropy(logits, labels))
+        metrics = {"error": 100 * jnp.mean(logits.argmax(-1) != labels)}
+        return loss, Aux(metrics, {"network": changed["batch_stats"]})
+
+    stage = Stage(
+        "network",
+        moves=("weights",),
+        loss_fn=train_loss,
+        data=("train", "progress"),
+        optimizer=sgd(evaluation.weights, evaluation.epochs, steps_per_epoch),
+    )
+    return Program(stages=(stage,), axis_name=axis_name)
+
+
+def _contestants(config: Config, genotype: Genotype) -> dict[str, Genotype]:
+    """Returns the derived cells, then random ones of the same space."""
+    space = CellSpace(ops=config.space.ops, num_nodes=config.space.num_nodes)
+    rng = np.random.default_rng(config.seed)
+    count = config.evaluation.num_random
+    return {"derived": genotype} | {
+        f"random {i}": random_genotype(rng, space) for i in range(1, count + 1)
+    }
+
+
+def _summarize(config: Config, rows: list[dict[str, Any]]) -> dict[str, Any]:
+    derived, *others = rows
+    evaluation = config.evaluation
+    summary: dict[str, Any] = {
+        "epochs": evaluation.epochs,
+        "channels": evaluation.channels,
+        "cells": evaluation.cells,
+        "num_seeds": evaluation.num_seeds,
+        "rows": rows,
+    }
+    if others:
+        errors = [error for row in others for error in row["errors"]]
+        mean = float(np.mean(errors))
+        std = float(np.std(errors, ddof=1)) if len(errors) > 1 else None
+        summary["random"] = {"mean": mean, "std": std, "count": len(others)}
+        summary["verdict"] = verdict(derived["errors"], errors)
+    return summary
+
+
+def verdict(derived: list[float], random: list[float]) -> str:
+    """Returns one sentence on whether the derived cell beats random ones.
+
+    A gain is claimed only if the intervals mean +- one standard deviation are apart, and
+    not at all without at least three trainings on both sides.
+
+    Args:
+        derived: held-out errors in percent, one per seed.
+        random: those of all random cells and seeds.
+    """
+    difference = np.mean(random) - np.mean(derived)
+    points = f"{abs(difference):.2f} points {'below' if difference > 0 else 'above'}"
+    text = f"The derived cell's mean error lies {points} the random cells' mean"
+    if min(len(derived), len(random)) < 3:
+        return f"{text}; too few trainings to say whether that is more than chance."
+    spread = np.std(derived, ddof=1) + np.std(random, ddof=1)
+    if abs(difference) <= spread:
+        return f"{text}; the intervals overlap, so no difference is claimed."
+    return f"{text}; the intervals (one standard deviation) do not overlap."

@@ -1,0 +1,155 @@
+"""Floor 4: a run from a config to a report: what the command line and notebooks call."""
+
+import resource
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from ml_collections import ConfigDict
+
+from skillearn_jax.data import ImageData, load
+from skillearn_jax.errors import InputError
+from skillearn_jax.nas import Genotype
+from skillearn_jax.nas.draw import genotype_text
+from skillearn_jax.parallel import Devices
+from skillearn_jax.train.config import Config
+from skillearn_jax.train.console import Console
+from skillearn_jax.train.evaluate import evaluate
+from skillearn_jax.train.report import write_report
+from skillearn_jax.train.search import SearchResult, search
+from skillearn_jax.train.workdir import Workdir
+
+
+class Result(NamedTuple):
+    """What a run leaves, beside the files in its workdir.
+
+    Attributes:
+        genotype: the derived cells.
+        summary: the content of `summary.json`.
+        report: path of the page to look at.
+    """
+
+    genotype: Genotype
+    summary: dict[str, Any]
+    report: Path
+
+
+def run(
+    config: Mapping[str, Any] | ConfigDict | Config,
+    workdir: str | Path,
+    *,
+    data: ImageData | None = None,
+    quiet: bool = False,
+) -> Result:
+    """Searches a cell, trains the derived network beside random ones, writes a report.
+
+    A workdir that holds an unfinished run of the same config is continued from its last
+    checkpoint; one that holds another run is refused.
+
+    Args:
+        config: a `Config`, or what `configs/*.py` return from `get_config()`.
+        workdir: folder for everything that the run writes.
+        data: the images, instead of those that `config.data` names: a user's own, made
+            by `skillearn_jax.data.from_arrays`.
+        quiet: print nothing.
+
+    Returns:
+        The genotype, the summary and the path of the report.
+
+    Raises:
+        InputError: before anything is written, for a config, data or workdir that cannot
+            be meant.
+        NonFiniteError: if a loss becomes NaN or infinite.
+    """
+    start = time.perf_counter()
+    if not isinstance(config, Config):
+        config = Config.parse(config)
+    check(config)
+    devices = Devices.take(config.parallel.devices)
+    if data is None:
+        data = load(
+            config.data.name,
+            config.data.dir,
+            heldout_fraction=config.data.heldout_fraction,
+        )
+    folder = Workdir(workdir, config)
+    console = Console(quiet=quiet)
+    console.banner(
+        f"{config.skill} on {data.name}",
+        (
+            f"{data.train.size} training and {data.heldout.size} held-out images, "
+            f"{data.num_classes} classes",
+            f"seed {config.seed}, {devices.count} device(s), workdir {folder.path}",
+        ),
+    )
+    found = search(config, data, folder, devices, console)
+    console.message(genotype_text(found.genotype))
+    summary = _summary(config, data, found)
+    if config.evaluation.epochs:
+        evaluation = evaluate(config, data, found.genotype, folder, devices, console)
+        summary["evaluation"] = evaluation
+        summary["params"] = evaluation["rows"][0]["params"]
+        summary["macs"] = evaluation["rows"][0]["macs"]
+        _print_evaluation(console, evaluation)
+    summary["wall_s"] = time.perf_counter() - start
+    summary["peak_bytes"] = 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    folder.write_json("summary.json", summary)
+    report = write_report(folder.path)
+    console.message(f"report: {report}")
+    return Result(found.genotype, summary, report)
+
+
+def check(config: Config) -> None:
+    """Raises `InputError` for values that are fine alone and not together."""
+    if config.search.warmup_epochs >= config.search.epochs:
+        raise InputError(
+            f"config.search.warmup_epochs is {config.search.warmup_epochs}; it must be "
+            f"below config.search.epochs, {config.search.epochs}: set "
+            "--config.search.warmup_epochs"
+        )
+
+
+def _summary(config: Config, data: ImageData, found: SearchResult) -> dict[str, Any]:
+    return {
+        "task": config.skill,
+        "dataset": data.name,
+        "seed": config.seed,
+        "num_train": data.train.size,
+        "num_heldout": data.heldout.size,
+        "genotype": found.genotype.to_json(),
+        "search": {
+            "epochs": found.epochs,
+            "steps": found.steps,
+            "compile_s": found.compile_s,
+            "steps_s": found.steps_s,
+        },
+    }
+
+
+def _print_evaluation(console: Console, evaluation: Mapping[str, Any]) -> None:
+    seeds = evaluation["num_seeds"]
+    rows = [
+        (
+            row["name"],
+            row["params"],
+            row["macs"],
+            f"{row['mean']:.2f}"
+            + (f" ± {row['std']:.2f}" if row["std"] is not None else ""),
+        )
+        for row in evaluation["rows"]
+    ]
+    console.table(
+        f"error on held-out images, {evaluation['epochs']} epochs, "
+        f"{seeds} seed{'s' if seeds > 1 else ''}",
+        ("cells", "parameters", "multiply-adds", "error %"),
+        rows,
+    )
+    if "random" in evaluation:
+        random = evaluation["random"]
+        spread = f" ± {random['std']:.2f}" if random["std"] is not None else ""
+        console.message(
+            f"random cells: {random['mean']:.2f}{spread} % "
+            f"({random['count']} cells x {seeds} seeds)"
+        )
+        console.message(evaluation["verdict"])

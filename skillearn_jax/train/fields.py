@@ -1,0 +1,103 @@
+"""Floor 4: fields of config dataclasses that know what they allow."""
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from typing import Any, TypeVar, get_type_hints
+
+from skillearn_jax.errors import InputError
+
+T = TypeVar("T")
+
+
+def number(
+    default: float,
+    *,
+    above: float | None = None,
+    at_least: float | None = None,
+    below: float | None = None,
+    at_most: float | None = None,
+) -> Any:
+    """Returns a dataclass field for a number within bounds."""
+    bounds = {
+        "above": above,
+        "at least": at_least,
+        "below": below,
+        "at most": at_most,
+    }
+    return dataclasses.field(default=default, metadata={"bounds": bounds})
+
+
+def choice(default: str | tuple[str, ...], options: Sequence[str]) -> Any:
+    """Returns a dataclass field for one of some names, or for a tuple of them."""
+    return dataclasses.field(default=default, metadata={"options": tuple(options)})
+
+
+def parse(cls: type[T], values: Mapping[str, Any], path: str = "config") -> T:
+    """Returns a checked dataclass built from nested mappings.
+
+    Args:
+        cls: a dataclass; fields that are dataclasses themselves are parsed in turn.
+        values: by field name; a missing one keeps its default.
+        path: how the messages name this level, as in `config.learner`.
+
+    Raises:
+        InputError: for an unknown key, a wrong type or a value out of bounds; the
+            message names the value, what is allowed and the flag to change.
+    """
+    fields = {field.name: field for field in dataclasses.fields(cls)}  # type: ignore[arg-type]
+    types = get_type_hints(cls)
+    for name in values:
+        if name not in fields:
+            raise InputError(
+                f"{path} has no key {name!r}; known are {', '.join(sorted(fields))}"
+            )
+    parsed = {
+        name: _parse_value(fields[name], types[name], value, f"{path}.{name}")
+        for name, value in values.items()
+    }
+    return cls(**parsed)
+
+
+def _parse_value(
+    field: dataclasses.Field[Any], kind: type, value: Any, path: str
+) -> Any:
+    if dataclasses.is_dataclass(kind):
+        if not isinstance(value, Mapping):
+            raise InputError(f"{path} is {value!r}; it must be a group of keys")
+        return parse(kind, value, path)
+    if kind is float and type(value) is int:
+        value = float(value)
+    if kind in (bool, int, float, str):
+        fits = type(value) is kind
+        expected = kind.__name__
+    else:  # the one other kind that a config holds: a tuple of strings
+        fits = isinstance(value, tuple) and all(isinstance(v, str) for v in value)
+        expected = "a tuple of str"
+    if not fits:
+        raise InputError(f"{path} is {value!r}; it must be {expected}: set --{path}")
+    allowed = _violated(field, value)
+    if allowed:
+        raise InputError(f"{path} is {value!r}; it must be {allowed}: set --{path}")
+    return value
+
+
+def _violated(field: dataclasses.Field[Any], value: Any) -> str:
+    """Returns what a value should have been, or an empty string if it is fine."""
+    options = field.metadata.get("options")
+    if options is not None:
+        chosen = value if isinstance(value, tuple) else (value,)
+        return "" if set(chosen) <= set(options) else "among " + ", ".join(options)
+    bounds = {
+        name: bound
+        for name, bound in field.metadata.get("bounds", {}).items()
+        if bound is not None
+    }
+    holds = {
+        "above": lambda bound: value > bound,
+        "at least": lambda bound: value >= bound,
+        "below": lambda bound: value < bound,
+        "at most": lambda bound: value <= bound,
+    }
+    if all(holds[name](bound) for name, bound in bounds.items()):
+        return ""
+    return " and ".join(f"{name} {bound:g}" for name, bound in bounds.items())

@@ -1,0 +1,147 @@
+"""Writes the report of a run: one page that needs nothing but itself."""
+
+import dataclasses
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from skillearn_jax.errors import InputError
+from skillearn_jax.nas import draw
+from skillearn_jax.nas.genotype import Genotype
+from skillearn_jax.train import report_figures, report_page
+
+Json = Mapping[str, Any]
+
+
+@dataclasses.dataclass(frozen=True)
+class _Records:
+    summary: Json
+    config: Json
+    genotype: Genotype | None
+    metrics: Sequence[Json]
+    skipped: int  # unreadable lines of metrics.jsonl
+
+
+def write_report(workdir: Path) -> Path:
+    """Writes `report/index.html` and its figures, and returns the page's path.
+
+    The page reads only what the run left in `workdir` and holds no time, size or path of
+    its own: the same files give the same report, byte for byte. Parts that a run does
+    not have (an evaluation, an exam, a genotype) are left out.
+
+    Args:
+        workdir: folder of a finished run; `summary.json` must be there.
+
+    Raises:
+        InputError: if the summary is missing or a file cannot be understood.
+    """
+    workdir = Path(workdir)
+    records = _read(workdir)
+    figures = _figures(records)
+    folder = workdir / "report"
+    folder.mkdir(exist_ok=True)
+    for name, figure in figures.items():
+        (folder / f"{name}.svg").write_text(figure.svg, encoding="utf-8")
+    page = report_page.render(
+        summary=records.summary,
+        config=records.config,
+        figures=figures,
+        files=_files(workdir),
+        skipped=records.skipped,
+    )
+    path = folder / "index.html"
+    path.write_text(page, encoding="utf-8")
+    return path
+
+
+def _figures(records: _Records) -> dict[str, report_page.Figure]:
+    """Returns the figures by name, in the order of the page."""
+    figures: dict[str, report_page.Figure] = {}
+    if (cells := records.genotype) is not None:
+        for name, edges, concat in (
+            ("normal", cells.normal, cells.normal_concat),
+            ("reduction", cells.reduction, cells.reduction_concat),
+        ):
+            svg = draw.cell_svg(edges, concat, f"{name} cell")
+            text = draw.cell_text(edges, concat, f"{name} cell")
+            figures[name] = report_page.Figure(svg, f"The {name} cell.", text)
+    evaluation = records.summary.get("evaluation") or {}
+    for name, curves, caption in (
+        (
+            "search",
+            report_figures.search_curves(records.metrics),
+            "Every metric of the search: each step faint, the running mean bold. The "
+            "warm-up, where there is one, is shaded.",
+        ),
+        (
+            "errors",
+            report_figures.error_dots(evaluation),
+            "Held-out error of each network: one ring per seed, a disc for the mean. The "
+            "line and the band are the random cells' mean and standard deviation.",
+        ),
+        (
+            "evaluation",
+            report_figures.training_curves(records.metrics),
+            "Training of the evaluated networks, mean over seeds: the first one in "
+            "colour, the others grey.",
+        ),
+    ):
+        if curves is not None:
+            figures[name] = report_page.Figure(curves, caption)
+    return figures
+
+
+def _read(workdir: Path) -> _Records:
+    summary = _read_json(workdir / "summary.json")
+    if summary is None:
+        raise InputError(f"{workdir}: no summary.json; a report needs a finished run")
+    genotype = _read_json(workdir / "genotype.json") or summary.get("genotype")
+    metrics, skipped = _read_metrics(workdir / "metrics.jsonl")
+    return _Records(
+        summary=summary,
+        config=_read_json(workdir / "config.json") or {},
+        genotype=Genotype.from_json(genotype) if genotype else None,
+        metrics=metrics,
+        skipped=skipped,
+    )
+
+
+def _read_json(path: Path) -> Json | None:
+    """Returns the object in a JSON file, or None where there is no file."""
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return None
+    except (ValueError, OSError) as error:
+        reason = str(error).splitlines()[0]
+        raise InputError(f"{path}: not a readable JSON file ({reason})") from error
+    if not isinstance(value, dict):
+        raise InputError(f"{path}: expected a JSON object, got {type(value).__name__}")
+    return value
+
+
+def _read_metrics(path: Path) -> tuple[list[Json], int]:
+    """Returns the readable lines and the number of others: a kill may cut a line."""
+    if not path.exists():
+        return [], 0
+    rows: list[Json] = []
+    skipped = 0
+    for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
+        try:
+            row = json.loads(line)
+        except ValueError:
+            row = None
+        if isinstance(row, dict):
+            rows.append(row)
+        else:
+            skipped += 1
+    return rows, skipped
+
+
+def _files(workdir: Path) -> list[str]:
+    return sorted(
+        f"{path.name}/" if path.is_dir() else path.name
+        for path in workdir.iterdir()
+        if path.name != "report" and not path.name.startswith(".")
+    )

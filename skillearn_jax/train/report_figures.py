@@ -1,0 +1,245 @@
+"""The curves of a report, as SVG that is reproducible and fits light and dark pages."""
+
+import io
+import math
+import re
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+import matplotlib
+import matplotlib.ticker
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.layout_engine import ConstrainedLayoutEngine
+
+Row = Mapping[str, Any]
+Points = dict[float, list[float]]  # x: the values there
+
+# Stands for the page's own text colour until the SVG is written.
+_INK = "#010203"
+_COLORS = ("#3b7df0", "#e07b2e", "#2c9f68", "#a566dd", "#d64f7c", "#8a94a6")
+_STYLE: dict[Any, Any] = {
+    "svg.hashsalt": "skillearn_jax",
+    "svg.fonttype": "none",
+    "path.simplify": True,
+    "font.family": "DejaVu Sans",
+    "font.size": 8.5,
+    "axes.titlesize": 9.5,
+    "axes.titleweight": "bold",
+    "axes.titlelocation": "left",
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.grid": True,
+    "axes.axisbelow": True,
+    "grid.alpha": 0.12,
+    "legend.frameon": False,
+    **dict.fromkeys(
+        ("text.color", "axes.edgecolor", "axes.labelcolor", "axes.titlecolor"), _INK
+    ),
+    **dict.fromkeys(("xtick.color", "ytick.color", "grid.color"), _INK),
+}
+_NOT_METRICS = frozenset({"phase", "step", "epoch", "time_s", "network", "seed"})
+# Metrics of one prefix share a panel if they measure the same kind of thing.
+_KINDS = (
+    ("loss", "loss"),
+    ("objective", "loss"),
+    ("interaction", "loss"),
+    ("accuracy", "share"),
+    ("error", "share"),
+    ("size", "size"),
+)
+_MAX_POINTS = 400
+_LOG_RATIO = 30.0
+
+
+def search_curves(rows: Iterable[Row]) -> str | None:
+    """Returns all metrics of the search over its steps; None if there are none."""
+    placed, warmup_end = _joined(
+        [row for row in rows if row.get("phase") != "evaluate"]
+    )
+    panels: dict[tuple[str, str], dict[str, Points]] = {}
+    for step, row in placed:
+        for name, value in _metrics(row):
+            series = panels.setdefault(_panel(name), {})
+            series.setdefault(name, {})[step] = [value]
+    if not panels:
+        return None
+    # Neighbours by subject, subjects in order of appearance.
+    subjects = list(dict.fromkeys(prefix.split("/")[0] for prefix, _ in panels))
+    order = sorted(panels, key=lambda panel: subjects.index(panel[0].split("/")[0]))
+    with matplotlib.rc_context(_STYLE):
+        figure, axes = _grid(len(panels))
+        for ax, panel in zip(axes, order, strict=True):
+            series = panels[panel]
+            if warmup_end:
+                ax.axvspan(0, warmup_end, color=_INK, alpha=0.06, linewidth=0)
+            for index, (name, points) in enumerate(series.items()):
+                color = _COLORS[index % len(_COLORS)]
+                _curve(ax, points, name.rpartition("/")[2], color)
+            _finish(ax, panel[0], list(series), "step")
+        return _svg(figure, "Metrics of the search")
+
+
+def training_curves(rows: Iterable[Row]) -> str | None:
+    """Returns the training of the evaluated networks; None if none was evaluated."""
+    panels: dict[str, dict[str, Points]] = defaultdict(dict)
+    for row in rows:
+        if row.get("phase") == "evaluate":
+            network = str(row.get("network", ""))
+            for name, value in _metrics(row):
+                points = panels[name].setdefault(network, {})
+                points.setdefault(float(row.get("step", 0)), []).append(value)
+    if not panels:
+        return None
+    with matplotlib.rc_context(_STYLE):
+        figure, axes = _grid(len(panels))
+        for ax, (name, networks) in zip(axes, panels.items(), strict=True):
+            for rank, points in reversed(list(enumerate(networks.values()))):
+                xs = sorted(points)
+                color, width = (_COLORS[0], 2.0) if rank == 0 else (_COLORS[-1], 1.0)
+                ax.plot(xs, [np.mean(points[x]) for x in xs], color=color, lw=width)
+            _finish(ax, name.replace("_", " "), [], "step")
+        return _svg(figure, "Training of the evaluated networks")
+
+
+def error_dots(evaluation: Row) -> str | None:
+    """Returns the held-out errors, a line of dots for each network; None without any."""
+    rows = [row for row in evaluation.get("rows", ()) if row.get("errors")]
+    if not rows:
+        return None
+    with matplotlib.rc_context(_STYLE):
+        figure = Figure(figsize=(7.6, 0.75 + 0.3 * len(rows)), layout="constrained")
+        ax = figure.subplots()
+        chance = evaluation.get("random") or {}
+        if (mean := chance.get("mean")) is not None:
+            spread = chance.get("std") or 0.0
+            ax.axvspan(
+                mean - spread, mean + spread, color=_INK, alpha=0.07, linewidth=0
+            )
+            ax.axvline(mean, color=_INK, alpha=0.5, linewidth=1, linestyle=(0, (4, 3)))
+        for height, row in enumerate(rows):
+            color = _COLORS[0] if height == 0 else _COLORS[-1]
+            errors = row["errors"]
+            ax.plot(errors, [height] * len(errors), "o", ms=5, mfc="none", mec=color)
+            ax.plot([np.mean(errors)], [height], "o", ms=8, color=color)
+        ax.set_yticks(range(len(rows)), [_plain(str(row["name"])) for row in rows])
+        ax.set_ylim(len(rows) - 0.5, -0.5)
+        ax.set_xlabel("held-out error, %")
+        ax.grid(False, axis="y")
+        ax.spines["left"].set_visible(False)
+        ax.tick_params(axis="y", length=0)
+        return _svg(figure, "Held-out error of every evaluated network")
+
+
+def _joined(rows: Sequence[Row]) -> tuple[list[tuple[float, Row]], float]:
+    """Returns the rows on one axis of steps, and where the warm-up ends.
+
+    Phases follow each other even if each counts its own steps. A run that was stopped
+    and resumed may have written a step twice: the later one counts.
+    """
+    phases: dict[str, dict[float, Row]] = {}
+    for row in rows:
+        steps = phases.setdefault(str(row.get("phase", "")), {})
+        steps[float(row.get("step", len(steps)))] = row
+    placed: list[tuple[float, Row]] = []
+    warmup_end = 0.0
+    for phase, by_step in phases.items():
+        end = placed[-1][0] if placed else 0.0
+        offset = end if min(by_step) <= end else 0.0
+        placed += [(offset + step, by_step[step]) for step in sorted(by_step)]
+        if phase == "warmup":
+            warmup_end = placed[-1][0]
+    return placed, warmup_end
+
+
+def _metrics(row: Row) -> list[tuple[str, float]]:
+    return [
+        (name, float(value))
+        for name, value in row.items()
+        if name not in _NOT_METRICS
+        and isinstance(value, int | float)
+        and math.isfinite(value)
+    ]
+
+
+def _panel(name: str) -> tuple[str, str]:
+    prefix, _, leaf = name.rpartition("/")
+    return prefix, next((kind for part, kind in _KINDS if part in leaf), "")
+
+
+def _curve(ax: Axes, points: Points, label: str, color: str) -> None:
+    x = np.array(sorted(points))
+    y = np.array([points[step][0] for step in x])
+    bins = np.array_split(np.arange(len(x)), min(len(x), _MAX_POINTS))
+    x = np.array([x[index].mean() for index in bins])
+    y = np.array([y[index].mean() for index in bins])
+    window = max(1, len(y) // 20)
+    counts = np.convolve(np.ones_like(y), np.ones(window), mode="same")
+    smooth = np.convolve(y, np.ones(window), mode="same") / counts
+    if window > 1:
+        ax.plot(x, y, color=color, alpha=0.25, linewidth=0.8)
+    marker = "o" if len(x) == 1 else ""
+    ax.plot(x, smooth, color=color, linewidth=1.7, label=_plain(label), marker=marker)
+
+
+def _finish(ax: Axes, prefix: str, names: Sequence[str], x_label: str) -> None:
+    """Gives a panel its title, its legend and, for wide ranges, a logarithmic scale."""
+    title = prefix or "run"
+    if len(names) == 1:
+        title = names[0]
+    elif names:
+        ax.legend(
+            loc="lower left",
+            bbox_to_anchor=(0, 1.0),
+            ncols=3,
+            borderaxespad=0,
+            handlelength=1.1,
+            columnspacing=1.0,
+            borderpad=0.2,
+        )
+    ax.set_title(_plain(title), pad=20)
+    values = np.concatenate([np.asarray(line.get_ydata()) for line in ax.lines])
+    if values.min() > 0 and values.max() / values.min() > _LOG_RATIO:
+        ax.set_yscale("log")
+    ax.set_xlabel(x_label)
+    ax.margins(x=0.01)
+    ax.xaxis.set_major_locator(matplotlib.ticker.MaxNLocator(5, integer=True))
+
+
+def _grid(count: int) -> tuple[Figure, list[Axes]]:
+    columns = min(3, count)
+    height = math.ceil(count / columns)
+    size = (3.5 * columns, 2.35 * height)
+    layout = ConstrainedLayoutEngine(w_pad=0.1, h_pad=0.1)
+    figure = Figure(figsize=size, layout=layout)
+    axes = [figure.add_subplot(height, columns, index + 1) for index in range(count)]
+    return figure, axes
+
+
+def _plain(text: str) -> str:
+    """Returns text that matplotlib prints as it is, dollar signs and all."""
+    return text.replace("$", r"\$").lstrip("_") or "?"
+
+
+def _svg(figure: Figure, title: str) -> str:
+    buffer = io.StringIO()
+    nothing = dict.fromkeys(("Date", "Creator", "Format", "Type"))
+    figure.savefig(buffer, format="svg", transparent=True, metadata=nothing)
+    svg = buffer.getvalue()
+    svg = svg[svg.index("<svg") :]
+    svg = svg.replace(' xmlns:xlink="http://www.w3.org/1999/xlink"', "")
+    svg = svg.replace("xlink:href", "href").replace(_INK, "currentColor")
+    svg = svg.replace("*{", ".plot *{", 1)
+    svg = re.sub(r"font-family: [^;\"]*", "font-family: system-ui, sans-serif", svg)
+    # Names of groups, which nothing refers to, would repeat on a page of many figures.
+    svg = re.sub(r'<g id="[\w.]+_\d+">', "<g>", svg)
+    dark = "@media screen and (prefers-color-scheme: dark) { .plot { color: #dfe4ee } }"
+    return svg.replace(
+        "<svg", f'<svg class="plot" role="img" aria-label="{title}"', 1
+    ).replace(
+        ">",
+        f">\n<title>{title}</title>\n<style>.plot {{ color: #1d2430 }} {dark}</style>",
+        1,
+    )

@@ -1,0 +1,207 @@
+"""Floor 4: the search phase: from images to a genotype."""
+
+import time
+from collections.abc import Iterator
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+
+from skillearn_jax.data import Augmentation, Examples, ImageData, Stream, halves
+from skillearn_jax.framework import Phase, State
+from skillearn_jax.nas import Genotype, derive_genotype
+from skillearn_jax.parallel import Devices
+from skillearn_jax.train.build import SearchSetup, build_search
+from skillearn_jax.train.checkpoints import Checkpoints
+from skillearn_jax.train.config import Config
+from skillearn_jax.train.console import Console
+from skillearn_jax.train.loop import StepMetrics, compile_loop
+from skillearn_jax.train.workdir import Workdir
+from skillearn_jax.types import Key
+
+_SHOWN = {
+    "loss": "learner/loss",
+    "val": "validation/loss",
+    "exam": "validation/exam_loss",
+    "tester acc": "validation/tester_accuracy",
+    "|dA|": "hypergrad/alphas/norm",
+    "|dC|": "hypergrad/creator/norm",
+}
+"""What the progress bar shows, in this order, where a run has it."""
+
+
+class SearchResult(NamedTuple):
+    """What a search found, and what it took.
+
+    Attributes:
+        genotype: the derived cells.
+        epochs: of the search, warm-up included.
+        steps: taken in all.
+        compile_s: seconds of compilation, of the last process that worked on the run.
+        steps_s: seconds of stepping, likewise.
+    """
+
+    genotype: Genotype
+    epochs: int
+    steps: int
+    compile_s: float
+    steps_s: float
+
+
+def search_streams(
+    config: Config, train: Examples, data: ImageData
+) -> dict[str, Stream]:
+    """Returns the data streams of a search, on the device.
+
+    The first part of the training images trains the learner and the tester, on the same
+    batches; the rest is both validation set and exam bank, drawn independently. All
+    three are augmented. The held-out images are not an argument.
+
+    Args:
+        config: sizes and augmentation.
+        train: the training images.
+        data: for the statistics of pixels.
+    """
+    first, second = halves(
+        train, config.data.train_fraction, stratified=config.data.stratified
+    )
+    second = jax.device_put(second)
+    augmentation = Augmentation(
+        config.data.padding, config.data.flip, config.data.cutout
+    )
+
+    def stream(examples: Examples, order: str) -> Stream:
+        return Stream(
+            examples,
+            config.data.batch_size,
+            data.mean,
+            data.std,
+            order=order,
+            augmentation=augmentation,
+        )
+
+    return {
+        "train": stream(first, "epochs"),
+        "val": stream(second, "random"),
+        "bank": stream(second, "random"),
+    }
+
+
+def search(
+    config: Config,
+    data: ImageData,
+    workdir: Workdir,
+    devices: Devices,
+    console: Console,
+) -> SearchResult:
+    """Runs the search phase, going on from the newest checkpoint if there is one.
+
+    Args:
+        config: of the run.
+        data: whose training images are searched on; the held-out ones are not read.
+        workdir: gets `config.json`, lines of `metrics.jsonl`, checkpoints at the end of
+            each epoch, `genotype.json`.
+        devices: to run on.
+        console: for the printout and the progress bar.
+
+    Raises:
+        NonFiniteError: if a loss or a gradient becomes NaN or infinite.
+        InputError: if the checkpoint cannot be read.
+    """
+    devices.share(config.data.batch_size, "config.data.batch_size")
+    streams = search_streams(config, data.train, data)
+    steps_per_epoch = streams["train"].steps_per_epoch
+    build_key, run_key = jax.random.split(jax.random.key(config.seed))
+    setup = build_search(config, data, build_key, steps_per_epoch, devices.axis_name)
+    program = setup.phases[-1].program
+    workdir.write_config(str(program))
+    console.message(str(program))
+
+    checkpoints = Checkpoints(workdir.path / "checkpoints")
+    done = checkpoints.latest_step() or 0
+    workdir.keep_metrics(
+        lambda row: row.get("phase") not in ("warmup", "search") or row["step"] <= done
+    )
+    total = config.search.epochs * steps_per_epoch
+    compile_s, steps_s = 0.0, 0.0
+    state: State | None = None
+    with console.progress("search", total) as update:
+        for phase, start, end in _schedule(setup.phases, steps_per_epoch):
+            if done > end:
+                continue
+            state = _enter(phase, setup, run_key, state)
+            if done > start:
+                state = checkpoints.load(state)
+            latest = placed = devices.place(state)
+            loop = compile_loop(
+                phase.program,
+                placed,
+                {name: streams[name] for name in phase.program.streams},
+                devices,
+                steps_per_epoch,
+            )
+            compile_s += loop.compile_s
+            step, clock = int(state.step), time.perf_counter()
+            for latest, metrics in loop.steps(placed, end - step):
+                first, step = step + 1, step + len(metrics)
+                rows = [
+                    _row(phase.name, at, steps_per_epoch, of_step)
+                    for at, of_step in enumerate(metrics, start=first)
+                    if at % config.log_every == 0
+                ]
+                update(step, _shown(metrics[-1]))
+                if step % steps_per_epoch == 0:
+                    state = devices.fetch(latest)
+                    rows.append(
+                        _row(phase.name, step, steps_per_epoch, _entropies(state))
+                    )
+                    checkpoints.save(state)
+                workdir.append_metrics(rows)
+            state = devices.fetch(latest)
+            steps_s += time.perf_counter() - clock
+    checkpoints.close()
+    assert state is not None
+    genotype = derive_genotype(
+        jax.tree.map(np.asarray, state.params["alphas"]), setup.space
+    )
+    workdir.write_json("genotype.json", genotype.to_json())
+    return SearchResult(genotype, config.search.epochs, total, compile_s, steps_s)
+
+
+def _schedule(
+    phases: tuple[Phase, ...], steps_per_epoch: int
+) -> Iterator[tuple[Phase, int, int]]:
+    """Yields each phase with its first step and the step after its last."""
+    start = 0
+    for phase in phases:
+        end = start + phase.epochs * steps_per_epoch
+        yield phase, start, end
+        start = end
+
+
+def _enter(phase: Phase, setup: SearchSetup, key: Key, previous: State | None) -> State:
+    params = {name: setup.params[name] for name in phase.program.sets}
+    return phase.enter(params, key, setup.model_state, previous)
+
+
+def _row(
+    phase: str, step: int, steps_per_epoch: int, metrics: StepMetrics
+) -> dict[str, Any]:
+    epoch = (step - 1) // steps_per_epoch
+    return {"phase": phase, "step": step, "epoch": epoch, **metrics}
+
+
+def _shown(metrics: StepMetrics) -> StepMetrics:
+    return {label: metrics[name] for label, name in _SHOWN.items() if name in metrics}
+
+
+def _entropies(state: State) -> StepMetrics:
+    """Returns the mean entropy of an edge's operations, in nats, per kind of cell."""
+    entropies = {}
+    for kind, logits in state.params["alphas"].items():
+        logits = np.asarray(logits, np.float64)
+        weights = np.exp(logits - logits.max(axis=1, keepdims=True))
+        weights /= weights.sum(axis=1, keepdims=True)
+        entropy = -np.sum(weights * np.log(weights), axis=1)
+        entropies[f"alphas/entropy/{kind}"] = float(entropy.mean())
+    return entropies

@@ -1,0 +1,59 @@
+import numpy as np
+import pytest
+
+from skillearn_jax.data import load
+from skillearn_jax.data.npz import KEYS
+from skillearn_jax.errors import InputError
+
+
+def arrays() -> dict[str, np.ndarray]:
+    rng = np.random.default_rng(0)
+    pixels = rng.integers(0, 256, (9, 4, 4, 3), dtype=np.uint8)
+    labels = np.arange(9) % 3
+    return dict(zip(KEYS, (pixels, labels, pixels[:3], labels[:3]), strict=True))
+
+
+def test_arrays_come_back(tmp_path):
+    np.savez(tmp_path / "mine.npz", **arrays())
+    data = load("npz", str(tmp_path / "mine.npz"))
+    assert (data.name, data.num_classes, data.heldout.size) == ("mine", 3, 3)
+    np.testing.assert_array_equal(data.train.image, arrays()["train_images"])
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"test_labels": None}, "lacks test_labels"),
+        ({"train_images": np.zeros((9, 4, 4, 3))}, "train images must be .* float64"),
+        ({"train_images": np.zeros((9, 4), np.uint8)}, r"train images .* \[9, 4\]"),
+        ({"train_labels": np.zeros(8, int)}, r"train labels must be \[9\]"),
+        ({"test_labels": np.full(3, 5)}, "heldout label 5 is out of range"),
+        ({"test_labels": np.array([{}, 1, 2])}, "Python objects"),
+    ],
+)
+def test_wrong_contents_are_named_in_one_line(tmp_path, change, message):
+    contents = {k: v for k, v in {**arrays(), **change}.items() if v is not None}
+    file = tmp_path / "mine.npz"
+    np.savez(file, **contents)
+    with pytest.raises(InputError, match=f"{file}.*{message}") as caught:
+        load("npz", str(file))
+    assert "--config.data.dir" in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_no_file_wrong_file_and_damaged_file(tmp_path):
+    with pytest.raises(InputError, match=r"needs a file: set --config.data.dir"):
+        load("npz")
+    with pytest.raises(InputError, match=r"nowhere.npz is not a file"):
+        load("npz", str(tmp_path / "nowhere.npz"))
+    text = tmp_path / "text.npz"
+    text.write_text("no archive")
+    with pytest.raises(InputError, match=r"text.npz is not an .npz archive"):
+        load("npz", str(text))
+    damaged = tmp_path / "damaged.npz"
+    np.savez(damaged, **arrays())
+    content = bytearray(damaged.read_bytes())
+    content[200:260] = bytes(60)
+    damaged.write_bytes(content)
+    with pytest.raises(InputError, match=r"damaged.npz is damaged"):
+        load("npz", str(damaged))

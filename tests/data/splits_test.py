@@ -1,0 +1,49 @@
+import numpy as np
+import pytest
+
+from skillearn_jax.data import Examples, balanced_subset, halves
+from skillearn_jax.errors import InputError
+
+
+def examples(labels) -> Examples:
+    number = np.arange(len(labels), dtype=np.uint8).reshape(-1, 1, 1, 1)
+    return Examples(image=number, label=np.asarray(labels, np.int32))
+
+
+def numbers(part: Examples) -> list[int]:
+    return part.image.ravel().tolist()
+
+
+def test_halves_cut_by_index():
+    first, second = halves(examples([0, 0, 0, 1, 1]))
+    assert numbers(first) == [0, 1]
+    assert numbers(second) == [2, 3, 4]
+
+
+def test_stratified_halves_cut_each_class_by_index():
+    first, second = halves(examples([0, 1, 0, 0, 1, 0]), stratified=True)
+    assert numbers(first) == [0, 1, 2]
+    assert numbers(second) == [3, 4, 5]
+    labels = np.repeat([0, 1, 2], [8, 40, 16])
+    first, second = halves(examples(labels), 0.25, stratified=True)
+    assert np.bincount(first.label).tolist() == [2, 10, 4]
+    assert sorted(numbers(first) + numbers(second)) == list(range(64))
+
+
+@pytest.mark.parametrize("fraction", [0.0, 0.1, 1.0, 2.0, -1.0])
+def test_an_empty_part_is_refused(fraction):
+    with pytest.raises(InputError, match=rf"{fraction} .*--config.data.train_fraction"):
+        halves(examples([0, 1, 2]), fraction)
+
+
+def test_balanced_subset_keeps_the_first_of_each_class():
+    subset = balanced_subset(examples([0, 0, 1, 0, 1, 1, 0]), 2)
+    assert numbers(subset) == [0, 1, 2, 4]
+
+
+@pytest.mark.parametrize("per_class", [0, 3])
+def test_a_subset_larger_than_the_smallest_class_is_refused(per_class):
+    with pytest.raises(
+        InputError, match=f"{per_class} examples per class.* from 1 to 2"
+    ):
+        balanced_subset(examples([0, 0, 0, 1, 1]), per_class)

@@ -1,0 +1,345 @@
+"""Programs that cannot be meant are refused, with the names of what is wrong."""
+
+import jax
+import jax.numpy as jnp
+import optax
+import pytest
+
+from skillearn_jax.errors import InputError
+from skillearn_jax.framework import Learner, Program, Stage, Validation
+from skillearn_jax.framework.graph import active_learners, paths
+from skillearn_jax.hypergrad import Autodiff, FiniteDifference, FirstOrder
+
+SGD = optax.sgd(0.1)
+
+
+def square(moves, reads, model_state, batch, key):
+    return sum(jnp.sum(value**2) for value in moves.values())
+
+
+def stage(name="first", **changes):
+    keywords = {"moves": ("w",), "loss_fn": square, "optimizer": SGD}
+    return Stage(name, **{**keywords, **changes})
+
+
+def validation(**changes):
+    keywords = {"reads": ("w",), "minimize": {"a": SGD}}
+    return Validation(square, **{**keywords, **changes})
+
+
+def program(stages=None, *, checks=None, **changes):
+    keywords = {"stages": stages or (stage(),), "validation": validation()}
+    if checks is not None:
+        keywords["validation"] = validation(**checks)
+    return Program(**{**keywords, **changes})
+
+
+# Names.
+
+
+def test_the_toy_itself_is_accepted():
+    assert program().sets == ("w", "a")
+
+
+def test_a_program_without_stages_is_refused():
+    with pytest.raises(InputError, match="at least one training stage"):
+        Program(())
+
+
+def test_an_unknown_commit_is_refused():
+    with pytest.raises(InputError, match="commit='both'; it must be 'sequential'"):
+        program(commit="both")
+
+
+def test_duplicated_stage_names_are_refused():
+    with pytest.raises(InputError, match="2 stages are named 'first'"):
+        program((stage(), stage(moves=("v",))))
+
+
+def test_a_stage_named_validation_is_refused():
+    with pytest.raises(InputError, match="may not be named 'validation'"):
+        program((stage("validation"),))
+
+
+# Owners.
+
+
+@pytest.mark.parametrize(
+    ("changes", "match"),
+    [
+        (
+            {"checks": {"minimize": {"w": SGD}, "reads": ()}},
+            r"\['w'\] are both moved by a training stage and by the validation stage",
+        ),
+        (
+            {"checks": {"maximize": {"w": SGD}, "reads": ()}},
+            r"\['w'\] are both moved by a training stage and by the validation stage",
+        ),
+        (
+            {"frozen": ("w",)},
+            r"\['w'\] are both moved by a training stage and frozen",
+        ),
+        (
+            {"frozen": ("a",)},
+            r"\['a'\] are both moved by the validation stage and frozen",
+        ),
+    ],
+)
+def test_every_set_has_one_owner(changes, match):
+    with pytest.raises(InputError, match=match):
+        program(**changes)
+
+
+# Reads.
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [{"reads": ("ghost",)}, {"interaction_reads": ("ghost",), "interaction": square}],
+)
+def test_a_read_that_nobody_moves_is_refused(changes):
+    match = r"'first' reads the set 'ghost', which nobody moves; known are \['a', 'w'\]"
+    with pytest.raises(InputError, match=match):
+        program((stage(**changes),))
+    match = "'validation' reads the set 'ghost', which nobody moves"
+    with pytest.raises(InputError, match=match):
+        program(checks={**changes})
+
+
+def test_a_stage_that_moves_and_reads_a_set_is_refused():
+    match = r"stage 'first' both moves and reads \['w'\]"
+    with pytest.raises(InputError, match=match):
+        program((stage(reads=("w", "a")),))
+
+
+def test_a_validation_that_reads_its_own_set_is_refused():
+    match = r"validation reads its own supporting sets \['a'\]"
+    with pytest.raises(InputError, match=match):
+        program(checks={"reads": ("w", "a")})
+
+
+def test_a_frozen_set_that_nobody_reads_is_refused():
+    with pytest.raises(InputError, match=r"frozen sets \['ice'\] are read by nobody"):
+        program(frozen=("ice",))
+    read = program((stage(reads=("ice",)),), frozen=("ice",))
+    assert read.sets == ("w", "a", "ice")
+
+
+# Starts.
+
+
+def test_a_start_of_a_set_that_is_not_moved_is_refused():
+    match = r"stage 'first' has start={'v': ...}, but moves \['w'\]"
+    with pytest.raises(InputError, match=match):
+        program((stage(start={"v": "w"}),))
+
+
+@pytest.mark.parametrize("source", ["ghost", "a"])
+def test_a_start_from_a_set_that_no_stage_moves_is_refused(source):
+    match = f"stage 'first' starts 'w' from '{source}', which no training stage moves"
+    with pytest.raises(InputError, match=match):
+        program((stage(start={"w": source}),))
+
+
+# Commits.
+
+
+def test_jacobi_with_a_shared_set_is_refused():
+    stages = (stage(reads=("a",)), stage("second"))
+    match = r"commit='jacobi' would lose steps: \['w'\] are moved by several stages"
+    with pytest.raises(InputError, match=match):
+        program(stages, commit="jacobi")
+    assert program(stages, commit="sequential")
+
+
+def test_lookahead_without_a_virtual_step_is_refused():
+    current = stage("still", adjoint=FirstOrder(at="current"))
+    with pytest.raises(InputError, match="would never move stage 'still'"):
+        program((current,), commit="lookahead")
+    ahead = stage("still", adjoint=FirstOrder(at="lookahead"))
+    assert program((ahead,), commit="lookahead")
+
+
+# Learners.
+
+
+def test_a_learner_with_a_set_that_nobody_moves_is_refused():
+    learner = Learner("pupil", sets=("w", "ghost"))
+    match = "learner 'pupil' has the set 'ghost', which nobody moves"
+    with pytest.raises(InputError, match=match):
+        program(learners=(learner,))
+
+
+def test_a_stream_that_no_learner_has_is_refused():
+    learner = Learner("pupil", sets=("w", "a"), data=("train",))
+    match = r"'first' reads the stream 'aux', which no learner has; .* \['train'\]"
+    with pytest.raises(InputError, match=match):
+        program((stage(data=("train", "aux")),), learners=(learner,))
+    with pytest.raises(InputError, match="'validation' reads the stream 'val', which"):
+        program(checks={"data": ("val",)}, learners=(learner,))
+    # Learners that declare no data at all check none.
+    silent = Learner("pupil", sets=("w", "a"))
+    assert program(checks={"data": ("val",)}, learners=(silent,))
+
+
+def test_a_training_loss_that_reads_two_learners_is_refused():
+    learners = (Learner("one", sets=("w",)), Learner("two", sets=("v",)))
+    stages = (stage(), stage("second", moves=("v",), reads=("w",)))
+    match = r"stage 'second' reads the learners \['one', 'two'\]; .* interaction_reads="
+    with pytest.raises(InputError, match=match):
+        program(stages, learners=learners)
+    meeting = stage(
+        "second", moves=("v",), interaction=square, interaction_reads=("w",)
+    )
+    accepted = program((stage(), meeting), learners=learners)
+    assert active_learners(accepted, meeting) == ("two",)
+
+
+@pytest.mark.xfail(
+    reason="an architecture that two learners share counts as the other's"
+)
+def test_learners_may_share_a_supporting_set():
+    """Interleaving: K learners, one architecture."""
+    learners = (Learner("one", sets=("w", "a")), Learner("two", sets=("v", "a")))
+    stages = (stage(reads=("a",)), stage("second", moves=("v",), reads=("a",)))
+    assert program(stages, learners=learners)
+
+
+# Paths.
+
+
+def chain(*adjoints, last_reads=("v",), **changes):
+    """`a` -> first (w) -> second (v, reads w) -> objective (reads v); `a` indirect."""
+    first, second = adjoints
+    stages = (
+        stage(reads=("a",), adjoint=first),
+        stage("second", moves=("v",), reads=("w",), adjoint=second),
+    )
+    checks = {"reads": last_reads, "indirect": ("a",)}
+    return program(stages, checks=checks, **changes)
+
+
+@pytest.mark.parametrize("exact", [Autodiff(), FiniteDifference()])
+def test_paths_are_chains_of_stages(exact):
+    assert paths(chain(exact, exact), "a") == [("first", "second")]
+    both = chain(exact, exact, last_reads=("w", "v"))
+    assert paths(both, "a") == [("first", "second"), ("first",)]
+
+
+def test_the_empty_path_is_the_direct_one():
+    assert paths(program(), "a") == [()]
+    assert paths(program((stage(reads=("a",)),)), "a") == [(), ("first",)]
+
+
+@pytest.mark.parametrize(
+    "adjoints",
+    [
+        (FirstOrder(), Autodiff()),
+        (Autodiff(), FirstOrder()),
+        (FirstOrder("lookahead"), FirstOrder("lookahead")),
+    ],
+)
+def test_an_indirect_set_behind_first_order_stages_has_no_path(adjoints):
+    match = "supporting set 'a' has no path to the objective"
+    with pytest.raises(InputError, match=match):
+        chain(*adjoints)
+
+
+def test_an_indirect_set_that_nobody_reads_has_no_path():
+    with pytest.raises(InputError, match="'a' has no path to the objective"):
+        program(checks={"indirect": ("a",)})
+
+
+def test_an_indirect_set_whose_stage_the_objective_ignores_has_no_path():
+    stages = (stage(reads=("a",)), stage("second", moves=("v",)))
+    with pytest.raises(InputError, match="'a' has no path to the objective"):
+        program(stages, checks={"reads": ("v",), "indirect": ("a",)})
+
+
+def test_a_result_that_a_later_stage_starts_over_has_no_path():
+    stages = (
+        stage(reads=("a",)),
+        stage("other", moves=("v",)),
+        stage("again", start={"w": "v"}),
+    )
+    with pytest.raises(InputError, match="'a' has no path to the objective"):
+        program(stages, checks={"indirect": ("a",)})
+
+
+def test_paths_follow_starts_and_sets_that_move_twice():
+    stages = (
+        stage(reads=("a",)),
+        stage("copy", moves=("v",), start={"v": "w"}),
+        stage("again", moves=("v",), adjoint=FirstOrder(at="current")),
+    )
+    follow = program(stages, checks={"reads": ("v",), "indirect": ("a",)})
+    assert paths(follow, "a") == [("first", "copy", "again")]
+    fixed = stage("again", moves=("v",), adjoint=FirstOrder(at="lookahead"))
+    with pytest.raises(InputError, match="'a' has no path to the objective"):
+        follow.replace(stages=(*stages[:2], fixed))
+
+
+def test_an_interaction_is_a_path_too():
+    stages = (
+        stage(interaction=square, interaction_reads=("a",)),
+        stage("second", moves=("v",)),
+    )
+    read = {"interaction": square, "interaction_reads": ("w",), "reads": ()}
+    met = program(stages, checks={**read, "indirect": ("a",)})
+    assert paths(met, "a") == [("first",)]
+
+
+@pytest.mark.parametrize("kept", [True, False])
+def test_a_path_is_there_exactly_if_a_gradient_is(kept):
+    """The graph's word against the numbers, for a direct and a cut program."""
+
+    def pull(moves, reads, model_state, batch, key):
+        return sum(
+            jnp.sum(jnp.sin(m) * r) for m in moves.values() for r in reads.values()
+        )
+
+    def last(moves, reads, model_state, batch, key):
+        return jnp.sum(reads["v"] ** 2)
+
+    adjoint = Autodiff() if kept else FirstOrder(at="lookahead")
+    stages = (
+        stage(reads=("a",), loss_fn=pull, adjoint=adjoint),
+        stage("second", moves=("v",), reads=("w",), loss_fn=pull),
+    )
+    direct = Validation(last, reads=("v",), minimize={"a": SGD})
+    built = Program(stages, direct)
+    params = {name: jnp.full(2, 0.3) for name in ("w", "v", "a")}
+    state = built.init(params, jax.random.key(0))
+    response = built.hypergrad(state, {})[1].response["a"]
+    assert paths(built, "a") == ([(), ("first", "second")] if kept else [()])
+    assert bool(jnp.any(response != 0)) == kept
+
+
+# Parameters and batches.
+
+
+def test_missing_and_unknown_params_are_refused():
+    key = jax.random.key(0)
+    match = r"params lack the sets \['a'\]; given are \['w'\]"
+    with pytest.raises(InputError, match=match):
+        program().init({"w": jnp.ones(2)}, key)
+    params = {name: jnp.ones(2) for name in ("w", "a", "stray")}
+    match = r"nobody moves or reads the sets \['stray'\]; .* \['a', 'w'\]"
+    with pytest.raises(InputError, match=match):
+        program().init(params, key)
+
+
+def test_a_missing_stream_is_refused_while_tracing():
+    built = program(
+        (stage(data=("train",), interaction=square, interaction_data=("aux",)),),
+        checks={"data": ("val",)},
+    )
+    state = built.init({"w": jnp.ones(2), "a": jnp.ones(2)}, jax.random.key(0))
+    ones = jnp.ones(2)
+    match = r"'first' reads the stream 'aux', but no batch provides it; .* \['train'\]"
+    with pytest.raises(InputError, match=match):
+        jax.jit(built.step)(state, {"train": ones})
+    match = "'validation' reads the stream 'val', but no batch provides it"
+    for function in (built.step, built.hypergrad):
+        with pytest.raises(InputError, match=match):
+            jax.eval_shape(function, state, {"train": ones, "aux": ones})

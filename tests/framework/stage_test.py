@@ -1,0 +1,653 @@
+"""The parts of a program: interactions, optimisers, maximisation, copies, refusals."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from skillearn_jax.errors import InputError
+from skillearn_jax.framework import Aux, Program, Stage, Validation
+from skillearn_jax.hypergrad import Autodiff, Exact, FirstOrder
+
+
+def square(moves, reads, model_state, batch, key):
+    return sum(jnp.sum(value**2) for value in moves.values())
+
+
+def stage(**changes):
+    keywords = {"moves": ("w",), "loss_fn": square, "optimizer": optax.sgd(0.1)}
+    return Stage(changes.pop("name", "only"), **{**keywords, **changes})
+
+
+def validation(**changes):
+    keywords = {"reads": ("w",), "minimize": {"a": optax.sgd(0.1)}}
+    return Validation(changes.pop("loss_fn", square), **{**keywords, **changes})
+
+
+# The value of a part: a loss plus a weighted interaction on its own data.
+
+
+@pytest.mark.parametrize("weight", [0.0, 0.25, 1.0, 3.0])
+def test_an_interaction_is_added_with_its_weight_on_its_own_data(weight):
+    def loss(moves, reads, model_state, batch, key):
+        return 2 * moves["w"] * batch["train"], Aux({"accuracy": batch["train"] + 1})
+
+    def interaction(moves, reads, model_state, batch, key):
+        value = moves["w"] * reads["friend"] * batch["aux"]
+        return value, Aux({"agreement": batch["aux"] + 2})
+
+    part = stage(
+        loss_fn=loss,
+        data=("train",),
+        interaction=interaction,
+        interaction_reads=("friend",),
+        interaction_data=("aux",),
+        interaction_weight=weight,
+    )
+    batches = {"train": jnp.asarray(5.0), "aux": jnp.asarray(7.0)}
+    value, aux = part(
+        {"w": jnp.asarray(3.0)},
+        {"friend": jnp.asarray(11.0)},
+        {},
+        batches,
+        jax.random.key(0),
+    )
+    assert float(value) == 2 * 3 * 5 + weight * 3 * 11 * 7
+    assert {name: float(metric) for name, metric in aux.metrics.items()} == {
+        "loss": 30.0,
+        "accuracy": 6.0,
+        "interaction": 231.0,
+        "agreement": 9.0,
+    }
+
+
+def test_an_interaction_sees_the_model_state_as_the_loss_left_it():
+    def loss(moves, reads, model_state, batch, key):
+        state = {"norm": model_state["norm"] + 1, "mine": model_state["mine"] * 5}
+        return moves["w"], Aux(model_state=state)
+
+    def interaction(moves, reads, model_state, batch, key):
+        assert set(model_state) == {"norm", "mine", "other"}
+        return model_state["other"], Aux(model_state={"norm": 10 * model_state["norm"]})
+
+    part = stage(loss_fn=loss, interaction=interaction)
+    value, aux = part(
+        {"w": 1.0}, {}, {"norm": 2.0, "mine": 3.0, "other": 4.0}, {}, jax.random.key(0)
+    )
+    assert value == 1 + 4
+    assert aux.model_state == {"norm": 30.0, "mine": 15.0}
+
+
+def test_loss_and_interaction_have_keys_of_their_own():
+    def uniform(moves, reads, model_state, batch, key):
+        return jax.random.uniform(key)
+
+    part = stage(loss_fn=uniform, interaction=uniform)
+    metrics = part({"w": 1.0}, {}, {}, {}, jax.random.key(0))[1].metrics
+    assert metrics["loss"] != metrics["interaction"]
+
+
+def test_the_training_loss_may_read_auxiliary_data(toy, assert_close, plain_step):
+    """A stream may serve the loss, the interaction, or both."""
+
+    def first(moves, reads, model_state, batch, key):
+        pseudo = jnp.tanh(batch["aux"] @ moves["w"]["kernel"])
+        return toy.first(moves, reads, {}, batch, key) + jnp.mean(pseudo**2)
+
+    program = toy.program({"loss_fn": first, "data": ("train", "aux")})
+    assert program.streams == ("train", "aux", "val")
+    state = program.init(toy.params, jax.random.key(0))
+
+    def objective(a):
+        ahead, _ = plain_step(
+            lambda active: first(active, {"a": a}, {}, toy.batches, None),
+            toy.optimizers["first"],
+            {"w": state.params["w"]},
+            state.opt_states["first"],
+        )
+        c = state.params["c"]
+        reads = {"c": c, **ahead}
+        second, _ = plain_step(
+            lambda v: (
+                toy.second(v, reads, {}, toy.batches, None)
+                + toy.gamma * toy.agreement(v, reads, {}, toy.batches, None)
+            ),
+            toy.optimizers["second"],
+            {"v": state.params["v"]},
+            state.opt_states["second"],
+        )
+        supports = {"a": state.params["a"], "c": c}
+        return toy.objective(supports, {**ahead, **second}, {}, toy.batches, None)
+
+    response = program.hypergrad(state, toy.batches)[1].response["a"]
+    assert_close(response, jax.grad(objective)(state.params["a"]), rtol=1e-10)
+
+
+def test_float_data_that_a_stage_reads_changes_its_step(toy):
+    program = toy.program()
+    state = program.init(toy.params, jax.random.key(0))
+    plain = program.hypergrad(state, toy.batches)[1].lookahead
+    other = {**toy.batches, "aux": toy.batches["aux"] + 1}
+    moved = program.hypergrad(state, other)[1].lookahead
+    np.testing.assert_array_equal(plain["w"]["kernel"], moved["w"]["kernel"])
+    assert np.any(plain["v"] != moved["v"])
+
+
+# Optimisers.
+
+
+def test_a_mapping_of_optimizers_equals_separate_ones_bitwise(plain_step, assert_same):
+    optimizers = {
+        "one": optax.chain(optax.clip_by_global_norm(0.5), optax.sgd(0.1, 0.9)),
+        "two": optax.adamw(0.01, weight_decay=0.1),
+    }
+    rng = np.random.default_rng(0)
+    params = {
+        "one": {"kernel": jnp.asarray(rng.normal(size=(2, 3)))},
+        "two": jnp.asarray(rng.normal(size=4)),
+    }
+
+    def loss(moves, reads, model_state, batch, key):
+        kernel, two = moves["one"]["kernel"], moves["two"]
+        return jnp.sum(jnp.sin(kernel)) * jnp.sum(jnp.cos(two)) + jnp.sum(two**2)
+
+    program = Program(
+        (stage(moves=("one", "two"), loss_fn=loss, optimizer=optimizers),)
+    )
+    state = program.init(params, jax.random.key(0))
+    states = {name: opt.init(params[name]) for name, opt in optimizers.items()}
+    for _ in range(3):
+        gradients = jax.grad(loss)(params, {}, {}, {}, None)
+        state, _ = program.step(state, {})
+        for name, optimizer in optimizers.items():
+            updates, states[name] = optimizer.update(
+                gradients[name], states[name], params[name]
+            )
+            params[name] = optax.apply_updates(params[name], updates)
+        assert_same(state.params, params)
+
+
+def test_the_hypergradient_flows_through_a_mapping_of_optimizers(assert_close):
+    optimizers = {"one": optax.sgd(0.1, 0.9), "two": optax.adam(0.2, eps_root=1e-8)}
+
+    def loss(moves, reads, model_state, batch, key):
+        return jnp.sum(jnp.sin(moves["one"] * reads["a"]) * jnp.cos(moves["two"]))
+
+    def objective(moves, reads, model_state, batch, key):
+        return jnp.sum(reads["one"] ** 2 * reads["two"])
+
+    program = Program(
+        (
+            stage(
+                moves=("one", "two"),
+                reads=("a",),
+                loss_fn=loss,
+                optimizer=optimizers,
+            ),
+        ),
+        validation(loss_fn=objective, reads=("one", "two"), indirect=("a",)),
+    )
+    rng = np.random.default_rng(0)
+    params = {name: jnp.asarray(rng.normal(size=3)) for name in ("one", "two", "a")}
+    state = program.init(params, jax.random.key(0))
+
+    def compose(a):
+        gradients = jax.grad(loss)(params, {"a": a}, {}, {}, None)
+        ahead = {}
+        for name, optimizer in optimizers.items():
+            opt_state = optimizer.init(params[name])
+            updates, _ = optimizer.update(gradients[name], opt_state, params[name])
+            ahead[name] = params[name] + updates
+        return objective({}, ahead, {}, {}, None)
+
+    assert_close(program.hypergrad(state, {})[0]["a"], jax.grad(compose)(params["a"]))
+
+
+def test_stages_that_move_one_set_keep_optimizer_states_apart(
+    plain_step, assert_same, assert_close
+):
+    """Two stages on one set `w`: value, both states, and the gradient through both."""
+    optimizers = {"one": optax.sgd(0.1, 0.9), "two": optax.adam(0.05, eps_root=1e-8)}
+
+    def one(moves, reads, model_state, batch, key):
+        return jnp.sum(jnp.sin(moves["w"] * reads["a"]))
+
+    def two(moves, reads, model_state, batch, key):
+        return jnp.sum(jnp.cos(moves["w"]) * reads["a"] ** 2)
+
+    def objective(moves, reads, model_state, batch, key):
+        return jnp.sum(reads["w"] ** 3)
+
+    losses = {"one": one, "two": two}
+    program = Program(
+        tuple(
+            stage(name=name, loss_fn=loss, reads=("a",), optimizer=optimizers[name])
+            for name, loss in losses.items()
+        ),
+        validation(loss_fn=objective, indirect=("a",)),
+    )
+    rng = np.random.default_rng(0)
+    params = {name: jnp.asarray(rng.normal(size=3)) for name in ("w", "a")}
+    state = program.init(params, jax.random.key(0))
+    for _ in range(2):
+        state, _ = program.step(state, {})
+
+    def run(copies, state):
+        value, opt_states = {"w": state.params["w"]}, {}
+        for name, loss in losses.items():
+            value, opt_states[name] = plain_step(
+                lambda w, loss=loss, a=copies[name]: loss(w, {"a": a}, {}, {}, None),
+                optimizers[name],
+                value,
+                state.opt_states[name],
+            )
+        return value, opt_states
+
+    a = state.params["a"]
+    terms = jax.grad(lambda copies: objective({}, run(copies, state)[0], 0, 0, 0))(
+        {"one": a, "two": a}
+    )
+    info = program.hypergrad(state, {})[1]
+    assert_close({name: info.terms[name]["a"] for name in losses}, terms)
+    new, _ = program.step(state, {})
+    moved = new.params["a"]
+    value, opt_states = run({"one": moved, "two": moved}, state)
+    assert_same(new.params["w"], value["w"])
+    assert_same({name: new.opt_states[name] for name in losses}, opt_states)
+
+
+# Which way supporting sets move, and when.
+
+
+@pytest.mark.parametrize("way", ["minimize", "maximize"])
+def test_maximize_negates_the_gradient_before_the_optimizer(way, assert_close):
+    optimizer = optax.chain(optax.add_decayed_weights(0.5), optax.sgd(0.1))
+
+    def objective(moves, reads, model_state, batch, key):
+        return jnp.sum(3 * moves["a"]) + 0 * jnp.sum(reads["w"])
+
+    program = Program(
+        (stage(),), Validation(objective, reads=("w",), **{way: {"a": optimizer}})
+    )
+    a = jnp.asarray([2.0, -4.0])
+    state = program.init({"w": jnp.ones(2), "a": a}, jax.random.key(0))
+    grads, _ = program.hypergrad(state, {})
+    np.testing.assert_array_equal(grads["a"], [3.0, 3.0])
+    new, _ = program.step(state, {})
+    sign = {"minimize": 1, "maximize": -1}[way]
+    # The decay pulls towards zero whichever way the objective goes.
+    assert_close(new.params["a"], a - 0.1 * (sign * 3 + 0.5 * a), rtol=1e-15)
+
+
+@pytest.mark.parametrize("order", ["simultaneous", "alternate"])
+def test_alternate_order_equals_two_hand_written_updates(
+    toy, warm, assert_close, order
+):
+    program = toy.program(validation=toy.validation(order=order))
+    state = warm(program, toy.params, toy.batches)
+    new, metrics = program.step(state, toy.batches)
+    point = state
+    for name, sign in (("a", 1), ("c", -1)):
+        seen = point if order == "alternate" else state
+        gradient = program.hypergrad(seen, toy.batches)[0][name]
+        np.testing.assert_allclose(
+            metrics[f"hypergrad/{name}/norm"], np.linalg.norm(gradient), rtol=1e-12
+        )
+        updates, _ = toy.optimizers[name].update(
+            sign * gradient,
+            state.opt_states["validation"][name],
+            state.params[name],
+        )
+        value = state.params[name] + updates
+        point = point._replace(params={**point.params, name: value})
+        assert_close(new.params[name], value, rtol=1e-13)
+
+
+def test_the_orders_differ_in_the_second_set_only(toy, warm):
+    states = {}
+    for order in ("simultaneous", "alternate"):
+        program = toy.program(validation=toy.validation(order=order))
+        states[order] = warm(program, toy.params, toy.batches, steps=1).params
+    one, other = states["simultaneous"], states["alternate"]
+    np.testing.assert_array_equal(one["a"], other["a"])
+    assert np.all(one["c"] != other["c"])
+
+
+# A stage that starts from another's result.
+
+
+def copied(adjoint=None, **changes):
+    """`first` moves `one`; `second` starts `two` from it; the objective reads both."""
+
+    def first(moves, reads, model_state, batch, key):
+        return jnp.sum(jnp.sin(moves["one"] * reads["a"]))
+
+    def second(moves, reads, model_state, batch, key):
+        return jnp.sum(jnp.cos(moves["two"]) * moves["head"])
+
+    def objective(moves, reads, model_state, batch, key):
+        return jnp.sum(reads["one"] * reads["two"] ** 2 + reads["head"] ** 3)
+
+    changes = {"adjoint": adjoint} if adjoint is not None else {}
+    program = Program(
+        (
+            stage(
+                name="first",
+                moves=("one",),
+                reads=("a",),
+                loss_fn=first,
+                optimizer=optax.sgd(0.1, 0.9),
+            ),
+            stage(
+                name="second",
+                moves=("two", "head"),
+                loss_fn=second,
+                optimizer=optax.sgd(0.2, 0.9),
+                start={"two": "one"},
+                **changes,
+            ),
+        ),
+        validation(loss_fn=objective, reads=("one", "two", "head"), indirect=("a",)),
+    )
+    rng = np.random.default_rng(0)
+    params = {
+        name: jnp.asarray(rng.normal(size=3)) for name in ("one", "two", "head", "a")
+    }
+    return program, params, (first, second, objective)
+
+
+def copied_by_hand(functions, plain_step, state, a, one=None):
+    first, second, objective = functions
+    ahead, first_opt = plain_step(
+        lambda moves: first(moves, {"a": a}, {}, {}, None),
+        optax.sgd(0.1, 0.9),
+        {"one": state.params["one"]},
+        state.opt_states["first"],
+    )
+    moved, second_opt = plain_step(
+        lambda moves: second(moves, {}, {}, {}, None),
+        optax.sgd(0.2, 0.9),
+        {
+            "two": ahead["one"] if one is None else one,
+            "head": state.params["head"],
+        },
+        state.opt_states["second"],
+    )
+    ahead = {**ahead, **moved}
+    return objective({}, ahead, {}, {}, None), (ahead, first_opt, second_opt)
+
+
+@pytest.mark.parametrize("adjoint", [Exact(), Autodiff()], ids=["exact", "autodiff"])
+def test_start_hands_on_value_and_gradient(
+    plain_step, warm, assert_close, assert_same, adjoint
+):
+    program, params, functions = copied(adjoint)
+    state = warm(program, params, {})
+    gradient, (ahead, *_) = jax.grad(
+        lambda a: copied_by_hand(functions, plain_step, state, a), has_aux=True
+    )(state.params["a"])
+    grads, info = program.hypergrad(state, {})
+    assert_close(grads["a"], gradient)
+    assert_same(info.lookahead, ahead)
+
+
+def test_the_real_step_starts_from_the_result_of_the_real_step(
+    plain_step, warm, assert_same
+):
+    program, params, functions = copied()
+    state = warm(program, params, {})
+    new, _ = program.step(state, {})
+    _, (values, first_opt, second_opt) = copied_by_hand(
+        functions, plain_step, state, new.params["a"]
+    )
+    assert_same({name: new.params[name] for name in values}, values)
+    assert_same(new.opt_states["first"], first_opt)
+    assert_same(new.opt_states["second"], second_opt)
+
+
+def test_jacobi_starts_from_the_old_value(plain_step, warm, assert_same):
+    program, params, functions = copied()
+    program = program.replace(commit="jacobi")
+    state = warm(program, params, {})
+    new, _ = program.step(state, {})
+    _, (values, *_) = copied_by_hand(
+        functions, plain_step, state, new.params["a"], one=state.params["one"]
+    )
+    assert_same({name: new.params[name] for name in values}, values)
+
+
+@pytest.mark.parametrize("at", ["current", "lookahead"])
+def test_first_order_stages_hand_on_as_they_say(plain_step, warm, assert_close, at):
+    """At "current" the copy is the identity; at "lookahead" it is a constant."""
+    program, params, functions = copied(FirstOrder(at=at))
+    state = warm(program, params, {})
+
+    def hand(a):
+        _, (ahead, *_) = copied_by_hand(functions, plain_step, state, a)
+        if at == "current":
+            ahead = {**ahead, "two": ahead["one"], "head": state.params["head"]}
+        else:
+            fixed = jax.lax.stop_gradient(ahead)
+            ahead = {**ahead, "two": fixed["two"], "head": fixed["head"]}
+        return functions[2]({}, ahead, {}, {}, None)
+
+    assert_close(
+        program.hypergrad(state, {})[0]["a"], jax.grad(hand)(state.params["a"])
+    )
+
+
+# Interleaving: M rounds of K learners in a chain, with the coupling kept.
+
+
+def chain_loss(moves, reads, model_state, batch, key):
+    """One learner's loss on its own data: encoder `W`, head `H`, architecture `A`."""
+    encoder, head = (moves[name] for name in sorted(moves, key=len, reverse=True))
+    ((x, y),) = batch.values()
+    return np_mean_square(jnp.tanh((x * reads["alphas"][None]) @ encoder) @ head - y)
+
+
+def np_mean_square(error):
+    return jnp.mean(error**2)
+
+
+def build_chain(learners, rounds, xi, coupling):
+    stages, losses = [], {}
+    previous = None
+    for index in range(learners * rounds):
+        name = f"encoder_{index}"
+        head = f"head_{index}"
+
+        def proximity(
+            moves, reads, model_state, batch, key, name=name, previous=previous
+        ):
+            return jnp.sum((moves[name] - reads[previous]) ** 2)
+
+        changes = {}
+        if previous is not None:
+            changes = {
+                "interaction": proximity,
+                "interaction_reads": (previous,),
+                "interaction_weight": coupling,
+            }
+        stages.append(
+            stage(
+                name=f"stage_{index}",
+                moves=(name, head),
+                reads=("alphas",),
+                loss_fn=chain_loss,
+                data=(f"train_{index % learners}",),
+                optimizer=optax.sgd(xi),
+                **changes,
+            )
+        )
+        previous = name
+    last = range(learners * (rounds - 1), learners * rounds)
+
+    def objective(moves, reads, model_state, batch, key):
+        total = 0.0
+        for index in last:
+            active = {
+                f"encoder_{index}": reads[f"encoder_{index}"],
+                f"head_{index}": reads[f"head_{index}"],
+            }
+            data = {"val": batch[f"val_{index % learners}"]}
+            total += chain_loss(active, moves, model_state, data, key)
+        return total
+
+    names = [n for i in last for n in (f"encoder_{i}", f"head_{i}")]
+    program = Program(
+        tuple(stages),
+        Validation(
+            objective,
+            reads=tuple(names),
+            data=tuple(f"val_{k}" for k in range(learners)),
+            minimize={"alphas": optax.sgd(0.1)},
+        ),
+    )
+    del losses
+    return program
+
+
+def recursion(params, batches, learners, rounds, xi, coupling):
+    """The backward recursion of the one-step algorithm, with blocks of second derivatives.
+
+    v_l = grad_{W'} L(A, W_l', H_l'; D_val) [last round] + 2 xi lambda v_{l+1}
+    dA += -xi d2L/dA dW . v_l - xi d2L/dA dH . grad_{H'} L + grad_A L [last round]
+    """
+    count = learners * rounds
+    alphas = params["alphas"]
+
+    def loss(alphas, encoder, head, data):
+        x, y = data
+        return np_mean_square(jnp.tanh((x * alphas[None]) @ encoder) @ head - y)
+
+    ahead = []
+    for index in range(count):
+        encoder, head = params[f"encoder_{index}"], params[f"head_{index}"]
+        data = batches[f"train_{index % learners}"]
+        of_encoder, of_head = jax.grad(loss, (1, 2))(alphas, encoder, head, data)
+        if index:
+            of_encoder += coupling * 2 * (encoder - ahead[-1][0])
+        ahead.append((encoder - xi * of_encoder, head - xi * of_head))
+    total, v = jnp.zeros_like(alphas), 0.0
+    for index in reversed(range(count)):
+        encoder, head = params[f"encoder_{index}"], params[f"head_{index}"]
+        train = batches[f"train_{index % learners}"]
+        v = 2 * xi * coupling * v
+        of_encoder = jax.jacobian(jax.grad(loss, 1))(alphas, encoder, head, train)
+        if index >= learners * (rounds - 1):
+            val = batches[f"val_{index % learners}"]
+            explicit, by_encoder, by_head = jax.grad(loss, (0, 1, 2))(
+                alphas, *ahead[index], val
+            )
+            v = v + by_encoder
+            of_head = jax.jacobian(jax.grad(loss, 2))(alphas, encoder, head, train)
+            total += explicit - xi * jnp.tensordot(by_head, of_head, 2)
+        total += -xi * jnp.tensordot(v, of_encoder, 2)
+    return total
+
+
+@pytest.mark.parametrize("rounds", [1, 2])
+@pytest.mark.parametrize("learners", [1, 2])
+def test_interleaving_equals_its_recursion(learners, rounds, assert_close):
+    xi, coupling = 0.07, 0.9
+    rng = np.random.default_rng(0)
+    params = {"alphas": jnp.asarray(rng.normal(size=3))}
+    for index in range(learners * rounds):
+        params[f"encoder_{index}"] = jnp.asarray(rng.normal(size=(3, 2)))
+        params[f"head_{index}"] = jnp.asarray(rng.normal(size=(2, 2)))
+    batches = {
+        f"{split}_{k}": (
+            jnp.asarray(rng.normal(size=(6, 3))),
+            jnp.asarray(rng.normal(size=(6, 2))),
+        )
+        for split in ("train", "val")
+        for k in range(learners)
+    }
+    program = build_chain(learners, rounds, xi, coupling)
+    state = program.init(params, jax.random.key(0))
+    gradient = program.hypergrad(state, batches)[0]["alphas"]
+    want = recursion(params, batches, learners, rounds, xi, coupling)
+    assert_close(gradient, want, rtol=1e-12)
+    # The coupling that the paper's note drops is in it.
+    if learners * rounds > 1:
+        apart = recursion(params, batches, learners, rounds, xi, 0.0)
+        assert np.abs(gradient - apart).max() > 1e-3 * np.abs(gradient).max()
+
+
+# Refusals.
+
+MAPPING = {"w": optax.sgd(0.1), "v": optax.sgd(0.1)}
+SGD = optax.sgd(0.1)
+
+
+@pytest.mark.parametrize(
+    ("changes", "match"),
+    [
+        ({"moves": "weights"}, r"moves='weights' must be a tuple .*\('weights',\)"),
+        ({"reads": "alphas"}, r"reads='alphas' must be a tuple"),
+        ({"data": "train"}, r"data='train' must be a tuple"),
+        ({"interaction_reads": "c"}, r"interaction_reads='c' must be a tuple"),
+        ({"interaction_data": "bank"}, r"interaction_data='bank' must be a tuple"),
+        ({"moves": ()}, "stage 'only' moves nothing"),
+        (
+            {"optimizer": MAPPING},
+            r"stage 'only' has optimizers for \['v', 'w'\], but moves \['w'\]",
+        ),
+        (
+            {"optimizer": {}},
+            r"stage 'only' has optimizers for \[\], but moves \['w'\]",
+        ),
+        (
+            {"moves": ("w", "u"), "optimizer": MAPPING},
+            r"has optimizers for \['v', 'w'\], but moves \['u', 'w'\]",
+        ),
+    ],
+)
+def test_stage_refuses(changes, match):
+    with pytest.raises(InputError, match=match):
+        stage(**changes)
+
+
+@pytest.mark.parametrize(
+    ("changes", "match"),
+    [
+        ({"reads": "weights"}, "reads='weights' must be a tuple"),
+        ({"data": "val"}, "data='val' must be a tuple"),
+        ({"interaction_reads": "w"}, "interaction_reads='w' must be a tuple"),
+        ({"interaction_data": "bank"}, "interaction_data='bank' must be a tuple"),
+        ({"indirect": "a"}, r"indirect='a' must be a tuple of names: \('a',\)"),
+        ({"minimize": {}}, "the validation stage moves nothing"),
+        (
+            {"maximize": {"a": SGD}},
+            r"\['a'\] stand in both minimize= and maximize=",
+        ),
+        (
+            {"indirect": ("b",)},
+            r"indirect=\['b'\] are not supporting sets; those are \['a'\]",
+        ),
+        ({"order": "random"}, "order='random'; it must be 'simultaneous' or"),
+    ],
+)
+def test_validation_refuses(changes, match):
+    with pytest.raises(InputError, match=match):
+        validation(**changes)
+
+
+def test_a_stage_that_returns_an_unknown_model_state_is_named():
+    def loss(moves, reads, model_state, batch, key):
+        state = {"norm": 1.0, "mean": 2.0}
+        return jnp.sum(moves["w"] ** 2), Aux(model_state=state)
+
+    program = Program((stage(name="reader", loss_fn=loss),))
+    state = program.init({"w": jnp.ones(2)}, jax.random.key(0), {"norm": 0.0})
+    match = r"stage 'reader' returned model states \['mean'\], .* given \['norm'\]"
+    with pytest.raises(InputError, match=match):
+        program.step(state, {})
+
+
+@pytest.mark.xfail(reason="interaction_reads= without interaction= is taken for a path")
+def test_an_interaction_without_a_function_is_refused():
+    with pytest.raises(InputError, match="interaction"):
+        stage(interaction_reads=("c",))

@@ -1,0 +1,114 @@
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from skillearn_jax.errors import InputError
+from skillearn_jax.nas.genotype import Genotype, random_genotype
+from skillearn_jax.nas.network import Cell, Network
+from skillearn_jax.nas.space import CellPlace, CellSpace
+
+POOLS = (("max_pool_3x3", 0), ("avg_pool_3x3", 1))
+SKIPS = (("skip_connect", 0), ("skip_connect", 1))
+
+
+def _init(network, images):
+    init = jax.jit(lambda key: network.init(key, images, train=False))
+    return init(jax.random.key(0))
+
+
+@pytest.mark.parametrize("shape", [(2, 8, 8, 1), (2, 7, 9, 3), (1, 1, 1, 1)])
+@pytest.mark.parametrize("num_cells", [1, 2, 5])
+def test_any_size_depth_and_genotype(shape, num_cells):
+    genotype = random_genotype(np.random.default_rng(num_cells), CellSpace())
+    network = Network(genotype, num_cells, 4, 7)
+    logits, _ = jax.eval_shape(
+        lambda: network.init_with_output(
+            jax.random.key(0), jnp.zeros(shape), train=False
+        )
+    )
+    assert logits.shape == (shape[0], 7)
+
+
+def test_the_head_reads_the_concatenated_nodes_only():
+    cell = POOLS + SKIPS
+    genotype = Genotype(cell, cell, normal_concat=(3,), reduction_concat=(2, 3))
+    network = Network(genotype, 4, 4, 7)
+    variables = jax.eval_shape(
+        lambda: network.init(jax.random.key(0), jnp.zeros((1, 8, 8, 1)), train=False)
+    )
+    assert variables["params"]["head"]["kernel"].shape == (16, 7)
+    assert variables["params"]["cell_2"]["inputs"]["newer"]["Conv_0"][
+        "kernel"
+    ].shape == (
+        1,
+        1,
+        2 * 8,
+        16,
+    )
+
+
+@pytest.fixture(scope="module")
+def drop_path():
+    """A network of pools, and its logits for a rate and a key, compiled once."""
+    network = Network(Genotype(POOLS, POOLS), 1, 2, 3)
+    images = jax.random.normal(jax.random.key(1), (2, 4, 4, 1))
+    variables = _init(network, images)
+
+    @jax.jit
+    def logits(rate, key):
+        return network.apply(
+            variables,
+            images,
+            train=True,
+            drop_path_rate=rate,
+            rngs={"drop_path": key},
+        )
+
+    plain = network.apply(variables, images, train=True)
+    return network, variables, images, logits, plain
+
+
+def test_drop_path_is_the_plain_network_at_a_traced_rate_of_zero(drop_path):
+    *_, logits, plain = drop_path
+    got = logits(0.0, jax.random.key(0))
+    np.testing.assert_allclose(got, plain, rtol=1e-5, atol=1e-6)
+
+
+def test_drop_path_is_unbiased_and_drops_examples_one_by_one(drop_path):
+    # Pools, a mean and a linear head: the logits are linear in the masks.
+    _, variables, _, logits, plain = drop_path
+    keys = jax.random.split(jax.random.key(0), 4000)
+    draws = jax.vmap(logits, (None, 0))(0.4, keys)
+    spread = draws.std(0) / np.sqrt(len(keys))
+    np.testing.assert_array_less(np.abs(draws.mean(0) - plain), 4 * spread)
+    # Two edges: four outcomes, of which each example takes its own.
+    assert len(np.unique(np.round(draws[:, 0, 0], 4))) == 4
+    bias = variables["params"]["head"]["bias"][0]
+    nothing_left = np.isclose(draws[:, 0, 0], bias, atol=1e-5).mean()
+    np.testing.assert_allclose(nothing_left, 0.4**2, atol=0.03)
+    correlation = np.corrcoef(draws[:, 0, 0], draws[:, 1, 0])[0, 1]
+    assert abs(correlation) < 0.1
+
+
+@pytest.mark.parametrize(("kind", "spared"), [("normal", True), ("reduction", False)])
+def test_drop_path_spares_identities_only(kind, spared):
+    cell = Cell(SKIPS, (2,), CellPlace(kind, 2, reduced_before=False))
+    x = jax.random.normal(jax.random.key(0), (2, 4, 4, 3))
+    variables = cell.init(jax.random.key(1), x, x, None, train=False)
+    out = cell.apply(variables, x, x, jnp.zeros((2, 2)), train=False)
+    whole = cell.apply(variables, x, x, None, train=False)
+    np.testing.assert_array_equal(out, whole if spared else jnp.zeros_like(whole))
+
+
+def test_drop_path_is_off_in_evaluation(drop_path):
+    network, variables, images, _, _ = drop_path
+    out = network.apply(variables, images, train=False, drop_path_rate=0.9)
+    np.testing.assert_array_equal(out, network.apply(variables, images, train=False))
+
+
+@pytest.mark.parametrize("rate", [-0.1, 1.0, 2])
+def test_a_rate_outside_its_range_is_refused(drop_path, rate):
+    network, variables, images, _, _ = drop_path
+    with pytest.raises(InputError, match="drop_path_rate must be in"):
+        network.apply(variables, images, train=True, drop_path_rate=rate)

@@ -1,0 +1,122 @@
+"""The console: plain where no terminal listens, silent on request, never in the way."""
+
+import io
+import time
+
+import pytest
+
+from skillearn_jax.train.console import Console, short_number
+
+
+class Terminal(io.TextIOWrapper):
+    """A stream that says it is a terminal."""
+
+    def __init__(self, encoding="utf-8"):
+        super().__init__(io.BytesIO(), encoding=encoding, write_through=True)
+
+    def isatty(self):
+        return True
+
+    def shown(self):
+        return self.buffer.getvalue().decode(self.encoding)
+
+
+def run(console, steps=100):
+    console.banner("LPT on [digits]", ["seed 2", "a → b"])
+    with console.progress("search", steps) as update:
+        for step in range(1, steps + 1):
+            update(step, {"tester/loss": 1.0, "learner/loss": 2.0 / step})
+            if step == steps // 2:
+                console.message("half ± way [red]")
+    console.table("Evaluation", ("network", "error"), [("derived", 2.5), ("other", 3)])
+
+
+def test_pipe_gets_plain_lines_every_tenth(monkeypatch):
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    pipe = io.StringIO()
+    run(Console(file=pipe))
+    text = pipe.getvalue()
+    assert "\x1b" not in text
+    lines = [line for line in text.splitlines() if line.startswith("search")]
+    assert len(lines) == 11
+    assert "100/100 100 %" in lines[-1]
+    assert lines[-1].index("tester/loss") < lines[-1].index("learner/loss")
+    assert "steps/s" in lines[-1]
+    assert "LPT on [digits]" in text
+    assert "half ± way [red]" in text
+    assert "derived" in text
+
+
+def test_terminal_gets_a_bar(monkeypatch):
+    monkeypatch.setenv("TERM", "xterm")
+    monkeypatch.setenv("COLUMNS", "120")
+    terminal = Terminal()
+    run(Console(file=terminal))
+    assert "━" in terminal.shown()
+    assert "100/100" in terminal.shown()
+    assert "learner/loss  0.0200" in terminal.shown()
+
+
+@pytest.mark.parametrize("encoding", ["ascii", "latin-1"])
+@pytest.mark.parametrize("columns", ["1", "12", "80"])
+def test_narrow_and_old_terminals_are_survived(monkeypatch, encoding, columns):
+    monkeypatch.setenv("TERM", "xterm")
+    monkeypatch.setenv("COLUMNS", columns)
+    run(Console(file=Terminal(encoding)))
+
+
+def test_drawings_become_ascii_where_they_must():
+    terminal = Terminal("ascii")
+    Console(file=terminal).message("╭─▶ c_{k}\n╰")
+    assert "+->" in terminal.shown()
+
+
+def test_quiet_prints_nothing(capsys):
+    run(Console(quiet=True))
+    assert capsys.readouterr() == ("", "")
+
+
+def test_an_exception_passes_through_and_stops_the_bar():
+    console = Console(file=Terminal())
+
+    def fail():
+        with console.progress("search", 10) as update:
+            update(1, {})
+            raise RuntimeError("boom")
+
+    with pytest.raises(RuntimeError, match="boom"):
+        fail()
+    run(console)
+
+
+def test_metrics_are_read_only_when_shown():
+    class Slow(float):
+        reads = 0
+
+        def __float__(self):
+            Slow.reads += 1
+            return 1.0
+
+    metrics = {"loss": Slow()}
+    with Console(file=io.StringIO()).progress("search", 10_000) as update:
+        start = time.perf_counter()
+        for step in range(1, 10_001):
+            update(step, metrics)
+        seconds = time.perf_counter() - start
+    assert Slow.reads == 11
+    assert seconds / 10_000 < 1e-4
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [
+        (0.0, " 0.0000"),
+        (2.302585, " 2.3026"),
+        (-12.5, "-12.500"),
+        (1797, " 1797.0"),
+        (1.5e-5, "1.5e-05"),
+        (float("nan"), "    nan"),
+    ],
+)
+def test_short_number(value, text):
+    assert short_number(value) == text

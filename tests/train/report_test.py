@@ -1,0 +1,193 @@
+"""The report: complete, self-contained, reproducible, and safe to open."""
+
+import json
+import math
+import re
+import xml.etree.ElementTree as ET
+from html.parser import HTMLParser
+
+import pytest
+
+from skillearn_jax.errors import InputError
+from skillearn_jax.nas.genotype import Genotype
+from skillearn_jax.train.report import write_report
+
+HOSTILE = "</pre><script>alert('1')</script>"
+EDGES = (
+    ("sep_conv_3x3", 0),
+    ("skip_connect", 1),
+    ("max_pool_3x3", 0),
+    ("dil_conv_5x5", 2),
+)
+GENOTYPE = Genotype(
+    normal=EDGES, reduction=EDGES, normal_concat=(2, 3), reduction_concat=(2, 3)
+).to_json()
+SUMMARY = {
+    "task": "lpt",
+    "dataset": "digits",
+    "seed": 2,
+    "genotype": GENOTYPE,
+    "params": 31234,
+    "macs": 1234567,
+    "num_train": 1000,
+    "num_heldout": 297,
+    "search": {"epochs": 2, "steps": 40, "compile_s": 30.1, "steps_s": 20.2},
+    "wall_s": 143.2,
+    "peak_bytes": 1_234_567_890,
+}
+EVALUATION = {
+    "epochs": 8,
+    "channels": 8,
+    "cells": 3,
+    "num_seeds": 1,
+    "rows": [
+        {
+            "name": name,
+            "params": 31234,
+            "macs": 99,
+            "errors": [e],
+            "mean": e,
+            "std": None,
+        }
+        for name, e in (("derived", 2.5), ("random 1", 3.0), ("random $2", 3.25))
+    ],
+    "random": {"mean": 3.125, "std": 0.177, "count": 2},
+    "verdict": "Better by 0.6 points.",
+}
+
+
+@pytest.fixture
+def workdir(tmp_path):
+    (tmp_path / "checkpoints").mkdir()
+    config = {
+        "config": {"seed": 2, "data": {"name": HOSTILE}},
+        "versions": {"jax": "0.10.2"},
+        "device": "cpu",
+        "program": f"stage 1: {HOSTILE}",
+    }
+    rows = [{"phase": "warmup", "step": s, "learner/loss": 2.3} for s in range(1, 9)]
+    for step in range(1, 41):
+        row = {"phase": "search", "step": step, "epoch": step // 20, "time_s": 1.0}
+        row |= {"learner/loss": 2.0 / step, "hypergrad/alphas/direct": 0.1}
+        row |= {"hypergrad/alphas/response": 0.001, "validation/exam_size": 32.0}
+        row |= {"surprise/metric": math.sin(step), "nothing": None}
+        row |= {"validation/exam_loss": math.nan if step == 3 else 1.0}
+        rows.append(row)
+    for network in ("derived", "random 1"):
+        for step in (10, 20):
+            row = {"phase": "evaluate", "network": network, "seed": 0, "step": step}
+            rows.append({**row, "train_loss": 1.0 / step, "train_error": 50.0})
+    metrics = "".join(f"{json.dumps(row)}\n" for row in rows)
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    (tmp_path / "genotype.json").write_text(json.dumps(GENOTYPE))
+    (tmp_path / "metrics.jsonl").write_text(metrics + '{"phase": "sea')
+    summary = {**SUMMARY, "evaluation": EVALUATION}
+    (tmp_path / "summary.json").write_text(json.dumps(summary))
+    return tmp_path
+
+
+def test_page_holds_every_part(workdir):
+    path = write_report(workdir)
+    page = path.read_text()
+    assert path == workdir / "report" / "index.html"
+    assert "<h1>Learning by passing tests on digits, seed 2</h1>" in page
+    for part in ("31.2 k", "1.23 M", "2 min 23 s", "1.23 GB", "Better by 0.6 points."):
+        assert part in page
+    for metric in (
+        "learner/loss",
+        "direct",
+        "response",
+        "exam_size",
+        "surprise/metric",
+    ):
+        assert metric in page
+    assert "3.12 ± 0.18 %" in page
+    assert "sep_conv_3x3: c_{k-2} → node 0" in page
+    assert "Skipped 1 unreadable line(s) of metrics.jsonl." in page
+    assert 'href="../checkpoints/"' in page
+
+
+def test_figures_are_files_and_well_formed(workdir):
+    report = write_report(workdir).parent
+    names = {path.name for path in report.glob("*.svg")}
+    expected = {"normal.svg", "reduction.svg", "search.svg", "errors.svg"}
+    assert names == {*expected, "evaluation.svg"}
+    page = (report / "index.html").read_text()
+    for name in names:
+        svg = (report / name).read_text()
+        root = ET.fromstring(svg)
+        assert root.get("aria-label")
+        assert root.find("{http://www.w3.org/2000/svg}title").text
+        assert svg in page
+
+
+def test_page_is_self_contained(workdir):
+    page = write_report(workdir).read_text()
+    assert set(re.findall(r"https?://[^\s\"'<>)]*", page)) == {
+        "http://www.w3.org/2000/svg"
+    }
+    assert "<link" not in page
+    assert "url(http" not in page
+    assert "@import" not in page
+
+
+def test_hostile_text_is_inert(workdir):
+    page = write_report(workdir).read_text()
+    assert "<script" not in page
+    assert page.count("&lt;script&gt;") == 2
+
+
+def test_tags_are_balanced(workdir):
+    void = {"meta", "path", "rect", "use", "circle"}
+    open_tags = []
+
+    class Checker(HTMLParser):
+        def handle_starttag(self, tag, attrs):
+            if tag not in void:
+                open_tags.append(tag)
+
+        def handle_startendtag(self, tag, attrs):
+            pass
+
+        def handle_endtag(self, tag):
+            if tag not in void:
+                assert open_tags.pop() == tag
+
+    Checker().feed(write_report(workdir).read_text())
+    assert open_tags == []
+
+
+def test_report_is_reproducible_to_the_byte(workdir):
+    report = write_report(workdir).parent
+    first = {path.name: path.read_bytes() for path in report.iterdir()}
+    write_report(workdir)
+    assert {path.name: path.read_bytes() for path in report.iterdir()} == first
+
+
+def test_missing_parts_are_left_out(tmp_path):
+    (tmp_path / "summary.json").write_text('{"task": "custom", "dataset": "d"}')
+    page = write_report(tmp_path).read_text()
+    assert "<h1>Custom on d</h1>" in page
+    for part in ("Evaluation", "Search", "The program", "Software", "None", "<svg"):
+        assert part not in page
+
+
+def test_resumed_steps_count_once(workdir):
+    before = (write_report(workdir).parent / "search.svg").read_text()
+    path = workdir / "metrics.jsonl"
+    lines = path.read_text().splitlines()[:-1]
+    path.write_text("\n".join([*lines[:20], *lines[15:]]))
+    assert (write_report(workdir).parent / "search.svg").read_text() == before
+
+
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [(None, "no summary.json"), ("{", "not a readable JSON"), ("[]", "a JSON object")],
+)
+def test_damaged_summary_is_refused_in_one_line(tmp_path, damage, message):
+    if damage is not None:
+        (tmp_path / "summary.json").write_text(damage)
+    with pytest.raises(InputError, match=message) as error:
+        write_report(tmp_path)
+    assert "\n" not in str(error.value)
+    assert not (tmp_path / "report").exists()
