@@ -50,11 +50,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     )
     try:
         _parse(values, argv)
-        for name in ("config", "workdir"):
-            if values[name].value is None:
-                raise InputError(f"--{name} is missing; see --help")
+        config, workdir = config_flag.value, workdir_flag.value
+        if config is None or workdir is None:
+            missing = "config" if config is None else "workdir"
+            raise InputError(f"--{missing} is missing; see --help")
         _cache_compilations()
-        run(config_flag.value, workdir_flag.value)
+        run(config, workdir)
     except InputError as error:
         return _fail(error, 2)
     except NonFiniteError as error:

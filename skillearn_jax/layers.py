@@ -167,15 +167,18 @@ class BatchNorm(nn.Module):
         """Returns mean, biased and unbiased variance over devices, `[1, .., C]`."""
         axes = tuple(range(x.ndim - 1))
         count = x.size // x.shape[-1]
-        mean = jnp.mean(x, axes, keepdims=True)
-        square = jnp.mean(x * x, axes, keepdims=True)
+        # Two passes: exact where |mean| is large, and in a second-order program XLA
+        # recognises the repeated forward pass, which it does not for E[x^2] - mean^2.
+        mean = self._over_devices(jnp.mean(x, axes, keepdims=True))
+        var = self._over_devices(jnp.mean((x - mean) ** 2, axes, keepdims=True))
         if self.axis_name is not None:
-            mean, square = lax.pmean((mean, square), self.axis_name)
             count *= lax.axis_size(self.axis_name)
         if count < 2:
             raise ValueError(
                 "batch normalisation in training mode needs more than one value per "
                 f"channel, got an input of shape {x.shape}"
             )
-        var = jnp.maximum(square - mean * mean, 0)
         return mean, var, var * (count / (count - 1))
+
+    def _over_devices(self, x: jax.Array) -> jax.Array:
+        return x if self.axis_name is None else lax.pmean(x, self.axis_name)

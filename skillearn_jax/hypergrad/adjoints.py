@@ -7,6 +7,7 @@ except `FirstOrder(at="current")`, which by definition takes no step.
 """
 
 import functools
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol
@@ -61,7 +62,7 @@ class FiniteDifference:
     radius: float = 0.01
 
     def __post_init__(self) -> None:
-        if not self.radius > 0:
+        if not 0 < self.radius < math.inf:
             raise InputError(
                 f"FiniteDifference radius is {self.radius}; it must be positive"
             )
@@ -115,8 +116,8 @@ class FirstOrder:
 class Autodiff:
     """Plain autodiff through the step: the reference that the others are tested against.
 
-    Reverse over reverse. The only adjoint that forward mode (`jax.jvp`, `jax.jacfwd`)
-    passes through, since the others rest on a custom VJP.
+    Reverse over reverse. Forward mode (`jax.jvp`, `jax.jacfwd`) passes through it, which
+    it does not through the custom VJP of `Exact` and `FiniteDifference`.
     """
 
     def attach(self, step: OptimizerStep) -> StepFn:

@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from skillearn_jax.types import PyTree
+from skillearn_jax.types import Array, PyTree
 
 GradientFn = Callable[[PyTree], PyTree]
 
@@ -68,6 +68,17 @@ def central_difference(
     norm = optax.tree.norm(direction)
     # A zero direction has no unit vector; any positive norm then gives the right zeros.
     eps = radius / jnp.where(norm == 0, 1, norm)
-    above = gradient_fn(optax.tree.add_scale(active, eps, direction))
-    below = gradient_fn(optax.tree.add_scale(active, -eps, direction))
-    return optax.tree.scale(1 / (2 * eps), optax.tree.sub(above, below))
+
+    # The norm has the widest type of the direction; each leaf keeps its own.
+    def at(distance: Array) -> PyTree:
+        return gradient_fn(
+            jax.tree.map(
+                lambda w, u: (w + distance * u).astype(w.dtype), active, direction
+            )
+        )
+
+    return jax.tree.map(
+        lambda above, below: ((above - below) / (2 * eps)).astype(above.dtype),
+        at(eps),
+        at(-eps),
+    )

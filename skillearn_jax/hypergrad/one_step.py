@@ -37,11 +37,12 @@ def one_step(
         -2.8000
 
     Args:
-        loss_fn: `(active, reads, *data) -> loss: []` or `(loss, aux)`. Everything that it
-            depends on and that is differentiated must be an argument; JAX refuses to
-            differentiate values it closes over.
+        loss_fn: `(active, reads, *data) -> loss: []` or `(loss, aux)`. Everything traced
+            that it depends on must be an argument: JAX refuses, with an error, traced
+            values that a custom derivative closes over.
         optimizer: any optax transformation. Adam needs `eps_root > 0`: without it the
-            derivative at a coordinate with zero gradient is NaN.
+            derivative at a coordinate with zero gradient is NaN. So is that of a
+            clipped global norm where the whole gradient is zero.
         adjoint: `Exact()`, `FiniteDifference(radius)`, `FirstOrder(at)` or `Autodiff()`.
         axis_name: inside `pmap` or `shard_map(check_vma=False)`, the device axis: the
             gradient is averaged over it forwards, and the cotangent backwards. Average

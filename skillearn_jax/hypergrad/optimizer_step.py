@@ -122,6 +122,7 @@ class OptimizerStep(NamedTuple):
 
         Over devices, `v` is averaged first and the product is taken on local data; the
         caller averages the outermost gradient: mean(H_i v_i) is not mean(H) mean(v).
+        The cotangent of per-device data is that of the device's own objective.
 
         Args:
             inputs: the step's active parameters, reads and data.
@@ -142,23 +143,24 @@ class OptimizerStep(NamedTuple):
         def gradient_fn(active: PyTree) -> Inputs:
             return jax.grad(loss_of, has_aux=True)(chosen._replace(active=active))[0]
 
-        outputs, phi_vjp = jax.vjp(self.update, inputs.active, gradient, opt_state)
-        step_bar = _materialize((v, v_s), outputs)
-        w_bar, u, s_bar = phi_vjp(self.mean(step_bar))
+        # Skipped, not multiplied by zero: in an optimiser's derivative 0 * inf is NaN.
         if _all_zero((v, v_s)):
             inputs_bar = jax.tree.map(jnp.zeros_like, chosen)
+            opt_state_bar = jax.tree.map(_zero_cotangent, opt_state)
         else:
+            outputs, phi_vjp = jax.vjp(self.update, inputs.active, gradient, opt_state)
+            step_bar = self.mean(_materialize((v, v_s), outputs))
+            w_bar, u, opt_state_bar = phi_vjp(step_bar)
             inputs_bar = product(gradient_fn, inputs.active, u)
-        inputs_bar = inputs_bar._replace(
-            active=optax.tree.add(inputs_bar.active, w_bar)
-        )
+            active_bar = optax.tree.add(inputs_bar.active, w_bar)
+            inputs_bar = inputs_bar._replace(active=active_bar)
 
         if not _all_zero((loss_bar, aux_bar)):
             (loss, aux), loss_vjp = jax.vjp(loss_of, chosen)
             loss_bar, aux_bar = _materialize((loss_bar, aux_bar), (loss, aux))
             loss_bar = self.mean(loss_bar)
             inputs_bar = optax.tree.add(inputs_bar, loss_vjp((loss_bar, aux_bar))[0])
-        return inputs_bar, s_bar
+        return inputs_bar, opt_state_bar
 
 
 def _all_zero(cotangents: PyTree) -> bool:
@@ -169,14 +171,21 @@ def _all_zero(cotangents: PyTree) -> bool:
     )
 
 
+def _zero_cotangent(output: PyTree) -> PyTree:
+    """Returns the zero cotangent of one leaf: float0 for integers and keys."""
+    if is_differentiable(output):
+        return jnp.zeros_like(output)
+    return np.zeros(jnp.shape(output), float0)
+
+
 def _materialize(cotangents: PyTree, outputs: PyTree) -> PyTree:
-    """Returns the cotangents as arrays: zeros for symbolic ones, float0 for integers."""
-
-    def one(output: PyTree, cotangent: PyTree) -> PyTree:
-        if not is_differentiable(output):
-            return np.zeros(jnp.shape(output), float0)
-        if isinstance(cotangent, SymbolicZero):
-            return jnp.zeros_like(output)
-        return cotangent
-
-    return jax.tree.map(one, outputs, cotangents)
+    """Returns the cotangents with arrays in place of symbolic zeros."""
+    return jax.tree.map(
+        lambda output, cotangent: (
+            _zero_cotangent(output)
+            if isinstance(cotangent, SymbolicZero) or not is_differentiable(output)
+            else cotangent
+        ),
+        outputs,
+        cotangents,
+    )

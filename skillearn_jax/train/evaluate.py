@@ -138,7 +138,7 @@ class _Training:
         self, name: str, seed: int, workdir: Workdir, update: Update, before: int
     ) -> float:
         """Trains once and returns the held-out error in percent."""
-        latest = placed = self._devices.place(self._initial_state(seed))
+        placed = self._devices.place(self._initial_state(seed))
         if self._loop is None:
             self._loop = self._compile(placed)
         steps_per_epoch = self._stream.steps_per_epoch
@@ -146,7 +146,7 @@ class _Training:
         for latest, metrics in self._loop.steps(
             placed, self._config.epochs * steps_per_epoch
         ):
-            step += len(metrics)
+            state, step = latest, step + len(metrics)
             epoch_metrics += metrics
             update(before + step, {"loss": metrics[-1]["network/loss"]})
             if step % steps_per_epoch == 0:
@@ -158,7 +158,7 @@ class _Training:
                 rows.append(row)
                 epoch_metrics = []
         workdir.append_metrics(rows)
-        return self._heldout_error(self._devices.fetch(latest))
+        return self._heldout_error(self._devices.fetch(state))
 
     def describe(self, name: str, errors: list[float]) -> dict[str, Any]:
         """Returns the network's row of the summary."""

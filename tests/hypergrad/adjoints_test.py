@@ -211,9 +211,6 @@ def test_an_unknown_first_order_is_refused():
         FirstOrder("nowhere")
 
 
-@pytest.mark.xfail(
-    reason="the norm of mixed leaves has the widest type and promotes the narrow ones"
-)
 def test_finite_difference_keeps_each_type():
     w, a = jnp.ones(3, jnp.float32), jnp.ones(3, jnp.bfloat16)
     step = one_step(
