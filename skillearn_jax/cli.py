@@ -5,15 +5,17 @@ became NaN or infinite; 130 interrupted. Anything else is a bug and shows its tr
 """
 
 import contextlib
+import difflib
 import io
 import os
+import re
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
 import jax
 from absl import flags
-from ml_collections import config_flags
+from ml_collections import ConfigDict, config_flags
 
 from skillearn_jax.errors import InputError, NonFiniteError
 from skillearn_jax.train import run
@@ -30,6 +32,8 @@ unfinished run of the same config is continued. Compiled programs are cached in
 ~/.cache/skillearn_jax, or where JAX_COMPILATION_CACHE_DIR says.
 """
 
+_OVERRIDE = re.compile(r"--?(no)?config\.(?P<path>[\w.]+)")
+
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs the command line and returns its exit code.
@@ -41,19 +45,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     if {"--help", "-h", "--helpfull"} & set(argv[1:]):
         print(USAGE)
         return 0
-    values = flags.FlagValues()
-    config_flag = config_flags.DEFINE_config_file(
-        "config", None, "FILE[:VARIANT] with get_config()", flag_values=values
-    )
-    workdir_flag = flags.DEFINE_string(
-        "workdir", None, "folder for all that the run writes", flag_values=values
-    )
     try:
-        _parse(values, argv)
-        config, workdir = config_flag.value, workdir_flag.value
-        if config is None or workdir is None:
-            missing = "config" if config is None else "workdir"
-            raise InputError(f"--{missing} is missing; see --help")
+        config, workdir = parse_flags(argv)
         _cache_compilations()
         run(config, workdir)
     except InputError as error:
@@ -65,20 +58,69 @@ def main(argv: Sequence[str] | None = None) -> int:
     return 0
 
 
-def _parse(values: flags.FlagValues, argv: Sequence[str]) -> None:
-    """Parses the flags; every mistake in them becomes one line."""
+def parse_flags(argv: Sequence[str]) -> tuple[ConfigDict, str]:
+    """Returns the config, with its overrides, and the workdir.
+
+    Args:
+        argv: the program's name and its flags.
+
+    Raises:
+        InputError: for whatever is wrong with the flags or the config file.
+    """
+    overrides = [arg for arg in argv if _OVERRIDE.match(arg)]
+    plain = [arg for arg in argv if arg not in overrides]
+    # Once without overrides: their keys are checked against the file's own.
+    config, _ = _parse(plain)
+    for override in overrides:
+        _check_key(config, override)
+    config, workdir = _parse(argv)
+    if not workdir:
+        raise InputError("--workdir is missing; see --help")
+    return config, workdir
+
+
+def _parse(argv: Sequence[str]) -> tuple[ConfigDict, str]:
+    values = flags.FlagValues()
+    config = config_flags.DEFINE_config_file(
+        "config", flag_values=values, sys_argv=list(argv)
+    )
+    workdir = flags.DEFINE_string("workdir", "", "", flag_values=values)
     try:
         # ml_collections prints hints of its own, which the one line replaces.
         with contextlib.redirect_stderr(io.StringIO()):
-            rest = values(argv)
-    except flags.Error as error:
-        raise InputError(str(error)) from error
-    except FileNotFoundError as error:
-        raise InputError(f"--config: there is no file {error.filename}") from error
-    except (AttributeError, KeyError, TypeError, ValueError) as error:
-        raise InputError(f"--config: {error}") from error
+            rest = values(list(argv))
+            if config.value is not None:
+                config.value.to_dict()  # a file that failed to load says so only now
+    except (flags.UnrecognizedFlagError, flags.IllegalFlagValueError) as error:
+        line = str(error).strip().splitlines()[-1].strip()
+        raise InputError(line) from error
+    except (OSError, AttributeError, TypeError, ValueError) as error:
+        # Errors inside a config file arrive with their traceback: the last line says it.
+        line = str(error).strip().splitlines()[-1].strip()
+        raise InputError(f"--config: {line}") from error
+    if config.value is None:
+        raise InputError("--config is missing; see --help")
     if rest[1:]:
         raise InputError(f"unexpected argument {rest[1]!r}; flags begin with --")
+    return config.value, workdir.value
+
+
+def _check_key(config: ConfigDict, override: str) -> None:
+    """Raises `InputError` unless an override names a key of the config."""
+    match = _OVERRIDE.match(override)
+    assert match is not None
+    group, path = config, "config"
+    for name in match["path"].split("."):
+        if not isinstance(group, ConfigDict) or name not in group:
+            known = sorted(group) if isinstance(group, ConfigDict) else []
+            close = difflib.get_close_matches(name, known, n=1)
+            hint = f"did you mean {close[0]!r}? " if close else ""
+            raise InputError(
+                f"{path} has no key {name!r}: {hint}known are {', '.join(known)}"
+                if known
+                else f"{path} is a value and has no keys: {override}"
+            )
+        group, path = group[name], f"{path}.{name}"
 
 
 def _cache_compilations() -> None:

@@ -59,6 +59,7 @@ def small():
     """
     rng = np.random.default_rng(0)
 
+    # One size for all: without jit every new shape is another compilation.
     def rows(count, *labels):
         classes = {"label": 2, "tester_label": 3}
         batch = {"x": rng.normal(size=(count, 3))}
@@ -74,10 +75,10 @@ def small():
         "creator": rng.normal(size=4),
     }
     batches = {
-        "train": rows(12, "label", "tester_label"),
-        "own": rows(9, "tester_label"),
+        "train": rows(10, "label", "tester_label"),
+        "own": rows(10, "tester_label"),
         "bank": rows(10, "label", "tester_label"),
-        "val": rows(8, "label", "tester_label"),
+        "val": rows(10, "label", "tester_label"),
     }
 
     def train_loss(moves, reads, model_state, batch, key):

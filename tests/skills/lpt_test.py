@@ -324,7 +324,7 @@ def test_gamma_is_on_the_scale_of_a_mean(small, assert_close):
     program, state = build(small)
     grads, _ = program.hypergrad(state, small.batches)
     doubled = jax.tree.map(lambda leaf: jnp.concatenate([leaf, leaf]), small.batches)
-    twice, _ = program.hypergrad(state, doubled)
+    twice, _ = jax.jit(program.hypergrad)(state, doubled)
     assert_close(twice, grads)
 
 
@@ -477,21 +477,20 @@ def test_the_encoders_state_moves_in_the_real_step_only(small):
     for count in (1, 2):
         state, _ = program.step(state, small.batches)
         assert int(state.model_state["learner"]) == count
-        assert int(state.model_state["tester"]) == count * (12 + 10)
+        assert int(state.model_state["tester"]) == count * (10 + 10)
 
 
 def test_every_pass_of_the_encoder_has_a_key_of_its_own(small):
     keys = []
 
     def encode(encoder, model_state, batch, key):
-        name = {12: "train", 10: "bank", 8: "val"}[len(batch["x"])]
-        keys.append((name, tuple(np.asarray(jax.random.key_data(key)).tolist())))
+        keys.append(tuple(np.asarray(jax.random.key_data(key)).tolist()))
         return small.encode(encoder, batch), {}
 
     program, state = build(small, tester=small.tester("label", encode=encode))
     program.objective(state, small.batches)
-    assert [name for name, _ in keys] == ["train", "bank", "bank", "val"]
-    assert len(set(keys)) == 4
+    # Its own training, the exam's, the exam itself, validation.
+    assert len(keys) == len(set(keys)) == 4
 
 
 # Refusals and the printout.

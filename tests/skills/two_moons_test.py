@@ -7,6 +7,7 @@ import json
 import subprocess
 import sys
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -98,7 +99,8 @@ def trained():
     rng = np.random.default_rng(0)
     skill = program()
     state = start = skill.init(params, jax.random.key(1))
-    step = jax.jit(skill.step)
+    chex.clear_trace_counter()
+    step = jax.jit(chex.assert_max_traces(skill.step, n=1))
     history = []
     for _ in range(STEPS):
         batches = {}
@@ -107,7 +109,6 @@ def trained():
             batches[name] = {"x": x[rows], "y": y[rows]}
         state, metrics = step(state, batches)
         history.append(metrics)
-    assert step._cache_size() == 1
     series = {name: np.asarray([m[name] for m in history]) for name in history[0]}
     return start, state, series, (x[held_out], y[held_out])
 
