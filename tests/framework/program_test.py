@@ -215,8 +215,15 @@ def noisy_program(toy, still=False, **changes):
     return toy.program(first, second, validation=validation, **changes)
 
 
-@pytest.mark.parametrize("order", ["simultaneous", "alternate"])
-@pytest.mark.parametrize("commit", ["sequential", "jacobi", "lookahead"])
+@pytest.mark.parametrize(
+    ("commit", "order"),
+    [
+        ("sequential", "simultaneous"),
+        ("sequential", "alternate"),
+        ("jacobi", "simultaneous"),
+        ("lookahead", "simultaneous"),
+    ],
+)
 def test_a_validation_that_moves_nothing_leaves_no_trace(
     toy, warm, assert_same, commit, order
 ):
