@@ -24,13 +24,22 @@ def get_config(variant=""):
     config.data.stratified = True
     config.data.padding = 1
 
+    # 5x5 kernels would cover most of an 8x8 image.
+    config.space.ops = (
+        "none",
+        "max_pool_3x3",
+        "avg_pool_3x3",
+        "skip_connect",
+        "sep_conv_3x3",
+        "dil_conv_3x3",
+    )
     config.space.num_nodes = 2
     config.search.cells = 3
     config.search.channels = 8
     config.search.epochs = 20
-    config.search.warmup_epochs = 4
     config.search.alphas.lr = 6e-3
     config.tester.encoder = "small"
+    config.tester.weights.lr = 0.1
     config.tester.creator.lr = 6e-3
 
     config.evaluation.cells = 3
@@ -45,10 +54,10 @@ def get_config(variant=""):
         config.evaluation.num_random = 5
         config.evaluation.num_seeds = 3
     elif variant == "smoke":
+        config.space.ops = ("none", "max_pool_3x3", "skip_connect", "dil_conv_3x3")
+        config.space.num_nodes = 1
         config.search.channels = 4
         config.search.epochs = 2
-        config.search.warmup_epochs = 1
-        config.space.num_nodes = 1
         config.evaluation.channels = 4
         config.evaluation.epochs = 1
         config.evaluation.num_random = 1

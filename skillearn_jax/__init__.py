@@ -1,1 +1,68 @@
-"""Human learning skills as differentiable multilevel optimisation."""
+"""Human learning skills as differentiable multilevel optimisation in JAX.
+
+The three layers that a notebook composes:
+
+- `one_step`: an optimiser step that exact gradients flow through;
+- `Stage`, `Validation`, `Program`: a learning skill as one pure step;
+- `learning_by_passing_tests`, `baseline`: skills, assembled from those.
+
+`run(config, workdir)` is the whole chain from images to a report. The other rooms are
+`skillearn_jax.nas`, `.data`, `.models`, `.parallel` and `.train`.
+"""
+
+from importlib import metadata
+
+from skillearn_jax.errors import InputError, NonFiniteError
+from skillearn_jax.framework import (
+    Aux,
+    Learner,
+    Phase,
+    Program,
+    Stage,
+    State,
+    Validation,
+)
+from skillearn_jax.hypergrad import (
+    Autodiff,
+    Exact,
+    FiniteDifference,
+    FirstOrder,
+    central_difference,
+    mixed_hvp,
+    one_step,
+)
+from skillearn_jax.skills import (
+    LearnerModel,
+    TesterModel,
+    baseline,
+    learning_by_passing_tests,
+)
+from skillearn_jax.train import Config, default_config, run
+
+__version__ = metadata.version("skillearn-jax")
+
+__all__ = [
+    "Autodiff",
+    "Aux",
+    "Config",
+    "Exact",
+    "FiniteDifference",
+    "FirstOrder",
+    "InputError",
+    "Learner",
+    "LearnerModel",
+    "NonFiniteError",
+    "Phase",
+    "Program",
+    "Stage",
+    "State",
+    "TesterModel",
+    "Validation",
+    "baseline",
+    "central_difference",
+    "default_config",
+    "learning_by_passing_tests",
+    "mixed_hvp",
+    "one_step",
+    "run",
+]

@@ -91,7 +91,7 @@ def _parse(argv: Sequence[str]) -> tuple[ConfigDict, str]:
             rest = values(list(argv))
             if config.value is not None:
                 config.value.to_dict()  # a file that failed to load says so only now
-    except (flags.UnrecognizedFlagError, flags.IllegalFlagValueError) as error:
+    except flags.Error as error:
         line = str(error).strip().splitlines()[-1].strip()
         raise InputError(line) from error
     except (OSError, AttributeError, TypeError, ValueError) as error:

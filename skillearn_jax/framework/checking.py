@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import jax
 import jax.numpy as jnp
 
+from skillearn_jax.errors import InputError
 from skillearn_jax.hypergrad import Autodiff, Exact, FiniteDifference
 from skillearn_jax.types import Array
 
@@ -36,7 +37,7 @@ class CheckRow(NamedTuple):
     def warning(self) -> str:
         """What is suspicious about the row; empty if nothing is."""
         if not math.isfinite(self.norm + self.rel_error):
-            return "not finite: an optimiser like Adam needs eps_root > 0"
+            return "not finite; a common cause is Adam without eps_root > 0"
         if self.norm == 0:
             return "zero: no gradient reaches this leaf"
         return ""
@@ -84,6 +85,10 @@ def check(
         "exact": program.with_adjoint(Exact()),
         "finite difference": program.with_adjoint(FiniteDifference(radius)),
     }
+    if program.axis_name is not None:
+        raise InputError(
+            f"check a program without axis_name={program.axis_name!r}: it needs no devices"
+        )
     reference = _leaves(program.with_adjoint(Autodiff()), state, batches)
     rows = []
     for name, variant in variants.items():
@@ -101,12 +106,13 @@ def _leaves(program: Program, state: State, batches: Batches) -> dict[str, Array
 def _compare(adjoint: str, leaf: str, value: Array, truth: Array) -> CheckRow:
     norm, value_norm = jnp.linalg.norm(truth.ravel()), jnp.linalg.norm(value.ravel())
     error = jnp.linalg.norm((value - truth).ravel())
-    both_zero = (norm == 0) & (value_norm == 0)
-    product = jnp.vdot(value, truth)
+    # Of a zero vector there is no angle: equal counts as parallel, unequal as not.
+    either_zero = (norm == 0) | (value_norm == 0)
+    cosine = jnp.vdot(value, truth) / jnp.where(either_zero, 1, norm * value_norm)
     return CheckRow(
         adjoint,
         leaf,
         float(norm),
         float(jnp.where(error == 0, 0, error / norm)),
-        float(jnp.where(both_zero, 1, product / (norm * value_norm))),
+        float(jnp.where(either_zero, error == 0, cosine)),
     )

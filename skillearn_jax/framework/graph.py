@@ -32,7 +32,8 @@ def paths(program: Program, name: str) -> list[tuple[str, ...]]:
     """Returns the chains of stages through which a supporting set reaches the objective.
 
     A chain lists stage names; the empty chain is the direct path. Stages whose adjoint
-    passes no gradient to what they read end a chain before it starts.
+    passes no gradient to what they read end a chain before it starts. In a program in
+    which every stage reads all earlier ones their number doubles with each stage.
     """
     validation = program.validation
     assert validation is not None
@@ -62,8 +63,12 @@ def check_program(program: Program) -> None:
     _check_commit(program)
     _check_learners(program)
     if program.validation is not None:
+        arriving = _arriving(program)
         for name in program.validation.supporting:
-            if not paths(program, name):
+            if name not in program.validation.direct and not any(
+                name in stage.all_reads and passes_reads(stage) and index in arriving
+                for index, stage in enumerate(program.stages)
+            ):
                 raise InputError(
                     f"supporting set {name!r} has no path to the objective: no stage "
                     "whose result the objective depends on reads it with a gradient"
@@ -191,9 +196,12 @@ def _check_learners(program: Program) -> None:
                     f"{reader!r} reads the stream {name!r}, which no learner has; "
                     f"theirs are {sorted(declared)}"
                 )
+    sets = {learner.name: set(learner.sets) for learner in program.learners}
+    owned = set().union(*sets.values())
     for stage in program.stages:
         active = active_learners(program, stage)
-        if len(active) > 1:
+        touched = {*stage.moves, *stage.reads} & owned
+        if active and not any(touched <= sets[name] for name in active):
             raise InputError(
                 f"the training loss of stage {stage.name!r} reads the learners "
                 f"{list(active)}; learners meet in interactions: use interaction_reads="
@@ -201,31 +209,49 @@ def _check_learners(program: Program) -> None:
 
 
 def active_learners(program: Program, stage: Stage) -> tuple[str, ...]:
-    """Returns the names of the learners whose sets a stage's training loss reads."""
-    touched = {*stage.moves, *stage.reads}
-    return tuple(
-        learner.name for learner in program.learners if touched & set(learner.sets)
-    )
+    """Returns the names of the learners whose sets a stage's training loss reads.
+
+    That is one learner, or several that share all the sets read; if no learner has them
+    all, it is everyone who has any.
+    """
+    owned = {name for learner in program.learners for name in learner.sets}
+    touched = {*stage.moves, *stage.reads} & owned
+    holders = [x.name for x in program.learners if touched <= set(x.sets)]
+    meeting = [x.name for x in program.learners if touched & set(x.sets)]
+    return tuple(holders or meeting) if touched else ()
 
 
 def _chains_from(program: Program, index: int) -> list[tuple[str, ...]]:
     """Returns the chains from the result of stage `index` to the objective."""
+    later, arrives = _readers(program, index)
+    name = program.stages[index].name
+    chains = [(name, *c) for k in later for c in _chains_from(program, k)]
+    return [*chains, (name,)] if arrives else chains
+
+
+def _arriving(program: Program) -> set[int]:
+    """Returns the stages whose result reaches the objective, through others or not."""
+    arriving: set[int] = set()
+    for index in reversed(range(len(program.stages))):
+        later, arrives = _readers(program, index)
+        if arrives or arriving & set(later):
+            arriving.add(index)
+    return arriving
+
+
+def _readers(program: Program, index: int) -> tuple[list[int], bool]:
+    """Returns the later stages that take gradient to a result, and if validation does."""
     assert program.validation is not None
-    stage = program.stages[index]
-    chains: list[tuple[str, ...]] = []
-    alive = set(stage.moves)  # names under which the result can still be read
+    alive = set(program.stages[index].moves)  # names that still hold the result
+    readers = []
     for later_index in range(index + 1, len(program.stages)):
         later = program.stages[later_index]
-        sources = {later.start.get(name, name) for name in later.moves}
-        continues = alive & sources and later.adjoint != FirstOrder(at="lookahead")
+        starts = {later.start.get(name, name) for name in later.moves}
+        continues = alive & starts and later.adjoint != FirstOrder(at="lookahead")
         if continues or (alive & set(later.all_reads) and passes_reads(later)):
-            chains += [
-                (stage.name, *chain) for chain in _chains_from(program, later_index)
-            ]
+            readers.append(later_index)
         alive -= set(later.moves)
-    if alive & set(program.validation.all_reads):
-        chains.append((stage.name,))
-    return chains
+    return readers, bool(alive & set(program.validation.all_reads))
 
 
 def _supporting(program: Program) -> tuple[str, ...]:

@@ -55,49 +55,84 @@ class Phase:
             previous: the state in which the phase before ended.
 
         Raises:
-            InputError: if a name in `carry` is not in both phases, or a carried set has
-                changed its structure or shapes.
+            InputError: if a name in `carry` or `reset` is unknown, or something carried
+                has changed its structure or shapes.
         """
         fresh = self.program.init(params, key, model_state)
+        self._check_names(fresh)
         if previous is None:
             return fresh
-        carried = self._carried(fresh, previous)
+        carried = self._carried("parameter set", fresh.params, previous.params)
+        statistics = self._carried(
+            "model state", fresh.model_state, previous.model_state
+        )
         opt_states = dict(fresh.opt_states)
         for stage in self.program.stages:
-            goes_on = stage.name not in self.reset and carried.issuperset(stage.moves)
-            if goes_on and stage.name in previous.opt_states:
-                opt_states[stage.name] = previous.opt_states[stage.name]
-        old = previous.opt_states.get(VALIDATION, {})
+            if carried.issuperset(stage.moves):
+                opt_states[stage.name] = self._optimizer_state(
+                    stage.name, opt_states, previous.opt_states
+                )
         if VALIDATION in opt_states:
+            old = previous.opt_states.get(VALIDATION, {})
             opt_states[VALIDATION] = {
-                name: old[name]
-                if name in old and name in carried and name not in self.reset
+                name: self._optimizer_state(name, opt_states[VALIDATION], old)
+                if name in carried
                 else opt_state
                 for name, opt_state in opt_states[VALIDATION].items()
             }
         return State(
             _take(fresh.params, previous.params, carried),
             opt_states,
-            _take(fresh.model_state, previous.model_state, carried),
+            _take(fresh.model_state, previous.model_state, statistics),
             previous.step,
             previous.key,
         )
 
-    def _carried(self, fresh: State, previous: State) -> set[str]:
-        new = {**fresh.params, **fresh.model_state}
-        old = {**previous.params, **previous.model_state}
-        names = set(new) & set(old) if self.carry is None else set(self.carry)
-        for name in sorted(names):
-            if name not in new or name not in old:
+    def _optimizer_state(
+        self, name: str, fresh: Mapping[str, PyTree], old: Mapping[str, PyTree]
+    ) -> PyTree:
+        """Returns the optimiser state that a stage or supporting set begins with."""
+        if name in self.reset or name not in old:
+            return fresh[name]
+        if _shapes(fresh[name]) != _shapes(old[name]):
+            raise InputError(
+                f"phase {self.name!r} gives {name!r} another optimiser, which cannot go "
+                f"on from the old one's state: add {name!r} to reset="
+            )
+        return old[name]
+
+    def _check_names(self, fresh: State) -> None:
+        """Refuses names in `carry` and `reset` that this phase does not know."""
+        supporting = fresh.opt_states.get(VALIDATION, {})
+        optimizers = {*(s.name for s in self.program.stages), *supporting}
+        for name in self.reset:
+            if name not in optimizers:
+                raise InputError(
+                    f"phase {self.name!r} resets {name!r}, which is no stage and no "
+                    f"supporting set of it; those are {sorted(optimizers)}"
+                )
+        for name in self.carry or ():
+            if name not in fresh.params and name not in fresh.model_state:
+                raise InputError(
+                    f"phase {self.name!r} carries {name!r}, which is not in both phases"
+                )
+
+    def _carried(
+        self, kind: str, new: Mapping[str, PyTree], old: Mapping[str, PyTree]
+    ) -> set[str]:
+        """Returns the names that go on from the phase before."""
+        wanted = set(new) & (set(old) if self.carry is None else set(self.carry))
+        for name in sorted(wanted):
+            if name not in old:
                 raise InputError(
                     f"phase {self.name!r} carries {name!r}, which is not in both phases"
                 )
             if _shapes(new[name]) != _shapes(old[name]):
                 raise InputError(
                     f"phase {self.name!r} carries {name!r}, whose shapes have changed; "
-                    "leave it out of carry= to begin anew"
+                    f"leave it out of carry= for a fresh {kind}"
                 )
-        return names
+        return wanted
 
 
 def _take(

@@ -167,9 +167,10 @@ class Program:
             InputError: if a set is missing, or is given and nobody moves or reads it.
         """
         graph.check_params(self, params)
-        # Strongly typed from the start: a weak type would compile the step twice.
+        # Strongly typed, since a weak type would compile the step twice, and copied, so
+        # that a donated state shares no buffer with itself or with the caller.
         params, states = jax.tree.map(
-            lambda leaf: jnp.asarray(leaf, jnp.result_type(leaf)),
+            lambda leaf: jnp.array(leaf, jnp.result_type(leaf)),
             (dict(params), dict(model_state or {})),
         )
         opt_states = {
@@ -249,7 +250,9 @@ class Program:
 
     def objective(self, state: State, batches: Batches) -> Array:
         """Returns the validation objective after the look-ahead, at `state`."""
-        return self._objective(self._copies(state.params), state, batches)[0]
+        graph.check_batches(self, batches)
+        value, _ = self._objective(self._copies(state.params), state, batches)
+        return mean_over_devices(value, self.axis_name)
 
     def _validate(
         self, state: State, batches: Batches
@@ -400,5 +403,6 @@ def _record(run: _Run, name: str, info: StepInfo) -> None:
             f"given {sorted(run.model_state)}"
         )
     run.opt_states[name] = info.opt_state
-    run.model_state.update(aux.model_state)
+    # Held fixed: statistics are no path for gradients, in no stage and no adjoint.
+    run.model_state.update(jax.lax.stop_gradient(dict(aux.model_state)))
     run.metrics.update({f"{name}/{key}": value for key, value in aux.metrics.items()})

@@ -23,7 +23,8 @@ class Aux(NamedTuple):
         metrics: scalars by name, to be logged.
         model_state: new model states by name, such as BatchNorm's running statistics.
             Those that are not named stay as they are. They are kept by the real step
-            only; what a look-ahead or the validation stage returns is dropped.
+            only; what a look-ahead or the validation stage returns is dropped. No
+            gradient flows through them from stage to stage.
     """
 
     metrics: Mapping[str, Array] = {}
@@ -34,8 +35,8 @@ class Aux(NamedTuple):
 class Learner:
     """A model, by what belongs to it; for the printout and its checks.
 
-    A training loss may read the sets of one learner only: learners meet in interaction
-    functions and in the validation stage.
+    A training loss reads the sets of one learner only: learners meet in interaction
+    functions and in the validation stage. Learners may share a set.
 
     Attributes:
         name: for people.
@@ -121,6 +122,11 @@ class Objective:
                 interaction_key,
             )
             total = total + self.interaction_weight * value
+            doubled = metrics.keys() & {"interaction", *aux.metrics}
+            if doubled:
+                raise InputError(
+                    f"loss and interaction both return the metrics {sorted(doubled)}"
+                )
             metrics |= {"interaction": value, **aux.metrics}
             new_state |= aux.model_state
         return total, Aux(metrics, new_state)
@@ -149,7 +155,7 @@ class Stage(Objective):
     start: Mapping[str, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        _refuse_strings(self, "moves", *_NAMES)
+        _check_objective(self, "moves")
         if not self.moves:
             raise InputError(f"stage {self.name!r} moves nothing; name a set in moves=")
         if isinstance(self.optimizer, Mapping) and set(self.optimizer) != set(
@@ -196,7 +202,7 @@ class Validation(Objective):
     order: Literal["simultaneous", "alternate"] = "simultaneous"
 
     def __post_init__(self) -> None:
-        _refuse_strings(self, "indirect", *_NAMES)
+        _check_objective(self, "indirect")
         if not self.supporting:
             raise InputError(
                 "the validation stage moves nothing; name a supporting set in minimize= "
@@ -241,9 +247,15 @@ def _value_and_aux(fn: LossFn, *args: Any) -> tuple[Array, Aux]:
     return value, aux
 
 
-def _refuse_strings(part: Objective, *names: str) -> None:
-    """Refuses `moves="weights"`, which would be read as a tuple of letters."""
-    for name in names:
+def _check_objective(part: Objective, *names: str) -> None:
+    """Refuses what no objective can mean.
+
+    `moves="weights"` would be read as a tuple of letters, and reads of an interaction
+    that is not there as a path of the gradient.
+    """
+    for name in (*names, *_NAMES):
         value = getattr(part, name)
         if isinstance(value, str):
             raise InputError(f"{name}={value!r} must be a tuple of names: ({value!r},)")
+        if value and part.interaction is None and name.startswith("interaction_"):
+            raise InputError(f"{name}={value!r} without an interaction= function")

@@ -169,9 +169,13 @@ def normalized_exam_loss(
         losses: `[B]` the learner's loss on each example of the bank.
         scores: `[B]` selection probabilities f in (0, 1).
         axis_name: the device axis that the batch is split over, if it is.
+
+    Returns:
+        `[]`; zero for an exam of size zero.
     """
     total, size = sum_over_devices(
         (jnp.sum(scores * losses), jnp.sum(scores)), axis_name
     )
-    # Only scores that all underflow reach the guard.
-    return total / jnp.maximum(size, jnp.finfo(size.dtype).tiny)
+    # Scores that all underflow make an empty exam: a loss and a gradient of zero.
+    empty = size == 0
+    return jnp.where(empty, 0, total / jnp.where(empty, 1, size))

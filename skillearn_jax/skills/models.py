@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from skillearn_jax.errors import InputError
 from skillearn_jax.framework.stage import Optimizer
 from skillearn_jax.types import Array, Key, LossFn, PyTree
 
@@ -65,3 +66,11 @@ class TesterModel:
     optimizers: Mapping[str, Optimizer]
     accuracies: Callable[[PyTree, PyTree, Batch], Array]
     task: str = ""
+
+    def __post_init__(self) -> None:
+        for name in ("encoder", "executor", "creator"):
+            if name not in self.optimizers:
+                raise InputError(
+                    f"the tester has no optimizer for its {name!r}; given are "
+                    f"{sorted(self.optimizers)}"
+                )

@@ -31,7 +31,10 @@ class Checkpoints:
 
     def save(self, state: State) -> None:
         """Begins to save the state under its step."""
-        self._checkpointer.save_async(int(state.step), state, overwrite=True)
+        # By default Orbax skips a save, silently, while another is under way.
+        self._checkpointer.save_async(
+            int(state.step), state, force=True, overwrite=True
+        )
 
     def latest_step(self) -> int | None:
         """Returns the step of the newest checkpoint, if there is one."""

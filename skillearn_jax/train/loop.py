@@ -57,7 +57,7 @@ class CompiledLoop(NamedTuple):
                 for i in range(self.chunk)
             ]
             for i, of_step in enumerate(metrics):
-                _check_finite(of_step, after - self.chunk + i)
+                _check_finite(of_step, after - self.chunk + i + 1)
             yield state, metrics
 
 

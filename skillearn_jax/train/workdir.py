@@ -44,7 +44,7 @@ class Workdir:
             ) from error
         if "config.json" in present:
             self._refuse_other_config()
-        elif present:
+        elif present - {".config.json.partial"}:  # of a run killed at once
             raise InputError(
                 f"the workdir {self.path} is not empty and holds no run "
                 f"({sorted(present)[0]}, ...): set --workdir to a new folder"
@@ -96,12 +96,12 @@ class Workdir:
         if not path.exists():
             return
         kept = []
-        for line in path.read_text(encoding="utf-8").splitlines():
+        for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
             try:
                 row = json.loads(line)
             except ValueError:
                 continue
-            if keep(row):
+            if isinstance(row, dict) and keep(row):
                 kept.append(line + "\n")
         partial = self.path / ".metrics.jsonl.partial"
         partial.write_text("".join(kept), encoding="utf-8")

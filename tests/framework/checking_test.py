@@ -108,7 +108,7 @@ def test_adam_without_eps_root_is_reported_as_not_finite():
     program, state = one_level(optax.adam(0.1), half_dead)
     report = program.check(state, {})
     assert all("eps_root" in row.warning for row in report.rows)
-    assert "! not finite: an optimiser like Adam needs eps_root > 0" in str(report)
+    assert "! not finite; a common cause is Adam without eps_root > 0" in str(report)
 
 
 def test_adam_with_eps_root_is_not():

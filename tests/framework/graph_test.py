@@ -195,9 +195,6 @@ def test_a_training_loss_that_reads_two_learners_is_refused():
     assert active_learners(accepted, meeting) == ("two",)
 
 
-@pytest.mark.xfail(
-    reason="an architecture that two learners share counts as the other's"
-)
 def test_learners_may_share_a_supporting_set():
     """Interleaving: K learners, one architecture."""
     learners = (Learner("one", sets=("w", "a")), Learner("two", sets=("v", "a")))

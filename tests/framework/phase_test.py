@@ -177,20 +177,17 @@ def test_a_stage_that_moves_a_carried_and_a_fresh_set_begins_anew(
     phase.program.step(entered, toy.batches)
 
 
-@pytest.mark.xfail(reason="a model state hides the parameter set of the same name")
 def test_a_model_state_may_have_the_name_of_a_set(toy, previous):
     old = previous._replace(model_state={"w": jnp.ones(2)})
     with pytest.raises(InputError, match="carries 'w', whose shapes have changed"):
         enter(toy, old, params=deeper(toy), model_state={"w": jnp.ones(2)})
 
 
-@pytest.mark.xfail(reason="an unknown name in reset= is passed over in silence")
 def test_reset_of_an_unknown_name_is_refused(toy, previous):
     with pytest.raises(InputError, match="ghost"):
         enter(toy, previous, reset=("ghost",))
 
 
-@pytest.mark.xfail(reason="the old optimiser's state goes on into another optimiser")
 def test_another_optimizer_begins_anew_or_is_refused(toy, previous):
     program = toy.program({"optimizer": optax.adam(0.1)})
     try:

@@ -647,7 +647,6 @@ def test_a_stage_that_returns_an_unknown_model_state_is_named():
         program.step(state, {})
 
 
-@pytest.mark.xfail(reason="interaction_reads= without interaction= is taken for a path")
 def test_an_interaction_without_a_function_is_refused():
     with pytest.raises(InputError, match="interaction"):
         stage(interaction_reads=("c",))

@@ -1,0 +1,80 @@
+"""Devices: one under `jit`, several under `pmap`, and the same batch either way."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from skillearn_jax.errors import InputError
+from skillearn_jax.parallel import Devices
+from skillearn_jax.parallel.devices import AXIS_NAME
+
+
+def test_zero_takes_all_and_a_number_takes_that_many():
+    assert Devices.take(0).count == jax.local_device_count() == 8
+    assert Devices.take(3).count == 3
+
+
+def test_more_than_exist_are_refused():
+    with pytest.raises(InputError, match=r"devices is 9, but .* has 8 \(cpu\)"):
+        Devices.take(9)
+
+
+def test_the_axis_has_a_name_only_where_there_is_one():
+    assert Devices(1).axis_name is None
+    assert Devices(2).axis_name == AXIS_NAME
+
+
+def test_a_batch_is_shared_evenly_or_refused():
+    assert Devices(4).share(12, "config.x") == 3
+    assert Devices(1).share(7, "config.x") == 7
+    with pytest.raises(InputError, match=r"batch of 10 .* 4 devices: set --config\.x"):
+        Devices(4).share(10, "config.x")
+
+
+def test_parts_are_the_batch_cut_in_order():
+    indices = jnp.arange(10, 22)
+    assert Devices(1).part(indices) is indices
+    devices = Devices(4)
+    step = jax.pmap(
+        lambda _: devices.part(indices), AXIS_NAME, devices=jax.local_devices()[:4]
+    )
+    parts = step(jnp.arange(4))
+    np.testing.assert_array_equal(parts, np.arange(10, 22).reshape(4, 3))
+
+
+@pytest.mark.parametrize("count", [1, 2, 8])
+def test_place_and_fetch_are_there_and_back(count):
+    devices = Devices(count)
+    tree = {"w": jnp.arange(6.0).reshape(2, 3), "key": jax.random.key(3)}
+    placed = devices.place(tree)
+    assert placed["w"].shape == ((2, 3) if count == 1 else (count, 2, 3))
+    assert len(placed["w"].devices()) == count
+    back = devices.fetch(placed)
+    np.testing.assert_array_equal(back["w"], tree["w"])
+    assert jnp.array_equal(
+        jax.random.key_data(back["key"]), jax.random.key_data(tree["key"])
+    )
+
+
+@pytest.mark.parametrize("count", [1, 2])
+def test_what_was_placed_outlives_the_donation_of_the_copy(count):
+    devices = Devices(count)
+    value = jnp.arange(4.0)
+    step = devices.compile(lambda x, y: (x + y, y), *devices.place((value, value)))
+    placed = devices.place(value)
+    total, _ = step(placed, devices.place(value))
+    np.testing.assert_array_equal(devices.fetch(total), 2 * np.arange(4.0))
+    np.testing.assert_array_equal(value, np.arange(4.0))
+    assert placed.is_deleted()
+
+
+def test_several_devices_sum_over_the_axis():
+    devices = Devices(4)
+    batch = jnp.arange(8)
+
+    def step(total):
+        return total + jax.lax.psum(jnp.sum(devices.part(batch)), AXIS_NAME)
+
+    start = devices.place(jnp.int32(100))
+    assert int(devices.fetch(devices.compile(step, start)(start))) == 128

@@ -1,0 +1,78 @@
+"""The optimisers of differentiable search, against their formulas."""
+
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from skillearn_jax.train.config import AdamConfig, SgdConfig
+from skillearn_jax.train.optimizers import adam, cosine_by_epoch, sgd
+
+
+def cosine(lr, min_lr, epoch, epochs):
+    """The closed form in the documentation of PyTorch's CosineAnnealingLR."""
+    return min_lr + (lr - min_lr) * (1 + np.cos(np.pi * epoch / epochs)) / 2
+
+
+def steps_of(optimizer, params, grads):
+    """Returns the parameters after each gradient."""
+    state, values = optimizer.init(params), []
+    for grad in grads:
+        updates, state = optimizer.update(grad, state, params)
+        params = optax.apply_updates(params, updates)
+        values.append(params)
+    return values
+
+
+def test_cosine_changes_at_each_epochs_start(x64):
+    schedule = cosine_by_epoch(0.025, 0.001, epochs=5, steps_per_epoch=3)
+    rates = [float(schedule(jnp.int32(step))) for step in range(15)]
+    expected = [cosine(0.025, 0.001, step // 3, 5) for step in range(15)]
+    np.testing.assert_allclose(rates, expected, rtol=1e-12)
+    assert rates[0] == rates[1] == rates[2] == 0.025
+    assert rates[3] < rates[2]
+
+
+def test_cosine_ends_and_stays_at_its_minimum(x64):
+    schedule = cosine_by_epoch(0.025, 0.001, epochs=5, steps_per_epoch=3)
+    for step in (15, 16, 1000):
+        assert float(schedule(jnp.int32(step))) == pytest.approx(0.001, rel=1e-12)
+
+
+def test_sgd_clips_then_decays_then_gathers_momentum(x64):
+    config = SgdConfig(lr=0.5, min_lr=0.1, momentum=0.9, weight_decay=0.25, clip=1.0)
+    w = np.asarray([2.0, -1.0])
+    # The first is clipped from norm 5, the second is left alone.
+    grads = [np.asarray([3.0, 4.0]), np.asarray([0.25, 0.5]), np.asarray([0.5, 0.0])]
+    optimizer = sgd(config, epochs=2, steps_per_epoch=2)
+    taken = steps_of(optimizer, jnp.asarray(w), [jnp.asarray(g) for g in grads])
+    buffer = np.zeros(2)
+    for step, (grad, value) in enumerate(zip(grads, taken, strict=True)):
+        norm = np.linalg.norm(grad)
+        grad = grad / norm if norm > 1 else grad
+        buffer = 0.9 * buffer + (grad + 0.25 * w)
+        w = w - cosine(0.5, 0.1, step // 2, 2) * buffer
+        np.testing.assert_allclose(value, w, rtol=1e-12)
+
+
+def test_clip_zero_does_not_clip_and_momentum_zero_keeps_no_buffer(x64):
+    config = SgdConfig(lr=0.5, min_lr=0.5, momentum=0.0, weight_decay=0.0, clip=0.0)
+    optimizer = sgd(config, epochs=1, steps_per_epoch=1)
+    w, grad = jnp.asarray([1.0, 2.0]), jnp.asarray([300.0, -400.0])
+    (value,) = steps_of(optimizer, w, [grad])
+    np.testing.assert_allclose(value, w - 0.5 * grad, rtol=1e-12)
+
+
+def test_adam_has_its_decay_inside_the_gradient(x64):
+    config = AdamConfig(lr=0.1, beta1=0.5, beta2=0.75, weight_decay=0.5)
+    w = np.asarray([2.0, -1.0, 0.5])
+    grads = [np.asarray([1.0, -0.5, 0.0]), np.asarray([0.5, 0.25, -1.0])]
+    taken = steps_of(adam(config), jnp.asarray(w), [jnp.asarray(g) for g in grads])
+    first, second = np.zeros(3), np.zeros(3)
+    for t, (grad, value) in enumerate(zip(grads, taken, strict=True), start=1):
+        grad = grad + 0.5 * w
+        first = 0.5 * first + 0.5 * grad
+        second = 0.75 * second + 0.25 * grad**2
+        root = np.sqrt(second / (1 - 0.75**t))
+        w = w - 0.1 * first / (1 - 0.5**t) / (root + 1e-8)
+        np.testing.assert_allclose(value, w, rtol=1e-9)
