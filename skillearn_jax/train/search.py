@@ -155,8 +155,10 @@ def search(
                     rows.append(
                         _row(phase.name, step, steps_per_epoch, _entropies(state))
                     )
-                    checkpoints.save(state)
+                # Rows first: a run that goes on drops those beyond its checkpoint.
                 workdir.append_metrics(rows)
+                if step % steps_per_epoch == 0:
+                    checkpoints.save(state)
             state = devices.fetch(latest)
             steps_s += time.perf_counter() - clock
     checkpoints.close()
