@@ -338,7 +338,10 @@ class Program:
             batches,
             self._key(state, len(self.stages)),
         )
-        return value, ({"objective": value, **aux.metrics}, run)
+        metrics = {"objective": value, **aux.metrics}
+        if self.validation.interaction is None:
+            del metrics["loss"]  # it is the objective
+        return value, (metrics, run)
 
     def _run(
         self, state: State, copies: Copies, batches: Batches, *, virtual: bool

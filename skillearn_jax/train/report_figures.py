@@ -40,6 +40,7 @@ _STYLE: dict[Any, Any] = {
     ),
     **dict.fromkeys(("xtick.color", "ytick.color", "grid.color"), _INK),
 }
+_LEGEND_COLUMNS = 3
 _NOT_METRICS = frozenset({"phase", "step", "epoch", "time_s", "network", "seed"})
 # Metrics of one prefix share a panel if they measure the same kind of thing.
 _KINDS = (
@@ -193,13 +194,14 @@ def _finish(ax: Axes, prefix: str, names: Sequence[str], x_label: str) -> None:
         ax.legend(
             loc="lower left",
             bbox_to_anchor=(0, 1.0),
-            ncols=3,
+            ncols=_LEGEND_COLUMNS,
             borderaxespad=0,
             handlelength=1.1,
             columnspacing=1.0,
             borderpad=0.2,
         )
-    ax.set_title(_plain(title), pad=20)
+    legend_rows = -(-len(names) // _LEGEND_COLUMNS)
+    ax.set_title(_plain(title), pad=8 + 12 * max(1, legend_rows))
     values = np.concatenate([np.asarray(line.get_ydata()) for line in ax.lines])
     if values.min() > 0 and values.max() / values.min() > _LOG_RATIO:
         ax.set_yscale("log")

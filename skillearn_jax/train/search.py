@@ -21,7 +21,7 @@ from skillearn_jax.types import Key
 
 _SHOWN = {
     "loss": "learner/loss",
-    "val": "validation/loss",
+    "objective": "validation/objective",
     "exam": "validation/exam_loss",
     "tester acc": "validation/tester_accuracy",
     "|dA|": "hypergrad/alphas/norm",

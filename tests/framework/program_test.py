@@ -771,7 +771,6 @@ def test_metrics_are_named_by_stage_and_set(toy, warm):
         "first/loss",
         "second/loss",
         "second/interaction",
-        "validation/loss",
         "validation/objective",
         *(
             f"hypergrad/{name}/{part}"

@@ -92,7 +92,7 @@ def test_a_step_moves_the_alphas_then_the_weights(small, assert_close):
     want = weights - XI * jax.grad(train(small))(weights, alphas)
     assert_close(new.params["weights"], want)
     value = validate(small)(info.lookahead["weights"], small.params["alphas"])
-    assert_close(metrics["validation/loss"], value)
+    assert_close(metrics["validation/objective"], value)
     assert_close(metrics["learner/loss"], train(small)(weights, alphas))
 
 
