@@ -1,6 +1,6 @@
 """Learning by passing tests on the 1797 digits that come with scikit-learn.
 
-Paper:    learning by passing tests, arXiv 2012.04863. The paper searches on CIFAR; this
+Paper:    learning by passing tests, arXiv 2011.15102. The paper searches on CIFAR; this
           is its algorithm (second order, exact) on images small enough for a laptop.
 Hardware: 2 CPU cores.
 Expected: nothing is published for this data set. README.md shows a run.
@@ -37,16 +37,15 @@ def get_config(variant=""):
     config.search.cells = 3
     config.search.channels = 8
     config.search.epochs = 20
-    config.search.alphas.lr = 6e-3
+    config.search.alphas.lr = 3e-2
     config.tester.encoder = "small"
     config.tester.weights.lr = 0.1
     config.tester.creator.lr = 6e-3
 
     config.evaluation.cells = 3
-    config.evaluation.channels = 12
+    config.evaluation.channels = 8
     config.evaluation.epochs = 10
-    config.evaluation.batch_size = 128
-    config.evaluation.weights.lr = 0.05
+    config.evaluation.batch_size = 64
     config.evaluation.drop_path = 0.0
     config.evaluation.num_random = 3
     config.evaluation.num_seeds = 3

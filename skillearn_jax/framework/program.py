@@ -103,8 +103,8 @@ class Program:
         InputError: at construction, for a program that cannot be meant.
 
     References:
-        Xie et al., Skillearn; Hosseini and Xie, learning by passing tests, arXiv
-        2012.04863. The one-step approximation is that of DARTS, arXiv 1806.09055.
+        Xie, Du, Ban 2020, Skillearn, arXiv 2012.04863. The one-step approximation is
+        that of DARTS, arXiv 1806.09055.
     """
 
     stages: tuple[Stage, ...]

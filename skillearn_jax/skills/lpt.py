@@ -61,7 +61,7 @@ def learning_by_passing_tests(
         `exam_size` (mean of f), `tester_loss` and `tester_accuracy` on D_val.
 
     References:
-        Hosseini and Xie 2020, learning by passing tests, arXiv 2012.04863.
+        Du, Zhang, Xie 2020, learning by passing tests, arXiv 2011.15102.
     """
     for name, weight in (
         ("interaction_weight", interaction_weight),

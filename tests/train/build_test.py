@@ -1,0 +1,100 @@
+"""From a config to a program: who moves, who reads, and what it starts from."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from skillearn_jax.data import load
+from skillearn_jax.framework import Program
+from skillearn_jax.hypergrad import Exact, FirstOrder
+from skillearn_jax.train.build import build_search
+
+
+@pytest.fixture(scope="module")
+def data():
+    return load("digits")
+
+
+@pytest.fixture(scope="module")
+def lpt(tiny, data):
+    return build_search(tiny(), data, jax.random.key(0), 2)
+
+
+@pytest.fixture(scope="module")
+def baseline(tiny_baseline, data):
+    changes = {"search.warmup_epochs": 0}
+    return build_search(tiny_baseline(changes), data, jax.random.key(0), 2)
+
+
+def test_the_warmup_moves_weights_only(lpt):
+    warmup, searching = lpt.phases
+    assert (warmup.name, warmup.epochs) == ("warmup", 1)
+    assert (searching.name, searching.epochs) == ("search", 1)
+    assert warmup.program.validation is None
+    assert set(searching.program.validation.minimize) == {"alphas"}
+    assert set(searching.program.validation.maximize) == {"creator"}
+    assert [stage.moves for stage in searching.program.stages] == [
+        ("weights",),
+        ("encoder", "executor"),
+    ]
+
+
+def test_no_warmup_is_no_phase(baseline):
+    (only,) = baseline.phases
+    assert only.name == "search"
+    assert only.program.validation is not None
+
+
+def test_the_sets_and_streams_are_those_of_the_program(lpt, baseline):
+    assert set(lpt.params) == {"weights", "alphas", "encoder", "executor", "creator"}
+    assert set(lpt.model_state) == {"learner", "tester"}
+    assert set(baseline.params) == {"weights", "alphas"}
+    assert set(baseline.model_state) == {"learner"}
+    for setup in (lpt, baseline):
+        program = setup.phases[-1].program
+        assert isinstance(program, Program)
+        assert set(program.sets) == set(setup.params)
+        assert set(program.streams) <= set(setup.streams)
+
+
+def test_the_adjoint_is_that_of_the_config(lpt, baseline):
+    assert {type(s.adjoint) for s in lpt.phases[-1].program.stages} == {Exact}
+    assert {type(s.adjoint) for s in baseline.phases[-1].program.stages} == {FirstOrder}
+
+
+def test_alphas_are_small_and_random(lpt, tiny):
+    for logits in lpt.params["alphas"].values():
+        assert logits.shape == (2, len(tiny().space.ops))
+        assert 0 < float(jnp.abs(logits).max()) < 0.01
+
+
+def test_the_key_decides(tiny_baseline, data, baseline):
+    config = tiny_baseline({"search.warmup_epochs": 0})
+    same = build_search(config, data, jax.random.key(0), 2)
+    other = build_search(config, data, jax.random.key(1), 2)
+    equal = jax.tree.map(np.array_equal, same.params, baseline.params)
+    assert all(jax.tree.leaves(equal))
+    assert not np.array_equal(
+        other.params["alphas"]["normal"], same.params["alphas"]["normal"]
+    )
+
+
+def test_the_learner_does_not_depend_on_the_skill(lpt, baseline):
+    """So that a comparison of skills starts from the same weights."""
+    for name in ("weights", "alphas"):
+        equal = jax.tree.map(np.array_equal, lpt.params[name], baseline.params[name])
+        assert all(jax.tree.leaves(equal)), name
+
+
+@pytest.mark.parametrize("stem", ["imagenet", "cifar"])
+def test_a_resnet_may_be_the_tester(tiny, data, stem):
+    config = tiny({"tester.encoder": "resnet18", "tester.stem": stem})
+    shapes = jax.eval_shape(
+        lambda key: build_search(config, data, key, 2).params, jax.random.key(0)
+    )
+    kernels = [leaf.shape for leaf in jax.tree.leaves(shapes["encoder"])]
+    first = (7, 7, 1, 64) if stem == "imagenet" else (3, 3, 1, 64)
+    assert first in kernels
+    heads = {leaf.shape for leaf in jax.tree.leaves(shapes["executor"])}
+    assert heads == {(512, 10), (10,)}

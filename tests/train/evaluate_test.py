@@ -1,0 +1,93 @@
+"""The evaluation: no claim without evidence."""
+
+import numpy as np
+import pytest
+
+from skillearn_jax.nas import random_genotype
+from skillearn_jax.train.evaluate import _contestants, _summarize, verdict
+
+
+def test_apart_is_a_claim():
+    text = verdict([2.0, 2.1, 2.2], [3.0, 3.1, 3.2])
+    assert text.startswith("The derived cell's mean error lies 1.00 points below the")
+    assert text.endswith("the intervals (one standard deviation) do not overlap.")
+
+
+def test_worse_is_said_as_plainly():
+    text = verdict([3.0, 3.1, 3.2], [2.0, 2.1, 2.2])
+    assert "1.00 points above the random cells' mean" in text
+    assert text.endswith("do not overlap.")
+
+
+def test_overlap_is_no_claim():
+    text = verdict([2.0, 2.5, 3.0], [2.2, 2.7, 3.2])
+    assert "0.20 points below" in text
+    assert text.endswith("the intervals overlap, so no difference is claimed.")
+
+
+def test_intervals_that_touch_overlap():
+    # Means 1 and 3, standard deviations 1 and 1, exactly.
+    assert "so no difference" in verdict([0.0, 1.0, 2.0], [2.0, 3.0, 4.0])
+    assert "do not overlap" in verdict([0.0, 1.0, 2.0], [2.5, 3.5, 4.5])
+
+
+def test_equal_errors_are_no_claim():
+    assert "so no difference" in verdict([2.0, 2.0, 2.0], [2.0, 2.0, 2.0])
+
+
+@pytest.mark.parametrize(
+    ("derived", "random"),
+    [([1.0], [9.0, 9.1, 9.2]), ([1.0, 1.1, 1.2], [9.0, 9.1]), ([1.0, 1.1], [9.0, 9.1])],
+)
+def test_too_few_trainings_are_no_claim(derived, random):
+    text = verdict(derived, random)
+    assert text.endswith("too few trainings to say whether that is more than chance.")
+
+
+def test_random_cells_are_of_the_same_space_and_of_the_runs_seed(tiny):
+    config = tiny({"evaluation.num_random": 4, "space.num_nodes": 2})
+    rng = np.random.default_rng(0)
+    cells = _contestants(config, random_genotype(rng, space_of(config)))
+    assert list(cells) == ["derived", *(f"random {i}" for i in range(1, 5))]
+    assert len({str(genotype) for genotype in cells.values()}) == 5
+    for genotype in cells.values():
+        ops = {op for op, _ in (*genotype.normal, *genotype.reduction)}
+        assert ops <= set(config.space.ops) - {"none"}
+        assert len(genotype.normal) == len(cells["derived"].normal)
+    again = _contestants(config, cells["derived"])
+    assert again == cells
+    other = _contestants(
+        tiny({"evaluation.num_random": 4, "space.num_nodes": 2, "seed": 3}),
+        cells["derived"],
+    )
+    assert other != cells
+
+
+def space_of(config):
+    from skillearn_jax.nas import CellSpace
+
+    return CellSpace(ops=config.space.ops, num_nodes=config.space.num_nodes)
+
+
+def row(name, errors):
+    return {"name": name, "errors": errors, "mean": float(np.mean(errors))}
+
+
+def test_random_cells_are_summed_up_over_cells_and_seeds(tiny):
+    rows = [row("derived", [1.0, 2.0]), row("a", [3.0, 5.0]), row("b", [4.0, 8.0])]
+    summary = _summarize(tiny(), rows)
+    assert summary["rows"] == rows
+    assert summary["random"] == {
+        "mean": 5.0,
+        "std": pytest.approx(np.std([3, 5, 4, 8], ddof=1)),
+        "count": 2,
+    }
+    assert "3.50 points below" in summary["verdict"]
+
+
+def test_without_random_cells_nothing_is_compared(tiny):
+    summary = _summarize(tiny(), [row("derived", [1.0])])
+    assert "random" not in summary
+    assert "verdict" not in summary
+    single = _summarize(tiny(), [row("derived", [1.0]), row("a", [2.0])])
+    assert single["random"]["std"] is None
