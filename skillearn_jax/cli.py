@@ -7,9 +7,11 @@ became NaN or infinite; 130 interrupted. Anything else is a bug and shows its tr
 import contextlib
 import difflib
 import io
+import logging
 import os
 import re
 import sys
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -48,6 +50,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         config, workdir = parse_flags(argv)
         _cache_compilations()
+        _quiet_libraries()
         run(config, workdir)
     except InputError as error:
         return _fail(error, 2)
@@ -92,16 +95,15 @@ def _parse(argv: Sequence[str]) -> tuple[ConfigDict, str]:
             if config.value is not None:
                 config.value.to_dict()  # a file that failed to load says so only now
     except flags.Error as error:
-        line = str(error).strip().splitlines()[-1].strip()
-        raise InputError(line) from error
-    except (OSError, AttributeError, TypeError, ValueError) as error:
         # Errors inside a config file arrive with their traceback: the last line says it.
-        line = str(error).strip().splitlines()[-1].strip()
-        raise InputError(f"--config: {line}") from error
+        raise InputError(str(error).strip().splitlines()[-1].strip()) from error
+    except Exception as error:  # whatever a config file, which is code, may raise
+        kind, lines = type(error).__name__, str(error).strip().splitlines()
+        raise InputError(f"--config: {kind}: {lines[-1] if lines else ''}") from error
     if config.value is None:
         raise InputError("--config is missing; see --help")
     if rest[1:]:
-        raise InputError(f"unexpected argument {rest[1]!r}; flags begin with --")
+        raise InputError(f"unexpected argument {rest[1]!r}; flags are --name=value")
     return config.value, workdir.value
 
 
@@ -128,6 +130,17 @@ def _cache_compilations() -> None:
     if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
         cache = Path.home() / ".cache" / "skillearn_jax"
         jax.config.update("jax_compilation_cache_dir", str(cache))
+
+
+def _quiet_libraries() -> None:
+    """Leaves errors to the one line that says them.
+
+    Where a checkpoint is damaged, Orbax logs through absl, and the tasks that it drops
+    complain through asyncio and as warnings.
+    """
+    for name in ("absl", "asyncio"):
+        logging.getLogger(name).setLevel(logging.CRITICAL)
+    warnings.filterwarnings("ignore", "coroutine .* was never awaited", RuntimeWarning)
 
 
 def _fail(error: Exception | str, code: int) -> int:

@@ -132,7 +132,7 @@ def test_a_mistake_in_a_flag_is_one_line(tmp_path, digits, capfd, flag, message)
 @pytest.mark.parametrize(
     ("flag", "message"),
     [
-        ("--config.data.batch_size=9999", "batch size 9999 must lie between 1 and"),
+        ("--config.data.batch_size=9999", "batch_size is 9999; it must be at most"),
         ("--config.data.train_fraction=0.0001", "--config.data.train_fraction"),
         ("--config.space.ops=('none',)", "ops must hold one"),
     ],
@@ -168,22 +168,18 @@ def test_what_is_missing_is_named(tmp_path, digits, capfd):
         pytest.param(
             "def get_config(:\n",
             "invalid syntax",
-            marks=pytest.mark.xfail(strict=True, reason="SyntaxError"),
         ),
         pytest.param(
             "def get_config():\n    return undefined\n",
             "undefined",
-            marks=pytest.mark.xfail(strict=True, reason="NameError"),
         ),
         pytest.param(
             "import no_such_module\n",
             "no_such_module",
-            marks=pytest.mark.xfail(strict=True, reason="ModuleNotFoundError"),
         ),
         pytest.param(
             "def get_config():\n    return {}['lost']\n",
             "lost",
-            marks=pytest.mark.xfail(strict=True, reason="KeyError"),
         ),
         ("def get_config():\n    raise ValueError('no such thing')\n", "no such thing"),
         ("def get_config():\n    return 3\n", "--config"),
@@ -324,16 +320,12 @@ def test_a_damaged_config_json_is_one_line(copy, digits, capfd, damage):
     assert contents(copy) == before
 
 
-# Not strict: whether asyncio complains depends on the order of its tasks.
-NOISE = pytest.mark.xfail(strict=False, reason="Orbax and asyncio log to stderr too")
-
-
 @pytest.mark.parametrize(
     "pattern",
     [
         "_METADATA",
-        pytest.param("manifest.ocdbt", marks=NOISE),
-        pytest.param("*", marks=NOISE),
+        "manifest.ocdbt",
+        "*",
     ],
 )
 def test_a_damaged_checkpoint_is_one_line_and_nothing_is_lost(
@@ -341,6 +333,7 @@ def test_a_damaged_checkpoint_is_one_line_and_nothing_is_lost(
 ):
     files = [f for f in (copy / "checkpoints").rglob(pattern) if f.is_file()]
     assert files
+    (copy / "summary.json").unlink(missing_ok=True)  # of a run that has ended
     for file in files:
         file.write_bytes(file.read_bytes()[: file.stat().st_size // 2])
     before = contents(copy)
@@ -348,7 +341,8 @@ def test_a_damaged_checkpoint_is_one_line_and_nothing_is_lost(
     code, out, err = launch(repo_root, *flags)
     assert code == 2, err
     line = one_line(out, err)
-    assert f"the checkpoint {copy}/checkpoints/6 cannot be read" in line
+    assert f"the checkpoint {copy}/checkpoints/" in line
+    assert "cannot be read" in line
     assert contents(copy) == before
 
 

@@ -2,8 +2,9 @@
 
 from skillearn_jax.framework.checking import CheckReport, check
 from skillearn_jax.framework.phase import Phase
-from skillearn_jax.framework.program import HypergradInfo, Program, State
+from skillearn_jax.framework.program import Program
 from skillearn_jax.framework.stage import Aux, Learner, Objective, Stage, Validation
+from skillearn_jax.framework.state import HypergradInfo, State
 
 __all__ = [
     "Aux",

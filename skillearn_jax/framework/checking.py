@@ -13,7 +13,8 @@ from skillearn_jax.hypergrad import Autodiff, Exact, FiniteDifference
 from skillearn_jax.types import Array
 
 if TYPE_CHECKING:
-    from skillearn_jax.framework.program import Batches, Program, State
+    from skillearn_jax.framework.program import Program
+    from skillearn_jax.framework.state import Batches, State
 
 
 class CheckRow(NamedTuple):

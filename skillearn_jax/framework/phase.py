@@ -6,7 +6,9 @@ from dataclasses import dataclass
 import jax
 
 from skillearn_jax.errors import InputError
-from skillearn_jax.framework.program import VALIDATION, Program, State
+from skillearn_jax.framework.graph import VALIDATION
+from skillearn_jax.framework.program import Program
+from skillearn_jax.framework.state import State
 from skillearn_jax.types import Key, ParamSets, PyTree
 
 

@@ -12,56 +12,12 @@ import optax
 from skillearn_jax.errors import InputError
 from skillearn_jax.framework import checking, describe, graph
 from skillearn_jax.framework.stage import Aux, Learner, Stage, Validation
+from skillearn_jax.framework.state import Batches, Copies, HypergradInfo, State
 from skillearn_jax.hypergrad import Adjoint, Exact, StepInfo, one_step
 from skillearn_jax.tree import mean_over_devices
 from skillearn_jax.types import Array, Key, Metrics, ParamSets, PyTree
 
-Batches = Mapping[str, Any]
-Copies = Mapping[str, ParamSets]
-"""The supporting sets, one copy for each stage that reads them."""
-
 VALIDATION = graph.VALIDATION
-
-
-class State(NamedTuple):
-    """All that changes from step to step: one pytree of arrays.
-
-    Attributes:
-        params: the parameter sets by name.
-        opt_states: optimiser states: one for each training stage by its name, and
-            under `"validation"` one for each supporting set.
-        model_state: model states by name, such as BatchNorm's running statistics.
-        step: `[] int32` the number of steps taken.
-        key: the PRNG key of the run; never consumed, only folded with `step`.
-    """
-
-    params: dict[str, PyTree]
-    opt_states: dict[str, PyTree]
-    model_state: dict[str, PyTree]
-    step: Array
-    key: Key
-
-
-class HypergradInfo(NamedTuple):
-    """What `Program.hypergrad` returns beside the gradient.
-
-    Attributes:
-        terms: the gradient, split by the stage through which it flows:
-            `terms[stage][set]`. `terms["validation"]` is the direct term.
-        direct: per supporting set, the derivative with the results of the training
-            stages held fixed.
-        response: per supporting set, the rest: through the training stages.
-        lookahead: the sets that the training stages moved, after their look-ahead.
-        objective: `[]` the value of the validation objective.
-        metrics: scalars by name.
-    """
-
-    terms: Copies
-    direct: ParamSets
-    response: ParamSets
-    lookahead: ParamSets
-    objective: Array
-    metrics: Metrics
 
 
 class _Run(NamedTuple):

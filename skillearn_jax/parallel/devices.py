@@ -33,7 +33,7 @@ class Devices:
             InputError: if there are fewer.
         """
         present = jax.local_device_count()
-        if requested > present:
+        if not 0 <= requested <= present:
             raise InputError(
                 f"config.parallel.devices is {requested}, but this machine has {present} "
                 f"({jax.default_backend()}): set --config.parallel.devices"

@@ -1,7 +1,9 @@
 """Floor 4: the state of a search on disk, through Orbax."""
 
-import logging
+import hashlib
+import json
 from pathlib import Path
+from typing import Any
 
 import jax
 from orbax.checkpoint import v1 as ocp
@@ -9,20 +11,20 @@ from orbax.checkpoint import v1 as ocp
 from skillearn_jax.errors import InputError
 from skillearn_jax.framework import State
 
-# Orbax reports every save at INFO, which would drown a run's own output.
-logging.getLogger("absl").setLevel(logging.WARNING)
-
 
 class Checkpoints:
     """The newest state of a run, saved in the background.
 
     A save is complete or absent: one that a kill interrupts leaves a temporary folder,
-    which the next run removes.
+    which the next run removes. Orbax does not notice changed bytes, so each checkpoint
+    gets a digest of its files, in `digests.json` beside them; it is written once the
+    save is complete, and a checkpoint whose run was killed before that is taken as it is.
     """
 
     def __init__(self, path: Path) -> None:
         """Opens the folder, which need not exist."""
         self._path = path
+        self._pending: tuple[int, Any] | None = None
         self._checkpointer = ocp.training.Checkpointer(
             str(path.absolute()),
             cleanup_tmp_directories=True,
@@ -30,11 +32,14 @@ class Checkpoints:
         )
 
     def save(self, state: State) -> None:
-        """Begins to save the state under its step."""
+        """Begins to save the state under its step; waits for the save before it."""
+        self._seal()
+        step = int(state.step)
         # By default Orbax skips a save, silently, while another is under way.
-        self._checkpointer.save_async(
-            int(state.step), state, force=True, overwrite=True
+        response = self._checkpointer.save_async(
+            step, state, force=True, overwrite=True
         )
+        self._pending = (step, response)
 
     def latest_step(self) -> int | None:
         """Returns the step of the newest checkpoint, if there is one."""
@@ -48,9 +53,14 @@ class Checkpoints:
             like: a state of the same structure, shapes and devices.
 
         Raises:
-            InputError: if it cannot be read; nothing is changed on disk.
+            InputError: if it is damaged or of another structure; nothing is changed on
+                disk.
         """
         step = self.latest_step()
+        folder = self._path / str(step)
+        digest = self._digests().get(str(step))
+        if digest is not None and digest != _digest(folder):
+            raise self._unreadable(folder, "its files have changed since it was saved")
         sharding = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
         abstract = jax.tree.map(
             lambda leaf: jax.ShapeDtypeStruct(
@@ -62,11 +72,46 @@ class Checkpoints:
             return self._checkpointer.load(step, abstract)
         except Exception as error:
             reason = str(error.__cause__ or error).strip().splitlines()[0]
-            raise InputError(
-                f"the checkpoint {self._path / str(step)} cannot be read ({reason}): "
-                "remove it to start again, or set --workdir"
-            ) from error
+            raise self._unreadable(folder, reason[:200]) from error
 
     def close(self) -> None:
         """Waits for the save that is under way."""
+        self._seal()
         self._checkpointer.close()
+
+    def _seal(self) -> None:
+        """Waits for the last save and writes its digest, in one move."""
+        if self._pending is None:
+            return
+        step, response = self._pending
+        response.result()
+        self._pending = None
+        # Only the newest is kept, so only its digest is.
+        partial = self._path / ".digests.json.partial"
+        partial.write_text(json.dumps({str(step): _digest(self._path / str(step))}))
+        partial.replace(self._path / "digests.json")
+
+    def _digests(self) -> dict[str, str]:
+        try:
+            digests = json.loads((self._path / "digests.json").read_bytes())
+        except FileNotFoundError:
+            return {}
+        except ValueError as error:
+            raise self._unreadable(self._path / "digests.json", "not JSON") from error
+        return digests if isinstance(digests, dict) else {}
+
+    def _unreadable(self, path: Path, reason: str) -> InputError:
+        return InputError(
+            f"the checkpoint {path} cannot be read ({reason}): remove {self._path} to "
+            "start again, or set --workdir"
+        )
+
+
+def _digest(folder: Path) -> str:
+    """Returns the SHA-256 of the names and contents of all files in a folder."""
+    total = hashlib.sha256()
+    for path in sorted(path for path in folder.rglob("*") if path.is_file()):
+        total.update(path.relative_to(folder).as_posix().encode() + b"\0")
+        with path.open("rb") as file:
+            total.update(hashlib.file_digest(file, "sha256").digest())
+    return total.hexdigest()

@@ -62,7 +62,6 @@ def evaluate(
     Returns:
         The entry `evaluation` of `summary.json`; errors in percent.
     """
-    devices.share(config.evaluation.batch_size, "config.evaluation.batch_size")
     errors: dict[str, dict[str, float]] = workdir.read_json("evaluation.json") or {}
     workdir.keep_metrics(
         lambda row: (

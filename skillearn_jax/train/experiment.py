@@ -8,9 +8,9 @@ from typing import Any, NamedTuple
 
 from ml_collections import ConfigDict
 
-from skillearn_jax.data import ImageData, load
+from skillearn_jax.data import ImageData, halves, load
 from skillearn_jax.errors import InputError
-from skillearn_jax.nas import Genotype
+from skillearn_jax.nas import CellSpace, Genotype
 from skillearn_jax.nas.draw import genotype_text
 from skillearn_jax.parallel import Devices
 from skillearn_jax.train.config import Config
@@ -45,7 +45,7 @@ def run(
     """Searches a cell, trains the derived network beside random ones, writes a report.
 
     A workdir that holds an unfinished run of the same config is continued from its last
-    checkpoint; one that holds another run is refused.
+    checkpoint, a finished one only reported; one that holds another run is refused.
 
     Args:
         config: a `Config`, or what `configs/*.py` return from `get_config()`.
@@ -73,8 +73,13 @@ def run(
             config.data.dir,
             heldout_fraction=config.data.heldout_fraction,
         )
+    check_batches(config, data, devices)
     folder = Workdir(workdir, config)
     console = Console(quiet=quiet)
+    summary = folder.read_json("summary.json")
+    if summary is not None:
+        console.message(f"{folder.path} holds this run already, finished")
+        return _report(folder, summary, console)
     console.banner(
         f"{config.skill} on {data.name}",
         (
@@ -95,19 +100,49 @@ def run(
     summary["wall_s"] = time.perf_counter() - start
     summary["peak_bytes"] = 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     folder.write_json("summary.json", summary)
-    report = write_report(folder.path)
-    console.message(f"report: {report}")
-    return Result(found.genotype, summary, report)
+    return _report(folder, summary, console)
 
 
 def check(config: Config) -> None:
     """Raises `InputError` for values that are fine alone and not together."""
+    CellSpace(ops=config.space.ops, num_nodes=config.space.num_nodes)
     if config.search.warmup_epochs >= config.search.epochs:
         raise InputError(
             f"config.search.warmup_epochs is {config.search.warmup_epochs}; it must be "
             f"below config.search.epochs, {config.search.epochs}: set "
             "--config.search.warmup_epochs"
         )
+
+
+def check_batches(config: Config, data: ImageData, devices: Devices) -> None:
+    """Raises `InputError` for batches that the data or the devices cannot give."""
+    searched = halves(
+        data.train, config.data.train_fraction, stratified=config.data.stratified
+    )
+    for flag, batch_size, size in (
+        (
+            "config.data.batch_size",
+            config.data.batch_size,
+            min(part.size for part in searched),
+        ),
+        (
+            "config.evaluation.batch_size",
+            config.evaluation.batch_size,
+            data.train.size,
+        ),
+    ):
+        devices.share(batch_size, flag)
+        if batch_size > size:
+            raise InputError(
+                f"{flag} is {batch_size}; it must be at most {size}, the images that it "
+                f"is drawn from: set --{flag}"
+            )
+
+
+def _report(folder: Workdir, summary: dict[str, Any], console: Console) -> Result:
+    report = write_report(folder.path)
+    console.message(f"report: {report}")
+    return Result(Genotype.from_json(summary["genotype"]), summary, report)
 
 
 def _summary(config: Config, data: ImageData, found: SearchResult) -> dict[str, Any]:

@@ -1,20 +1,20 @@
 """Floor 4: the search phase: from images to a genotype."""
 
+import contextlib
 import time
-from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 import jax
 import numpy as np
 
 from skillearn_jax.data import Augmentation, Examples, ImageData, Stream, halves
-from skillearn_jax.framework import Phase, State
+from skillearn_jax.framework import State
 from skillearn_jax.nas import Genotype, derive_genotype
 from skillearn_jax.parallel import Devices
 from skillearn_jax.train.build import SearchSetup, build_search
 from skillearn_jax.train.checkpoints import Checkpoints
 from skillearn_jax.train.config import Config
-from skillearn_jax.train.console import Console
+from skillearn_jax.train.console import Console, Update
 from skillearn_jax.train.loop import StepMetrics, compile_loop
 from skillearn_jax.train.workdir import Workdir
 from skillearn_jax.types import Key
@@ -108,7 +108,6 @@ def search(
         NonFiniteError: if a loss or a gradient becomes NaN or infinite.
         InputError: if the checkpoint cannot be read.
     """
-    devices.share(config.data.batch_size, "config.data.batch_size")
     streams = search_streams(config, data.train, data)
     steps_per_epoch = streams["train"].steps_per_epoch
     build_key, run_key = jax.random.split(jax.random.key(config.seed))
@@ -117,52 +116,15 @@ def search(
     workdir.write_config(str(program))
     console.message(str(program))
 
-    checkpoints = Checkpoints(workdir.path / "checkpoints")
-    done = checkpoints.latest_step() or 0
-    workdir.keep_metrics(
-        lambda row: row.get("phase") not in ("warmup", "search") or row["step"] <= done
-    )
     total = config.search.epochs * steps_per_epoch
-    compile_s, steps_s = 0.0, 0.0
-    state: State | None = None
-    with console.progress("search", total) as update:
-        for phase, start, end in _schedule(setup.phases, steps_per_epoch):
-            if done > end:
-                continue
-            state = _enter(phase, setup, run_key, state)
-            if done > start:
-                state = checkpoints.load(state)
-            latest = placed = devices.place(state)
-            loop = compile_loop(
-                phase.program,
-                placed,
-                {name: streams[name] for name in phase.program.streams},
-                devices,
-                steps_per_epoch,
-            )
-            compile_s += loop.compile_s
-            step, clock = int(state.step), time.perf_counter()
-            for latest, metrics in loop.steps(placed, end - step):
-                first, step = step + 1, step + len(metrics)
-                rows = [
-                    _row(phase.name, at, steps_per_epoch, of_step)
-                    for at, of_step in enumerate(metrics, start=first)
-                    if at % config.log_every == 0
-                ]
-                update(step, _shown(metrics[-1]))
-                if step % steps_per_epoch == 0:
-                    state = devices.fetch(latest)
-                    rows.append(
-                        _row(phase.name, step, steps_per_epoch, _entropies(state))
-                    )
-                # Rows first: a run that goes on drops those beyond its checkpoint.
-                workdir.append_metrics(rows)
-                if step % steps_per_epoch == 0:
-                    checkpoints.save(state)
-            state = devices.fetch(latest)
-            steps_s += time.perf_counter() - clock
-    checkpoints.close()
-    assert state is not None
+    with (
+        contextlib.closing(Checkpoints(workdir.path / "checkpoints")) as checkpoints,
+        console.progress("search", total) as update,
+    ):
+        recorder = _Recorder(config, workdir, checkpoints, update, steps_per_epoch)
+        state, compile_s, steps_s = _run_phases(
+            setup, streams, run_key, devices, recorder
+        )
     genotype = derive_genotype(
         jax.tree.map(np.asarray, state.params["alphas"]), setup.space
     )
@@ -170,27 +132,90 @@ def search(
     return SearchResult(genotype, config.search.epochs, total, compile_s, steps_s)
 
 
-def _schedule(
-    phases: tuple[Phase, ...], steps_per_epoch: int
-) -> Iterator[tuple[Phase, int, int]]:
-    """Yields each phase with its first step and the step after its last."""
-    start = 0
-    for phase in phases:
-        end = start + phase.epochs * steps_per_epoch
-        yield phase, start, end
-        start = end
+def _run_phases(
+    setup: SearchSetup,
+    streams: dict[str, Stream],
+    key: Key,
+    devices: Devices,
+    recorder: "_Recorder",
+) -> tuple[State, float, float]:
+    """Steps through what is left of the phases.
+
+    Returns:
+        The last state, and the seconds of compilation and of stepping.
+    """
+    done = recorder.go_on()
+    compile_s, steps_s, start = 0.0, 0.0, 0
+    state: State | None = None
+    for phase in setup.phases:
+        begin, start = start, start + phase.epochs * recorder.steps_per_epoch
+        if done > start:
+            continue
+        params = {name: setup.params[name] for name in phase.program.sets}
+        state = phase.enter(params, key, setup.model_state, state)
+        if done > begin:
+            state = recorder.checkpoints.load(state)
+        left = start - int(state.step)
+        if not left:
+            continue
+        latest = placed = devices.place(state)
+        loop = compile_loop(
+            phase.program,
+            placed,
+            {name: streams[name] for name in phase.program.streams},
+            devices,
+            recorder.steps_per_epoch,
+        )
+        compile_s += loop.compile_s
+        clock = time.perf_counter()
+        for latest, metrics in loop.steps(placed, left):
+            recorder.record(phase.name, metrics, devices.fetch(latest))
+        steps_s += time.perf_counter() - clock
+        state = devices.fetch(latest)
+    assert state is not None
+    return state, compile_s, steps_s
 
 
-def _enter(phase: Phase, setup: SearchSetup, key: Key, previous: State | None) -> State:
-    params = {name: setup.params[name] for name in phase.program.sets}
-    return phase.enter(params, key, setup.model_state, previous)
+class _Recorder(NamedTuple):
+    """Where the metrics and the states of a search go."""
 
+    config: Config
+    workdir: Workdir
+    checkpoints: Checkpoints
+    update: Update
+    steps_per_epoch: int
 
-def _row(
-    phase: str, step: int, steps_per_epoch: int, metrics: StepMetrics
-) -> dict[str, Any]:
-    epoch = (step - 1) // steps_per_epoch
-    return {"phase": phase, "step": step, "epoch": epoch, **metrics}
+    def go_on(self) -> int:
+        """Returns the step to go on from, and forgets the metrics of later ones."""
+        done = self.checkpoints.latest_step() or 0
+        self.workdir.keep_metrics(
+            lambda row: (
+                row.get("phase") not in ("warmup", "search") or row["step"] <= done
+            )
+        )
+        return done
+
+    def record(self, phase: str, metrics: list[StepMetrics], state: State) -> None:
+        """Notes the steps that led to a state; at the end of an epoch, keeps it."""
+        last = int(state.step)
+        first = last - len(metrics) + 1
+        rows = [
+            self._row(phase, step, of_step)
+            for step, of_step in enumerate(metrics, start=first)
+            if step % self.config.log_every == 0
+        ]
+        self.update(last, _shown(metrics[-1]))
+        epoch_ends = last % self.steps_per_epoch == 0
+        if epoch_ends:
+            rows.append(self._row(phase, last, _entropies(state)))
+        # Rows first: a run that goes on drops those beyond its checkpoint.
+        self.workdir.append_metrics(rows)
+        if epoch_ends:
+            self.checkpoints.save(state)
+
+    def _row(self, phase: str, step: int, metrics: StepMetrics) -> dict[str, Any]:
+        epoch = (step - 1) // self.steps_per_epoch
+        return {"phase": phase, "step": step, "epoch": epoch, **metrics}
 
 
 def _shown(metrics: StepMetrics) -> StepMetrics:

@@ -42,6 +42,11 @@ class Workdir:
             raise InputError(
                 f"cannot write the workdir {self.path}: {error.strerror}: set --workdir"
             ) from error
+        if (self.path / "checkpoints").is_file():
+            raise InputError(
+                f"{self.path / 'checkpoints'} is a file, but a folder is needed there: "
+                "set --workdir to a new folder"
+            )
         if "config.json" in present:
             self._refuse_other_config()
         elif present - {".config.json.partial"}:  # of a run killed at once
@@ -78,8 +83,8 @@ class Workdir:
             return None
         except ValueError as error:
             raise InputError(
-                f"{self.path / name} is not readable JSON ({error}): remove it to make "
-                "it anew, or set --workdir"
+                f"{self.path / name} is not readable JSON ({error}): restore it, or set "
+                "--workdir to a new folder"
             ) from error
 
     def append_metrics(self, rows: Iterable[Mapping[str, Any]]) -> None:
@@ -108,7 +113,13 @@ class Workdir:
         partial.replace(path)
 
     def _refuse_other_config(self) -> None:
-        old = (self.read_json("config.json") or {}).get("config", {})
+        record = self.read_json("config.json")
+        old = record.get("config") if isinstance(record, dict) else None
+        if not isinstance(old, dict):
+            raise InputError(
+                f"{self.path / 'config.json'} holds no config: restore it, or set "
+                "--workdir to a new folder"
+            )
         for path, before, after in _differences(old, self._config):
             raise InputError(
                 f"the workdir {self.path} holds a run with {path} = {before!r}, not "

@@ -67,7 +67,7 @@ def test_the_newest_state_comes_back_bit_for_bit(tmp_path):
 
 def test_only_the_newest_is_kept(tmp_path):
     saved(tmp_path / "c", *(make_state(step) for step in (2, 4, 6)))
-    assert [path.name for path in (tmp_path / "c").iterdir()] == ["6"]
+    assert sorted(p.name for p in (tmp_path / "c").iterdir()) == ["6", "digests.json"]
 
 
 def test_a_step_may_be_saved_again(tmp_path):
@@ -111,7 +111,7 @@ def test_what_a_kill_left_is_removed(tmp_path):
     assert checkpoints.latest_step() == 2
     checkpoints.save(make_state(6, seed=6))
     checkpoints.close()
-    assert [path.name for path in (tmp_path / "c").iterdir()] == ["6"]
+    assert sorted(p.name for p in (tmp_path / "c").iterdir()) == ["6", "digests.json"]
 
 
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
@@ -120,7 +120,7 @@ def test_another_structure_is_refused(tmp_path):
     saved(tmp_path / "c", make_state(2))
     checkpoints = Checkpoints(tmp_path / "c")
     other = make_state(0, size=5)
-    with pytest.raises(InputError, match=r"c/2 cannot be read .* remove it"):
+    with pytest.raises(InputError, match=r"c/2 cannot be read .* remove "):
         checkpoints.load(other)
     checkpoints.close()
     gc.collect()
@@ -164,3 +164,28 @@ def test_damage_is_refused_or_harmless(tmp_path, damage):
         file.write_bytes(content)
     assert refused
     gc.collect()  # so that its complaints end up in this test
+
+
+def test_a_changed_byte_is_noticed(tmp_path):
+    """Orbax itself would load it, with wrong values."""
+    saved(tmp_path / "c", make_state(2))
+    largest = max(
+        (p for p in (tmp_path / "c" / "2").rglob("*") if p.is_file()),
+        key=lambda path: path.stat().st_size,
+    )
+    content = bytearray(largest.read_bytes())
+    content[len(content) // 2] ^= 1
+    largest.write_bytes(content)
+    checkpoints = Checkpoints(tmp_path / "c")
+    with pytest.raises(InputError, match="have changed since it was saved"):
+        checkpoints.load(make_state(0))
+    checkpoints.close()
+
+
+def test_a_checkpoint_without_its_digest_is_taken_as_it_is(tmp_path):
+    """A run may be killed between the end of a save and its digest."""
+    saved(tmp_path / "c", make_state(2))
+    (tmp_path / "c" / "digests.json").unlink()
+    checkpoints = Checkpoints(tmp_path / "c")
+    assert bits(checkpoints.load(make_state(0))) == bits(make_state(2))
+    checkpoints.close()
