@@ -4,6 +4,8 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 RUNS ?= runs
+# Test processes; each holds 2 to 3 GB.
+WORKERS ?= 2
 
 .PHONY: help install demo demo-smoke lint types test test-all format clean
 
@@ -33,10 +35,10 @@ types: install  ## Static types of the package.
 	$(BIN)/mypy
 
 test: lint types  ## Lint, types and the test suite.
-	$(BIN)/python -m pytest -m "not long"
+	$(BIN)/python -m pytest -m "not long" -n $(WORKERS) --dist loadfile
 
 test-all: lint types  ## The suite with its long tier.
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile
 
 format: install  ## Rewrites the sources in the project's style.
 	$(BIN)/ruff check --fix .

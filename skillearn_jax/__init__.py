@@ -11,6 +11,7 @@ The three layers that a notebook composes:
 """
 
 from importlib import metadata
+from typing import TYPE_CHECKING, Any
 
 from skillearn_jax.errors import InputError, NonFiniteError
 from skillearn_jax.framework import (
@@ -37,7 +38,9 @@ from skillearn_jax.skills import (
     baseline,
     learning_by_passing_tests,
 )
-from skillearn_jax.train import Config, default_config, run
+
+if TYPE_CHECKING:
+    from skillearn_jax.train import Config, default_config, run
 
 __version__ = metadata.version("skillearn-jax")
 
@@ -66,3 +69,12 @@ __all__ = [
     "one_step",
     "run",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    """Imports the launcher's floor on demand: a notebook may do without networks."""
+    if name in ("Config", "default_config", "run"):
+        from skillearn_jax import train
+
+        return getattr(train, name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
