@@ -8,9 +8,12 @@ from skillearn_jax.data.augment import (
     random_cutout,
     random_flip,
 )
+from skillearn_jax.data.colour import ColourJitter
 from skillearn_jax.data.examples import Examples, ImageData, from_arrays
+from skillearn_jax.data.records import Reading
 from skillearn_jax.data.sources import SOURCES, load
 from skillearn_jax.data.splits import balanced_subset, halves
+from skillearn_jax.data.streaming import StreamingData, open_streaming
 from skillearn_jax.data.streams import (
     Batch,
     Stream,
@@ -23,9 +26,12 @@ __all__ = [
     "SOURCES",
     "Augmentation",
     "Batch",
+    "ColourJitter",
     "Examples",
     "ImageData",
+    "Reading",
     "Stream",
+    "StreamingData",
     "balanced_subset",
     "eval_batches",
     "example_keys",
@@ -33,6 +39,7 @@ __all__ = [
     "halves",
     "load",
     "normalize",
+    "open_streaming",
     "random_crop",
     "random_cutout",
     "random_flip",

@@ -9,6 +9,7 @@ import dataclasses
 import jax
 import jax.numpy as jnp
 
+from skillearn_jax.data.colour import ColourJitter
 from skillearn_jax.errors import InputError
 from skillearn_jax.types import Array, Key
 
@@ -23,6 +24,8 @@ class Augmentation:
             letters, which a mirror turns into something else.
         cutout: side of the square that is set to the mean colour, pixels; 0 for none.
             CIFAR evaluation: 16.
+        colours: random changes of colour, of RGB images; None for none. ImageNet:
+            `ColourJitter(0.4, 0.4, 0.4, 0.2)`.
 
     References: DeVries and Taylor 2017, cutout, 1708.04552; DARTS, 1806.09055.
     """
@@ -30,6 +33,7 @@ class Augmentation:
     padding: int = 0
     flip: bool = False
     cutout: int = 0
+    colours: ColourJitter | None = None
 
     def __post_init__(self) -> None:
         for name in ("padding", "cutout"):
@@ -46,7 +50,7 @@ class Augmentation:
         mean: tuple[float, ...],
         std: tuple[float, ...],
     ) -> Array:
-        """Returns augmented, normalised images: crop, flip, normalise, cutout.
+        """Returns augmented images: crop, flip, colours, normalisation, cutout.
 
         Args:
             images: `[B, H, W, C] uint8`.
@@ -57,13 +61,16 @@ class Augmentation:
         Returns:
             `[B, H, W, C] float32`.
         """
-        crop_keys, flip_keys, cutout_keys = jax.vmap(
-            lambda key: jax.random.split(key, 3), out_axes=1
+        crop_keys, flip_keys, cutout_keys, colour_keys = jax.vmap(
+            lambda key: jax.random.split(key, 4), out_axes=1
         )(keys)
         if self.padding:
             images = random_crop(images, crop_keys, self.padding)
         if self.flip:
             images = random_flip(images, flip_keys)
+        if self.colours:
+            scaled = jnp.asarray(images, jnp.float32) / 255.0
+            images = 255.0 * self.colours.apply(scaled, colour_keys)
         normalized = normalize(images, mean, std)
         if self.cutout:
             normalized = random_cutout(normalized, cutout_keys, self.cutout)
@@ -79,7 +86,7 @@ def normalize(images: Array, mean: tuple[float, ...], std: tuple[float, ...]) ->
     """Returns `(images / 255 - mean) / std`, per channel.
 
     Args:
-        images: `[B, H, W, C] uint8`.
+        images: `[B, H, W, C]` pixels in 0..255, uint8 or float.
         mean: C floats, of pixels in [0, 1].
         std: C floats, likewise.
 

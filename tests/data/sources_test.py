@@ -53,16 +53,23 @@ def test_a_useless_heldout_fraction_is_refused(fraction):
 
 
 def test_an_unknown_name_lists_the_known_ones():
-    with pytest.raises(
-        InputError, match=r"'cifar1'.*--config.data.name.*digits, mnist5k, npz"
-    ):
-        load("cifar1")
-    assert sorted(SOURCES) == ["digits", "mnist5k", "npz"]
+    known = "cifar10, cifar100, cifar100_coarse, digits, folder, mnist5k, npz, tfds"
+    for name in ("cifar1", "", ":digits"):
+        message = rf"'{name}'.*--config.data.name to one of {known}$"
+        with pytest.raises(InputError, match=message):
+            load(name)
+    assert ", ".join(sorted(SOURCES)) == known
+
+
+def test_an_option_where_none_is_taken_is_refused():
+    for name in ("digits:8", "npz:"):
+        with pytest.raises(InputError, match=f"'{name}': .* --config.data.name="):
+            load(name)
 
 
 def test_importing_the_package_imports_no_data_library():
+    libraries = {"sklearn", "mlxtend", "tensorflow", "tensorflow_datasets"}
     code = (
-        "import sys, skillearn_jax.data;"
-        "sys.exit(bool({'sklearn', 'mlxtend', 'tensorflow'} & set(sys.modules)))"
+        f"import sys, skillearn_jax.data;sys.exit(bool({libraries} & set(sys.modules)))"
     )
     assert subprocess.run([sys.executable, "-c", code]).returncode == 0

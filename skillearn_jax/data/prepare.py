@@ -1,0 +1,145 @@
+"""Prepares a TFDS data set from downloaded archives: `python -m` this module.
+
+Nothing is downloaded. The official builders need TensorFlow while they prepare; what
+they leave, in the format array_record, is read without it.
+"""
+
+import argparse
+import pathlib
+import sys
+import tempfile
+from collections.abc import Sequence
+from typing import Any
+
+from skillearn_jax.data.archives import verify_digest
+from skillearn_jax.data.tf import tensorflow
+from skillearn_jax.data.tfds_folder import (
+    check_name,
+    find_version,
+    first_line,
+    is_registered,
+    stored_format,
+)
+from skillearn_jax.errors import InputError
+
+FORMATS = ("array_record", "tfrecord")
+"""What the records can be stored in; only the last needs TensorFlow to be read.
+
+Not parquet, which `tfds.read` reads: TFDS 4.9.10 loses most examples in writing it.
+"""
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs the command line and returns its exit code: 0, or 2 for a mistake.
+
+    Args:
+        argv: the flags; by default those of the process.
+    """
+    parser = argparse.ArgumentParser(
+        prog="python -m skillearn_jax.data.prepare",
+        description="Prepares a TFDS data set from archives on disk, without network.",
+        allow_abbrev=False,
+    )
+    parser.add_argument("--name", required=True, help="cifar10, cifar100, mnist, ...")
+    parser.add_argument("--archives", required=True, help="folder of the archives")
+    parser.add_argument("--data_dir", required=True, help="where the result goes")
+    parser.add_argument(
+        "--file_format",
+        default="array_record",
+        choices=FORMATS,
+        help="of the result (default: %(default)s); reading tfrecord needs TensorFlow",
+    )
+    flags = parser.parse_args(argv)
+    try:
+        folder = prepare(flags.name, flags.archives, flags.data_dir, flags.file_format)
+    except InputError as error:
+        print(f"prepare: {error}", file=sys.stderr)
+        return 2
+    print(f"{flags.name} is in {folder}: set --config.data.dir={flags.data_dir}")
+    return 0
+
+
+def prepare(
+    name: str, archives: str, data_dir: str, file_format: str = "array_record"
+) -> pathlib.Path:
+    """Returns the folder of a data set that TFDS has prepared from archives on disk.
+
+    What is there already in that format is kept, and nothing is done.
+
+    Args:
+        name: a builder of the installed TFDS, see `tfds.read`.
+        archives: the folder with all files that the builder would download, under the
+            names that TFDS has for them; what users must fetch by hand belongs there
+            too.
+        data_dir: where `NAME/VERSION/` is written. It also holds the unpacked archives
+            while this runs.
+        file_format: one of `FORMATS`.
+
+    Raises:
+        InputError: for an unknown builder, a missing or wrong archive, data that are
+            there already in another format, and without TensorFlow.
+    """
+    check_name(name, "--name")
+    if not is_registered(name):
+        raise InputError(f"unknown TFDS builder {name!r}: set --name")
+    done = find_version(name, data_dir)
+    if done is not None:
+        if stored_format(done) != file_format:
+            raise InputError(
+                f"{done} is there already, as {stored_format(done)}: set --file_format "
+                "to that, remove it, or set another --data_dir"
+            )
+        return done
+    source = pathlib.Path(archives).expanduser()
+    if not source.is_dir():
+        raise InputError(f"{source} is not a folder: set --archives")
+    tensorflow(f"to prepare {name}")
+    import tensorflow_datasets as tfds
+
+    target = pathlib.Path(data_dir).expanduser()
+    try:
+        builder = tfds.builder(name, data_dir=target, file_format=file_format)
+        _check_archives(builder, source)
+        target.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=target, prefix=".prepare-") as scratch:
+            builder.download_and_prepare(
+                download_dir=scratch,
+                download_config=tfds.download.DownloadConfig(
+                    manual_dir=source,
+                    try_download_gcs=False,
+                    force_checksums_validation=True,  # refuses unlisted downloads
+                ),
+            )
+    except InputError:
+        raise
+    except Exception as error:  # builders raise what they like for what is not theirs
+        raise InputError(
+            f"TFDS cannot prepare {name} from {source}: {first_line(error)}: set --name "
+            "or --archives"
+        ) from error
+    return pathlib.Path(builder.data_path)
+
+
+def _check_archives(builder: Any, source: pathlib.Path) -> None:
+    """Refuses missing and wrong files, which TFDS would go and download.
+
+    A URL without a file name is one that TFDS downloads always, but for builders with
+    instructions what to fetch by hand: those look for the files themselves.
+    """
+    for url, info in (builder.url_infos or {}).items():
+        if info.filename:
+            file = source / info.filename
+            if not file.is_file():
+                raise InputError(
+                    f"{file} is missing: get it from {url}, or set --archives"
+                )
+            verify_digest(file, info.checksum, "--archives")
+        elif not builder.MANUAL_DOWNLOAD_INSTRUCTIONS:
+            raise InputError(
+                f"TFDS reads {url} from the network only: prepare {builder.name} with "
+                "the command tfds build, or set --name"
+            )
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,330 @@
+import io
+import itertools
+import subprocess
+import sys
+
+import jax
+import numpy as np
+import pytest
+import tensorflow_datasets as tfds
+from PIL import Image
+
+from skillearn_jax.data.crops import random_box
+from skillearn_jax.data.jpeg import decode, resized_box
+from skillearn_jax.data.records import Reading, crop_draws
+from skillearn_jax.data.streaming import open_streaming
+from skillearn_jax.errors import InputError
+
+TRAIN, HELDOUT, SHARE = 50, 21, 8
+NEEDS = {"tfrecord": "tensorflow", "array_record": "grain"}
+
+
+def jpeg(seed):
+    """Returns a small photograph-like JPEG; some are grey, some CMYK."""
+    rng = np.random.default_rng(seed)
+    low = rng.integers(0, 256, (5, 6, 3), dtype=np.uint8)
+    size = (int(rng.integers(50, 80)), int(rng.integers(40, 80)))
+    image = Image.fromarray(low).resize(size, Image.Resampling.BICUBIC)
+    stream = io.BytesIO()
+    image.convert({0: "L", 1: "CMYK"}.get(seed % 7, "RGB")).save(stream, "JPEG")
+    return stream.getvalue()
+
+
+class FakeImagenet(tfds.core.GeneratorBasedBuilder, skip_registration=True):
+    """Images of several sizes, named by split and number; `damaged` ones are cut off."""
+
+    VERSION = tfds.core.Version("1.0.0")
+    damaged: tuple[str, ...] = ()
+
+    def _info(self):
+        image = tfds.features.Image(encoding_format="jpeg")
+        label = tfds.features.ClassLabel(num_classes=1000)
+        features = {"image": image, "label": label, "file_name": tfds.features.Text()}
+        return tfds.core.DatasetInfo(
+            builder=self, features=tfds.features.FeaturesDict(features)
+        )
+
+    def _split_generators(self, dl_manager):
+        return {
+            "train": self._generate_examples("train", TRAIN),
+            "validation": self._generate_examples("validation", HELDOUT),
+        }
+
+    def _generate_examples(self, split, count):
+        for i in range(count):
+            name = f"{split}_{i}.JPEG"
+            content = jpeg(i + 1000 * (split == "train"))
+            if name in self.damaged:
+                content = content[: len(content) // 2]
+            yield i, {"image": io.BytesIO(content), "label": i, "file_name": name}
+
+
+def prepare(folder, file_format, damaged=()):
+    pytest.importorskip(
+        NEEDS[file_format], reason=f"{NEEDS[file_format]} is not installed"
+    )
+    builder = FakeImagenet(data_dir=folder, file_format=file_format)
+    builder.damaged = damaged
+    config = tfds.download.DownloadConfig(num_shards=3)
+    builder.download_and_prepare(download_config=config)
+    return str(folder)
+
+
+@pytest.fixture(scope="module")
+def prepared(tmp_path_factory):
+    """Returns a function that prepares a format once."""
+    folders = {}
+
+    def folder(file_format):
+        if file_format not in folders:
+            folders[file_format] = prepare(
+                tmp_path_factory.mktemp(file_format), file_format
+            )
+        return folders[file_format]
+
+    return folder
+
+
+@pytest.fixture(params=NEEDS)
+def data_dir(request, prepared):
+    return prepared(request.param)
+
+
+def streaming(data_dir, batch_size=SHARE, max_damaged=0, **options):
+    options = {"image_size": 16, "shorter_side": 20, **options}
+    reading = Reading("fake_imagenet", data_dir, batch_size, **options)
+    return open_streaming(reading, max_damaged=max_damaged)
+
+
+def take(iterator, count):
+    return list(itertools.islice(iterator, count))
+
+
+def indices(batches):
+    return np.concatenate([np.asarray(batch["index"]) for batch in batches]).tolist()
+
+
+def assert_same(batches, others):
+    for batch, other in zip(batches, others, strict=True):
+        assert set(batch) == set(other)
+        for name, array in batch.items():
+            np.testing.assert_array_equal(array, other[name])
+
+
+def test_epochs_repeat_no_example_and_a_run_is_resumed_bit_for_bit(data_dir):
+    data = streaming(data_dir)
+    assert data.steps_per_epoch == 6
+    batches = take(data.train_batches(), 14)
+    first, second = (indices(batches[6 * i : 6 * i + 6]) for i in range(2))
+    for epoch in (first, second):
+        assert len(set(epoch)) == 48
+        assert set(epoch) <= set(range(TRAIN))
+    assert first != second
+    assert first != sorted(first)
+    # In the middle of the second epoch, in another process as it were.
+    resumed = take(streaming(data_dir).train_batches(9), 5)
+    assert_same(batches[9:], resumed)
+    assert indices(take(streaming(data_dir, seed=6).train_batches(), 6)) != first
+
+
+def test_the_global_seed_of_tensorflow_changes_nothing(prepared):
+    tf = pytest.importorskip("tensorflow", reason="tensorflow is not installed")
+    data = streaming(prepared("tfrecord"))
+    before = indices(take(data.train_batches(), 2))
+    tf.random.set_seed(7)
+    assert indices(take(data.train_batches(), 2)) == before
+
+
+def test_a_training_batch_holds_what_it_says(data_dir):
+    (batch,) = take(streaming(data_dir).train_batches(), 1)
+    assert batch["image"].shape == (SHARE, 16, 16, 3)
+    assert isinstance(batch["image"], jax.Array)
+    assert {k: v.dtype.name for k, v in batch.items()} == {
+        "image": "float32",
+        "label": "int32",
+        "index": "int32",
+    }
+    # In range of normalised pixels, and of all colours.
+    assert float(abs(batch["image"]).max()) < 3
+    assert float(batch["image"].std()) > 0.3
+
+
+def test_processes_share_an_epoch(data_dir):
+    epochs = []
+    for process in range(3):
+        data = streaming(data_dir, 9, process=process, num_processes=3)
+        assert data.steps_per_epoch == 5
+        epochs.append(indices(take(data.train_batches(), 5)))
+    assert [len(epoch) for epoch in epochs] == [15] * 3
+    assert len(set(itertools.chain(*epochs))) == 45
+
+
+def test_the_order_of_array_record_is_that_of_one_process(prepared):
+    data_dir = prepared("array_record")
+    alone = take(streaming(data_dir, 12).train_batches(3), 2)
+    parts = [
+        take(streaming(data_dir, 12, process=i, num_processes=3).train_batches(3), 2)
+        for i in range(3)
+    ]
+    for step, batch in enumerate(alone):
+        joined = {
+            name: np.concatenate([np.asarray(part[step][name]) for part in parts])
+            for name in batch
+        }
+        np.testing.assert_allclose(joined.pop("image"), batch["image"], atol=1e-5)
+        assert_same([joined], [{name: batch[name] for name in joined}])
+
+
+@pytest.mark.parametrize(("batch_size", "processes"), [(SHARE, 1), (12, 3), (48, 3)])
+def test_evaluation_weighs_every_image_once(data_dir, batch_size, processes):
+    whole = list(streaming(data_dir).reader.heldout())
+    # What a network would be wrong about: a function of pixels and labels.
+    mean = np.concatenate([batch.image for batch in whole]).mean((1, 2, 3)) / 255
+    label = np.concatenate([batch.label for batch in whole])
+    assert sorted(label) == list(range(HELDOUT))
+    total = weight = 0.0
+    steps, seen = [], []
+    for process in range(processes):
+        data = streaming(data_dir, batch_size, process=process, num_processes=processes)
+        batches = list(data.eval_batches())
+        steps.append(len(batches))
+        for batch in batches:
+            assert batch["image"].shape == (batch_size // processes, 16, 16, 3)
+            image = np.asarray(batch["image"]) * data.std + data.mean
+            total += (batch["weight"] * (image.mean((1, 2, 3)) + batch["label"])).sum()
+            weight += batch["weight"].sum()
+            seen += np.asarray(batch["index"])[np.asarray(batch["weight"]) > 0].tolist()
+    assert len(set(steps)) == 1
+    assert weight == HELDOUT
+    assert sorted(seen) == list(range(HELDOUT))
+    np.testing.assert_allclose(total / weight, (mean + label).mean(), rtol=1e-6)
+
+
+def test_batches_are_split_over_devices(data_dir):
+    mesh = jax.sharding.Mesh(np.asarray(jax.devices()[:4]), "devices")
+    rows = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec("devices"))
+    plain, split = streaming(data_dir), streaming(data_dir)
+    split.place = lambda batch: jax.device_put(batch, rows)
+    for kind in ("train_batches", "eval_batches"):
+        one, several = (take(getattr(data, kind)(), 3)[-1] for data in (plain, split))
+        assert len(several["image"].sharding.device_set) == 4
+        for name, array in one.items():
+            np.testing.assert_allclose(several[name], array, atol=1e-5)
+
+
+def test_both_formats_give_the_same_images_in_evaluation(prepared):
+    read = {name: list(streaming(prepared(name)).reader.heldout()) for name in NEEDS}
+    for ours, theirs in zip(*read.values(), strict=True):
+        assert ours.name == theirs.name
+        for field in ("label", "index", "intact"):
+            np.testing.assert_array_equal(getattr(ours, field), getattr(theirs, field))
+        # Sums in another order, rounded to whole levels.
+        assert np.abs(ours.image.astype(int) - theirs.image).max() <= 1
+
+
+def test_training_images_are_the_drawn_boxes(prepared):
+    data = streaming(prepared("array_record"))
+    batch = take(data.reader.train(7), 1)[0]
+    for i, name in enumerate(batch.name):
+        number = int(name.removeprefix("train_").removesuffix(".JPEG"))
+        image = decode(jpeg(1000 + number))
+        draws = crop_draws(0, 7 // 6, int(batch.index[i]))
+        box = tuple(int(x) for x in random_box(*image.shape[:2], draws))
+        np.testing.assert_array_equal(batch.image[i], resized_box(image, box, (16, 16)))
+        assert batch.label[i] == number
+
+
+def test_a_split_may_be_a_part(data_dir):
+    data = streaming(data_dir, 4, train_split="train[50%:]")
+    epoch = indices(take(data.train_batches(), 6))
+    assert len(set(epoch)) == 24
+    assert set(epoch) <= set(range(25))
+
+
+@pytest.mark.parametrize("file_format", NEEDS)
+def test_damaged_images_are_named_counted_and_too_many_an_error(
+    tmp_path, caplog, file_format
+):
+    damaged = ("train_3.JPEG", "train_40.JPEG", "validation_2.JPEG")
+    folder = prepare(tmp_path, file_format, damaged)
+    data = streaming(folder, 25, max_damaged=3)
+    batches = take(data.train_batches(), 4)
+    assert all(np.isfinite(batch["image"]).all() for batch in batches)
+    assert not {3, 40} & {int(x) for batch in batches for x in batch["label"]}
+    assert sum(float(batch["weight"].sum()) for batch in data.eval_batches()) == 20
+    # Each is counted once, whatever the number of epochs.
+    assert [name.split("(")[1] for name in data.damage.names[2:]] == [
+        "validation_2.JPEG)"
+    ]
+    assert len(data.damage.names) == 3
+    assert caplog.text.count("does not decode") == 3
+    with pytest.raises(
+        InputError, match=r"2 images .*train\[\d+\] \(train_\d+.JPEG\).* 1 .*max_dam"
+    ) as caught:
+        take(streaming(folder, 25, max_damaged=1).train_batches(), 4)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("file_format", NEEDS)
+def test_a_damaged_file_is_an_error_of_one_line(tmp_path, file_format):
+    folder = prepare(tmp_path, file_format)
+    for file in tmp_path.rglob("*-train.*"):
+        content = file.read_bytes()
+        file.write_bytes(content[: len(content) // 2])
+    with pytest.raises(
+        InputError, match=r"fake_imagenet cannot be read .*--config\.data\.dir"
+    ) as caught:
+        take(streaming(folder).train_batches(), 6)
+    assert "\n" not in str(caught.value)
+
+
+def test_what_cannot_be_read_is_said_in_one_line(prepared, monkeypatch):
+    data_dir = prepared("array_record")
+    with pytest.raises(InputError, match=r"no split 'test': choose of train, valid"):
+        streaming(data_dir, heldout_split="test")
+    with pytest.raises(InputError, match=r"batch size 51 exceeds the 50 .*batch_size"):
+        streaming(data_dir, 51)
+    monkeypatch.setitem(sys.modules, "grain", None)
+    with pytest.raises(InputError, match=r"Grain is needed .*\[grain\]"):
+        streaming(data_dir)
+    with pytest.raises(InputError, match=r"--config\.data\.dir"):
+        streaming(data_dir + "/nowhere")
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"batch_size": 0}, "batch size 0 .*1 processes: set --config.data.batch_size"),
+        ({"batch_size": 10, "num_processes": 3}, "batch size 10 .* 3 processes"),
+        ({"process": 1}, "process 1 must be from 0 to 0"),
+        ({"image_size": 300}, "image size 300 .* 256: set image_size"),
+        ({"seed": -1}, "seed -1 must be from 0 .*--config.seed"),
+    ],
+)
+def test_settings_out_of_range_are_refused(change, message):
+    with pytest.raises(InputError, match=message):
+        Reading(**{"builder": "x", "data_dir": "", "batch_size": 8, **change})
+
+
+def test_importing_the_module_imports_no_data_library():
+    code = (
+        "import sys, skillearn_jax.data.streaming;"
+        "libraries = {'tensorflow', 'tensorflow_datasets', 'grain'};"
+        "sys.exit(bool(libraries & set(sys.modules)))"
+    )
+    assert subprocess.run([sys.executable, "-c", code]).returncode == 0
+
+
+def test_array_record_needs_no_tensorflow(prepared):
+    pytest.importorskip("grain", reason="grain is not installed")
+    code = (
+        "import sys\n"
+        "from skillearn_jax.data.records import Reading\n"
+        "from skillearn_jax.data.streaming import open_streaming\n"
+        f"reading = Reading('fake_imagenet', {prepared('array_record')!r}, 8,"
+        " image_size=16, shorter_side=20)\n"
+        "data = open_streaming(reading)\n"
+        "next(data.reader.train(0)), next(data.reader.heldout())\n"
+        "sys.exit('tensorflow' in sys.modules)"
+    )
+    assert subprocess.run([sys.executable, "-c", code]).returncode == 0
