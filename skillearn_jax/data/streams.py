@@ -2,7 +2,7 @@
 
 import dataclasses
 import zlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import jax
@@ -130,7 +130,10 @@ class Stream:
 
 
 def sample(
-    streams: Mapping[str, Stream], key: Key, step: Array | int
+    streams: Mapping[str, Stream],
+    key: Key,
+    step: Array | int,
+    part: Callable[[Array], Array] = lambda indices: indices,
 ) -> dict[str, Batch]:
     """Returns one batch of every stream.
 
@@ -141,12 +144,14 @@ def sample(
         streams: by name, as `{"train": ..., "val": ..., "bank": ...}`.
         key: the same at every step; not consumed.
         step: `[] int32`, counted from 0.
+        part: `[B] -> [b]` of a batch's indices, those that this device gathers.
 
     Returns:
         Batches under the names of the streams.
     """
+    keys = {name: stream_key(key, name) for name in streams}
     return {
-        name: stream.batch(stream_key(key, name), step)
+        name: stream.gather(keys[name], step, part(stream.indices(keys[name], step)))
         for name, stream in streams.items()
     }
 

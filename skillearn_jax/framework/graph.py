@@ -196,15 +196,13 @@ def _check_learners(program: Program) -> None:
                     f"{reader!r} reads the stream {name!r}, which no learner has; "
                     f"theirs are {sorted(declared)}"
                 )
-    sets = {learner.name: set(learner.sets) for learner in program.learners}
-    owned = set().union(*sets.values())
     for stage in program.stages:
-        active = active_learners(program, stage)
-        touched = {*stage.moves, *stage.reads} & owned
-        if active and not any(touched <= sets[name] for name in active):
+        touched = _learned(program, stage)
+        if touched and not any(touched <= set(x.sets) for x in program.learners):
+            active = list(active_learners(program, stage))
             raise InputError(
                 f"the training loss of stage {stage.name!r} reads the learners "
-                f"{list(active)}; learners meet in interactions: use interaction_reads="
+                f"{active}; learners meet in interactions: use interaction_reads="
             )
 
 
@@ -214,11 +212,16 @@ def active_learners(program: Program, stage: Stage) -> tuple[str, ...]:
     That is one learner, or several that share all the sets read; if no learner has them
     all, it is everyone who has any.
     """
-    owned = {name for learner in program.learners for name in learner.sets}
-    touched = {*stage.moves, *stage.reads} & owned
+    touched = _learned(program, stage)
     holders = [x.name for x in program.learners if touched <= set(x.sets)]
     meeting = [x.name for x in program.learners if touched & set(x.sets)]
     return tuple(holders or meeting) if touched else ()
+
+
+def _learned(program: Program, stage: Stage) -> set[str]:
+    """Returns the sets of learners that a stage's training loss moves or reads."""
+    owned = {name for learner in program.learners for name in learner.sets}
+    return {*stage.moves, *stage.reads} & owned
 
 
 def _chains_from(program: Program, index: int) -> list[tuple[str, ...]]:

@@ -23,11 +23,6 @@ from skillearn_jax.types import Array, Key, ParamSets, PyTree
 
 cross_entropy = optax.losses.softmax_cross_entropy_with_integer_labels
 
-_SKILL_STREAMS = {
-    "baseline": ("train", "val"),
-    "lpt": ("train", "val", "bank"),
-}
-
 
 class SearchSetup(NamedTuple):
     """What a search steps and what it starts from.
@@ -37,14 +32,12 @@ class SearchSetup(NamedTuple):
         params: fresh parameter sets.
         model_state: fresh running statistics.
         space: to derive a genotype from `params["alphas"]`.
-        streams: names of the data streams.
     """
 
     phases: tuple[Phase, ...]
     params: dict[str, PyTree]
     model_state: dict[str, PyTree]
     space: CellSpace
-    streams: tuple[str, ...]
 
 
 def build_search(
@@ -102,7 +95,6 @@ def build_search(
         params,
         model_state,
         space,
-        _SKILL_STREAMS[config.skill],
     )
 
 

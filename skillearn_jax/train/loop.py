@@ -8,11 +8,11 @@ from typing import NamedTuple
 import jax
 import numpy as np
 
-from skillearn_jax.data import Batch, Stream, stream_key
+from skillearn_jax.data import Batch, Stream, sample, stream_key
 from skillearn_jax.errors import NonFiniteError
 from skillearn_jax.framework import Program, State
 from skillearn_jax.parallel import Devices
-from skillearn_jax.types import Key, Metrics
+from skillearn_jax.types import Metrics
 
 Streams = Mapping[str, Stream]
 StepMetrics = dict[str, float]
@@ -88,10 +88,7 @@ def compile_loop(
 
     def one(state: State, streams: Streams) -> tuple[State, Metrics]:
         data_key = stream_key(state.key, "data")
-        batches = {
-            name: _draw(stream, stream_key(data_key, name), state.step, devices)
-            for name, stream in streams.items()
-        }
+        batches = sample(streams, data_key, state.step, devices.part)
         if prepare is not None:
             batches = prepare(batches, state.step)
         return program.step(state, batches)
@@ -110,11 +107,6 @@ def compile_loop(
     return CompiledLoop(
         call, placed, devices, chunk, compile_s=time.perf_counter() - start
     )
-
-
-def _draw(stream: Stream, key: Key, step: jax.Array, devices: Devices) -> Batch:
-    """Returns this device's part of the batch of one step."""
-    return stream.gather(key, step, devices.part(stream.indices(key, step)))
 
 
 def _check_finite(metrics: StepMetrics, step: int) -> None:

@@ -167,9 +167,12 @@ def _run_phases(
             recorder.steps_per_epoch,
         )
         compile_s += loop.compile_s
-        clock = time.perf_counter()
+        clock, step = time.perf_counter(), int(state.step)
         for latest, metrics in loop.steps(placed, left):
-            recorder.record(phase.name, metrics, devices.fetch(latest))
+            step += len(metrics)
+            recorder.record(phase.name, step, metrics)
+            if step % recorder.steps_per_epoch == 0:
+                recorder.keep(phase.name, step, devices.fetch(latest))
         steps_s += time.perf_counter() - clock
         state = devices.fetch(latest)
     assert state is not None
@@ -195,23 +198,21 @@ class _Recorder(NamedTuple):
         )
         return done
 
-    def record(self, phase: str, metrics: list[StepMetrics], state: State) -> None:
-        """Notes the steps that led to a state; at the end of an epoch, keeps it."""
-        last = int(state.step)
+    def record(self, phase: str, last: int, metrics: list[StepMetrics]) -> None:
+        """Notes the metrics of some steps, up to the step `last`."""
         first = last - len(metrics) + 1
-        rows = [
+        self.workdir.append_metrics(
             self._row(phase, step, of_step)
             for step, of_step in enumerate(metrics, start=first)
             if step % self.config.log_every == 0
-        ]
+        )
         self.update(last, _shown(metrics[-1]))
-        epoch_ends = last % self.steps_per_epoch == 0
-        if epoch_ends:
-            rows.append(self._row(phase, last, _entropies(state)))
+
+    def keep(self, phase: str, step: int, state: State) -> None:
+        """Saves the state that an epoch ends in."""
         # Rows first: a run that goes on drops those beyond its checkpoint.
-        self.workdir.append_metrics(rows)
-        if epoch_ends:
-            self.checkpoints.save(state)
+        self.workdir.append_metrics([self._row(phase, step, _entropies(state))])
+        self.checkpoints.save(state)
 
     def _row(self, phase: str, step: int, metrics: StepMetrics) -> dict[str, Any]:
         epoch = (step - 1) // self.steps_per_epoch
