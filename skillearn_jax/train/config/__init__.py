@@ -1,0 +1,29 @@
+"""Floor 4: the configuration of a run as frozen, checked dataclasses, group by group."""
+
+from skillearn_jax.train.config.data import DataConfig
+from skillearn_jax.train.config.evaluation import EvaluationConfig
+from skillearn_jax.train.config.optimizers import AdamConfig, SgdConfig
+from skillearn_jax.train.config.root import Config, default_config
+from skillearn_jax.train.config.runtime import ParallelConfig
+from skillearn_jax.train.config.search import (
+    HypergradConfig,
+    LptConfig,
+    SearchConfig,
+    SpaceConfig,
+    TesterConfig,
+)
+
+__all__ = [
+    "AdamConfig",
+    "Config",
+    "DataConfig",
+    "EvaluationConfig",
+    "HypergradConfig",
+    "LptConfig",
+    "ParallelConfig",
+    "SearchConfig",
+    "SgdConfig",
+    "SpaceConfig",
+    "TesterConfig",
+    "default_config",
+]

@@ -1,0 +1,41 @@
+"""Floor 4: the groups of config keys that say how parameters move."""
+
+import dataclasses
+
+from skillearn_jax.train.fields import number
+
+
+@dataclasses.dataclass(frozen=True)
+class SgdConfig:
+    """SGD: clip, then L2 decay into the gradient, then momentum, cosine by epoch.
+
+    Attributes:
+        lr: the initial learning rate.
+        min_lr: the learning rate that the cosine ends in.
+        momentum: of the heavy ball.
+        weight_decay: added to the gradient, before momentum.
+        clip: global norm of the gradient; 0 does not clip.
+    """
+
+    lr: float = number(0.025, above=0)
+    min_lr: float = number(0.001, at_least=0)
+    momentum: float = number(0.9, at_least=0, below=1)
+    weight_decay: float = number(3e-4, at_least=0)
+    clip: float = number(5.0, at_least=0)
+
+
+@dataclasses.dataclass(frozen=True)
+class AdamConfig:
+    """Adam with L2 decay inside the gradient, as DARTS has it for alpha.
+
+    Attributes:
+        lr: the learning rate.
+        beta1: decay of the first moment.
+        beta2: decay of the second moment.
+        weight_decay: added to the gradient.
+    """
+
+    lr: float = number(3e-4, above=0)
+    beta1: float = number(0.5, at_least=0, below=1)
+    beta2: float = number(0.999, at_least=0, below=1)
+    weight_decay: float = number(1e-3, at_least=0)

@@ -1,0 +1,69 @@
+"""Floor 4: the configuration of a run as frozen, checked dataclasses.
+
+Below this floor nobody sees a config; above it, configs are `ml_collections` files that
+start from `default_config()` and set what differs. Tuples, never lists; no `None`.
+"""
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any
+
+from ml_collections import ConfigDict
+
+from skillearn_jax.train.config.data import DataConfig
+from skillearn_jax.train.config.evaluation import EvaluationConfig
+from skillearn_jax.train.config.runtime import ParallelConfig
+from skillearn_jax.train.config.search import (
+    HypergradConfig,
+    LptConfig,
+    SearchConfig,
+    SpaceConfig,
+    TesterConfig,
+)
+from skillearn_jax.train.fields import choice, number, parse
+
+
+@dataclasses.dataclass(frozen=True)
+class Config:
+    """A run.
+
+    Attributes:
+        skill: `lpt`, or `baseline` for plain differentiable search.
+        seed: of everything that is random.
+        log_every: steps between two lines of metrics.jsonl.
+    """
+
+    skill: str = choice("lpt", ("baseline", "lpt"))
+    seed: int = number(2, at_least=0)
+    log_every: int = number(1, at_least=1)
+    data: DataConfig = DataConfig()
+    space: SpaceConfig = SpaceConfig()
+    search: SearchConfig = SearchConfig()
+    hypergrad: HypergradConfig = HypergradConfig()
+    tester: TesterConfig = TesterConfig()
+    lpt: LptConfig = LptConfig()
+    evaluation: EvaluationConfig = EvaluationConfig()
+    parallel: ParallelConfig = ParallelConfig()
+
+    @classmethod
+    def parse(cls, values: Mapping[str, Any] | ConfigDict) -> "Config":
+        """Returns the checked config of a `ConfigDict` or of nested mappings.
+
+        Raises:
+            InputError: one line that names the value, what is allowed and the flag.
+        """
+        if isinstance(values, ConfigDict):
+            values = values.to_dict()
+        return parse(cls, values)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Returns the config as nested dicts, tuples kept."""
+        return dataclasses.asdict(self)
+
+
+def default_config() -> ConfigDict:
+    """Returns the defaults as a `ConfigDict`, for a config file to change.
+
+    The defaults are those of DARTS on CIFAR-10 with the tester of the authors' code.
+    """
+    return ConfigDict(Config().to_dict())
