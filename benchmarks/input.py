@@ -13,12 +13,9 @@ share the cores.
 
 import argparse
 import contextlib
-import importlib.metadata
 import io
 import itertools
 import json
-import os
-import platform
 import sys
 import tempfile
 import time
@@ -28,6 +25,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from machine import machine
 from PIL import Image
 
 from skillearn_jax.data import Augmentation, Examples, Stream, example_keys
@@ -51,7 +49,7 @@ def main() -> None:
     }
     for name in filter(None, args.only.split(",")) if args.only else benchmarks:
         for line in benchmarks[name](args.seconds):
-            print(json.dumps({**line, **machine()}), flush=True)
+            print(json.dumps({**line, **machine(_LIBRARIES)}), flush=True)
 
 
 def device_streams(seconds: float) -> Iterator[dict[str, Any]]:
@@ -172,22 +170,6 @@ def photo(seed: int) -> bytes:
     stream = io.BytesIO()
     Image.fromarray(pixels).save(stream, "JPEG", quality=85)
     return stream.getvalue()
-
-
-def machine() -> dict[str, Any]:
-    """Returns what the numbers depend on."""
-    installed = {}
-    for library in _LIBRARIES:
-        try:
-            installed[library] = importlib.metadata.version(library)
-        except importlib.metadata.PackageNotFoundError:
-            installed[library] = "absent"
-    device = jax.devices()[0]
-    return {
-        "device": f"{device.platform}: {device.device_kind}",
-        "cpu": f"{os.cpu_count()} x {platform.processor() or platform.machine()}",
-        "versions": installed,
-    }
 
 
 if __name__ == "__main__":

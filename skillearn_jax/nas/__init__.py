@@ -2,12 +2,15 @@
 
 from skillearn_jax.nas.cost import count_macs as count_macs
 from skillearn_jax.nas.cost import num_params as num_params
+from skillearn_jax.nas.derive import count_skips as count_skips
+from skillearn_jax.nas.derive import derive_genotype as derive_genotype
+from skillearn_jax.nas.derive import drop_candidates as drop_candidates
+from skillearn_jax.nas.derive import random_genotype as random_genotype
 from skillearn_jax.nas.functional import separable_conv as separable_conv
 from skillearn_jax.nas.functional import separable_form as separable_form
-from skillearn_jax.nas.genotype import KNOWN_GENOTYPES as KNOWN_GENOTYPES
 from skillearn_jax.nas.genotype import Genotype as Genotype
-from skillearn_jax.nas.genotype import derive_genotype as derive_genotype
-from skillearn_jax.nas.genotype import random_genotype as random_genotype
+from skillearn_jax.nas.known import KNOWN_GENOTYPES as KNOWN_GENOTYPES
+from skillearn_jax.nas.known import find_genotype as find_genotype
 from skillearn_jax.nas.network import Network as Network
 from skillearn_jax.nas.space import DARTS_OPS as DARTS_OPS
 from skillearn_jax.nas.space import CellSpace as CellSpace
@@ -22,7 +25,10 @@ __all__ = [
     "Network",
     "Supernet",
     "count_macs",
+    "count_skips",
     "derive_genotype",
+    "drop_candidates",
+    "find_genotype",
     "num_params",
     "random_genotype",
     "reduction_positions",

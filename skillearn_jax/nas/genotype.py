@@ -4,11 +4,9 @@ import dataclasses
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import numpy as np
-
 from skillearn_jax.errors import InputError
 from skillearn_jax.nas.genotype_text import parse_genotype_text
-from skillearn_jax.nas.space import CELL_KINDS, DARTS_OPS, NUM_INPUTS, CellSpace
+from skillearn_jax.nas.space import CELL_KINDS, DARTS_OPS, NUM_INPUTS
 
 Edges = tuple[tuple[str, int], ...]
 """`(operation, source state)` pairs, two per node, the better one first."""
@@ -107,67 +105,6 @@ class Genotype:
         return cls(**parse_genotype_text(text))
 
 
-def derive_genotype(alphas: Mapping[str, Any], space: CellSpace) -> Genotype:
-    """Returns the discrete cells that architecture logits prefer.
-
-    At each node the incoming edges are ranked by their largest softmax weight over
-    operations other than `none` (`none` takes part in the softmax); the best two stay,
-    best first, each with its best operation other than `none`. Ties go to the lower
-    index.
-
-    Args:
-      alphas: logits `[edges, ops]` per cell kind.
-      space: operations and nodes.
-
-    Raises:
-      InputError: if the logits do not fit the space or are not finite.
-
-    References: Liu et al. 2019, section 2.4, arXiv 1806.09055.
-    """
-    return Genotype(
-        normal=_derive_cell("normal", alphas, space),
-        reduction=_derive_cell("reduction", alphas, space),
-    )
-
-
-def _derive_cell(kind: str, alphas: Mapping[str, Any], space: CellSpace) -> Edges:
-    shape = (space.num_edges, len(space.ops))
-    logits = np.asarray(alphas.get(kind, ()), np.float64)
-    if logits.shape != shape or not np.isfinite(logits).all():
-        raise InputError(
-            f"alphas[{kind!r}] must be finite of shape {shape}, got {logits.shape}"
-        )
-    weights = np.exp(logits - logits.max(axis=1, keepdims=True))
-    weights /= weights.sum(axis=1, keepdims=True)
-    if "none" in space.ops:
-        weights[:, space.ops.index("none")] = -1
-    edges: list[tuple[str, int]] = []
-    for target in range(NUM_INPUTS, NUM_INPUTS + space.num_nodes):
-        incoming = weights[list(space.incoming(target))]
-        ranked = np.argsort(-incoming.max(axis=1), kind="stable")[:EDGES_PER_NODE]
-        edges += [(space.ops[incoming[i].argmax()], int(i)) for i in ranked]
-    return tuple(edges)
-
-
-def random_genotype(rng: np.random.Generator, space: CellSpace) -> Genotype:
-    """Returns a genotype with uniform operations and two distinct sources per node.
-
-    Args:
-      rng: source of randomness; advanced.
-      space: operations (`none` is left out) and nodes.
-    """
-    ops = [op for op in space.ops if op != "none"]
-
-    def draw() -> Edges:
-        return tuple(
-            (ops[rng.integers(len(ops))], int(source))
-            for target in range(NUM_INPUTS, NUM_INPUTS + space.num_nodes)
-            for source in rng.choice(target, EDGES_PER_NODE, replace=False)
-        )
-
-    return Genotype(normal=draw(), reduction=draw())
-
-
 def _checked_edges(kind: str, edges: Any) -> Edges:
     """Returns the edges of one cell as tuples, or names the first that is none."""
     if not _is_sequence(edges) or not edges or len(edges) % EDGES_PER_NODE:
@@ -211,52 +148,3 @@ def _concat_text(concat: tuple[int, ...]) -> str:
 
 def _is_sequence(value: Any) -> bool:
     return isinstance(value, Sequence) and not isinstance(value, str | bytes)
-
-
-KNOWN_GENOTYPES = {
-    "DARTS_V1": Genotype(
-        normal=(
-            ("sep_conv_3x3", 1),
-            ("sep_conv_3x3", 0),
-            ("skip_connect", 0),
-            ("sep_conv_3x3", 1),
-            ("skip_connect", 0),
-            ("sep_conv_3x3", 1),
-            ("sep_conv_3x3", 0),
-            ("skip_connect", 2),
-        ),
-        reduction=(
-            ("max_pool_3x3", 0),
-            ("max_pool_3x3", 1),
-            ("skip_connect", 2),
-            ("max_pool_3x3", 0),
-            ("max_pool_3x3", 0),
-            ("skip_connect", 2),
-            ("skip_connect", 2),
-            ("avg_pool_3x3", 0),
-        ),
-    ),
-    "DARTS_V2": Genotype(
-        normal=(
-            ("sep_conv_3x3", 0),
-            ("sep_conv_3x3", 1),
-            ("sep_conv_3x3", 0),
-            ("sep_conv_3x3", 1),
-            ("sep_conv_3x3", 1),
-            ("skip_connect", 0),
-            ("skip_connect", 0),
-            ("dil_conv_3x3", 2),
-        ),
-        reduction=(
-            ("max_pool_3x3", 0),
-            ("max_pool_3x3", 1),
-            ("skip_connect", 2),
-            ("max_pool_3x3", 1),
-            ("max_pool_3x3", 0),
-            ("skip_connect", 2),
-            ("skip_connect", 2),
-            ("max_pool_3x3", 1),
-        ),
-    ),
-}
-"""Published cells, by the name that the DARTS code base gives them."""

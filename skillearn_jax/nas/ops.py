@@ -6,7 +6,7 @@ from collections.abc import Callable
 import flax.linen as nn
 import jax
 
-from skillearn_jax.layers import BatchNorm, Conv, torch_uniform
+from skillearn_jax.layers import BatchNorm, Conv, Draw, torch_uniform
 from skillearn_jax.nas.functional import (
     Form,
     avg_pool,
@@ -50,16 +50,18 @@ class ReluConvBN(nn.Module):
       features: output channels.
       affine: learn a scale and a bias in the normalisation.
       axis_name: see `BatchNorm`.
+      draw: initialiser by fan-in.
     """
 
     features: int
     affine: bool = True
     axis_name: str | None = None
+    draw: Draw = torch_uniform
 
     @nn.compact
     def __call__(self, x: jax.Array, *, train: bool) -> jax.Array:
         """Maps `[B, H, W, C]` to `[B, H, W, features]`."""
-        y = Conv(self.features)(nn.relu(x))
+        y = Conv(self.features, draw=self.draw)(nn.relu(x))
         return BatchNorm(affine=self.affine, axis_name=self.axis_name)(y, train=train)
 
 
@@ -70,18 +72,20 @@ class FactorizedReduce(nn.Module):
       features: output channels, even; see `factorized_reduce`.
       affine: learn a scale and a bias in the normalisation.
       axis_name: see `BatchNorm`.
+      draw: initialiser by fan-in.
     """
 
     features: int
     affine: bool = True
     axis_name: str | None = None
+    draw: Draw = torch_uniform
 
     @nn.compact
     def __call__(self, x: jax.Array, *, train: bool) -> jax.Array:
         """Maps `[B, H, W, C]` to `[B, ceil(H / 2), ceil(W / 2), features]`."""
         channels = x.shape[-1]
         shape = (2, channels, 1, self.features // 2)
-        kernel = self.param("kernel", torch_uniform(channels), shape)
+        kernel = self.param("kernel", self.draw(channels), shape)
         y = factorized_reduce(nn.relu(x), kernel)
         return BatchNorm(affine=self.affine, axis_name=self.axis_name)(y, train=train)
 
@@ -133,19 +137,21 @@ class CellInputs(nn.Module):
         input has twice that of the newer one.
       affine: learn a scale and a bias in the normalisation.
       axis_name: see `BatchNorm`.
+      draw: initialiser by fan-in.
     """
 
     features: int
     reduced_before: bool
     affine: bool
     axis_name: str | None = None
+    draw: Draw = torch_uniform
 
     @nn.compact
     def __call__(
         self, older: jax.Array, newer: jax.Array, *, train: bool
     ) -> tuple[jax.Array, jax.Array]:
         """Maps two arrays `[B, .., .., ..]` to two arrays `[B, H, W, C]`."""
-        options = (self.features, self.affine, self.axis_name)
+        options = (self.features, self.affine, self.axis_name, self.draw)
         adapt_older = FactorizedReduce if self.reduced_before else ReluConvBN
         adapt_newer = ReluConvBN
         return (
@@ -160,15 +166,17 @@ class Stem(nn.Module):
     Attributes:
       channels: channels C of the first cell; the stem has `STEM_MULTIPLIER` times that.
       axis_name: see `BatchNorm`.
+      draw: initialiser by fan-in.
     """
 
     channels: int
     axis_name: str | None = None
+    draw: Draw = torch_uniform
 
     @nn.compact
     def __call__(self, images: jax.Array, *, train: bool) -> jax.Array:
         """Maps `[B, H, W, image channels]` to `[B, H, W, 3 * channels]`."""
-        y = Conv(STEM_MULTIPLIER * self.channels, size=3)(images)
+        y = Conv(STEM_MULTIPLIER * self.channels, size=3, draw=self.draw)(images)
         return BatchNorm(axis_name=self.axis_name)(y, train=train)
 
 

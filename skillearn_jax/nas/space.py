@@ -1,9 +1,11 @@
 """The DARTS search space: candidate operations on the edges of a cell."""
 
 import dataclasses
-from typing import NamedTuple
+from collections.abc import Mapping
+from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 
 from skillearn_jax.errors import InputError
 
@@ -25,8 +27,15 @@ NUM_INPUTS = 2
 CELL_KINDS = ("normal", "reduction")
 """Keys of `alphas`: cells that keep the resolution, and cells that halve it."""
 
+EDGE_LOGITS = {kind: f"{kind}_edges" for kind in CELL_KINDS}
+"""Keys of `alphas` for the logits of whole edges, where edges are normalised."""
+
 Alphas = dict[str, jax.Array]
-"""Architecture logits: one `[edges, ops]` array per cell kind."""
+"""Architecture logits: one `[edges, candidates]` array per cell kind, and, where edges
+are normalised, one `[edges]` array per cell kind."""
+
+EdgeOps = tuple[tuple[str, ...], ...]
+"""Candidate operations, edge by edge."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -40,15 +49,24 @@ class CellSpace:
     Attributes:
       ops: candidate operations, out of `DARTS_OPS`.
       num_nodes: intermediate nodes.
+      normal: candidates of each edge of the normal cell, where edges differ, as in the
+        later stages of P-DARTS; as many on each, in the order of `ops`. Empty: all.
+      reduction: those of the reduction cell, as many as in the normal cell.
+      edge_normalization: a node is the sum of its incoming edges weighted by a softmax
+        over them (PC-DARTS), whose logits are part of `alphas`.
 
     Raises:
       InputError: for an unknown, repeated or missing operation, or no node.
 
-    References: Liu et al. 2019, section 2.1, arXiv 1806.09055.
+    References: Liu et al. 2019, section 2.1, arXiv 1806.09055; Chen et al. 2019
+      (P-DARTS), arXiv 1904.12760; Xu et al. 2020 (PC-DARTS), arXiv 1907.05737.
     """
 
     ops: tuple[str, ...] = DARTS_OPS
     num_nodes: int = 4
+    normal: EdgeOps = ()
+    reduction: EdgeOps = ()
+    edge_normalization: bool = False
 
     def __post_init__(self) -> None:
         if self.num_nodes < 1:
@@ -60,6 +78,40 @@ class CellSpace:
             raise InputError(f"ops must not repeat, got {self.ops}")
         if not set(self.ops) - {"none"}:
             raise InputError(f"ops must hold one that is not 'none', got {self.ops}")
+        if bool(self.normal) != bool(self.reduction):
+            raise InputError("give candidates for both cells, normal and reduction")
+        for kind in CELL_KINDS:
+            self._check_candidates(kind)
+
+    def _check_candidates(self, kind: str) -> None:
+        """Refuses candidates that are no choice of operations for every edge."""
+        candidates = self.edge_ops(kind)
+        if len(candidates) != self.num_edges:
+            raise InputError(
+                f"{kind} must list candidates for {self.num_edges} edges, got "
+                f"{len(candidates)}"
+            )
+        for i, ops in enumerate(candidates):
+            in_order = tuple(op for op in self.ops if op in ops)
+            if ops != in_order or not set(ops) - {"none"}:
+                raise InputError(
+                    f"{kind}[{i}] must be some of {self.ops}, in that order and not "
+                    f"'none' alone, got {ops}"
+                )
+            if len(ops) != self.num_candidates:
+                raise InputError(
+                    f"{kind}[{i}] must have {self.num_candidates} candidates like the "
+                    f"first edge, got {ops}"
+                )
+
+    @property
+    def num_candidates(self) -> int:
+        """Number of candidate operations on an edge: the columns of `alphas`."""
+        return len(self.normal[0]) if self.normal else len(self.ops)
+
+    def edge_ops(self, kind: str) -> EdgeOps:
+        """Returns the candidate operations of each edge of a cell."""
+        return getattr(self, kind) or (self.ops,) * self.num_edges
 
     @property
     def edges(self) -> tuple[tuple[int, int], ...]:
@@ -81,15 +133,38 @@ class CellSpace:
         return tuple(i for i, edge in enumerate(self.edges) if edge[1] == target)
 
     def init_alphas(self, key: jax.Array, scale: float = 1e-3) -> Alphas:
-        """Returns logits drawn from `scale * N(0, 1)`, one `[edges, ops]` per kind.
+        """Returns logits drawn from `scale * N(0, 1)`; see `alpha_shapes`.
 
         Args:
           key: PRNG key; consumed.
           scale: standard deviation.
         """
-        shape = (len(CELL_KINDS), self.num_edges, len(self.ops))
+        shape = (len(CELL_KINDS), self.num_edges, self.num_candidates)
         draws = scale * jax.random.normal(key, shape)
-        return dict(zip(CELL_KINDS, draws, strict=True))
+        alphas = dict(zip(CELL_KINDS, draws, strict=True))
+        if self.edge_normalization:
+            draws = scale * jax.random.normal(jax.random.fold_in(key, 1), shape[:2])
+            alphas |= dict(zip(EDGE_LOGITS.values(), draws, strict=True))
+        return alphas
+
+    def alpha_shapes(self) -> dict[str, tuple[int, ...]]:
+        """Returns the shapes of the architecture logits, by their keys in `alphas`.
+
+        `[edges, candidates]` per cell kind; with edge normalisation also `[edges]`.
+        """
+        shapes: dict[str, tuple[int, ...]] = dict.fromkeys(
+            CELL_KINDS, (self.num_edges, self.num_candidates)
+        )
+        if self.edge_normalization:
+            shapes |= dict.fromkeys(EDGE_LOGITS.values(), (self.num_edges,))
+        return shapes
+
+    def check_alphas(self, alphas: Mapping[str, Any]) -> None:
+        """Raises `InputError` unless the logits have the shapes of this space."""
+        for name, shape in self.alpha_shapes().items():
+            got = jnp.shape(alphas[name]) if name in alphas else "nothing"
+            if got != shape:
+                raise InputError(f"alphas[{name!r}] must have shape {shape}, got {got}")
 
 
 class CellPlace(NamedTuple):

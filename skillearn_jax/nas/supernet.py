@@ -1,15 +1,24 @@
 """The supernet of the DARTS search: all candidate operations at once."""
 
+from typing import Literal
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import numpy as np
 
-from skillearn_jax.errors import InputError
-from skillearn_jax.layers import Dense
-from skillearn_jax.nas.cell import MixedCell
+from skillearn_jax.layers import Dense, lecun_normal, torch_uniform
+from skillearn_jax.nas.cell import MixedCell, Mixture
 from skillearn_jax.nas.functional import Form
 from skillearn_jax.nas.ops import Stem
-from skillearn_jax.nas.space import CELL_KINDS, Alphas, CellSpace, cell_places
+from skillearn_jax.nas.space import (
+    CELL_KINDS,
+    EDGE_LOGITS,
+    NUM_INPUTS,
+    Alphas,
+    CellSpace,
+    cell_places,
+)
 
 
 class Supernet(nn.Module):
@@ -25,55 +34,105 @@ class Supernet(nn.Module):
     stand at `reduction_positions(num_cells)` and double the channels.
 
     Attributes:
-      space: operations and nodes of a cell.
+      space: operations and nodes of a cell, candidates per edge, edge normalisation.
       num_cells: depth L.
       channels: channels C of the first cells; the stem has 3 C.
       num_classes: size of the logits.
+      partial: K of PC-DARTS: one of K channels passes the operations; 1 is plain DARTS.
+      auxiliary_skip: add a skip connection outside the softmax to every edge (DARTS-).
+      remat: compute the cells anew in the backward pass instead of keeping what is
+        inside them: less memory for about a third more time.
+      initialization: `"torch"`, uniform as in the original code, or `"flax"`.
       axis_name: mapped axis over which batch statistics are synchronised, or None.
       form: how separable convolutions are computed; None leaves it to
         `separable_form`.
 
-    References: Liu et al. 2019, arXiv 1806.09055, section 2.
+    References: Liu et al. 2019, arXiv 1806.09055, section 2; Xu et al. 2020 (PC-DARTS),
+      arXiv 1907.05737; Chu et al. 2021 (DARTS-), arXiv 2009.01027; Chen et al. 2019
+      (P-DARTS), arXiv 1904.12760.
     """
 
     space: CellSpace
     num_cells: int
     channels: int
     num_classes: int
+    partial: int = 1
+    auxiliary_skip: bool = False
+    remat: bool = False
+    initialization: Literal["torch", "flax"] = "torch"
     axis_name: str | None = None
     form: Form | None = None
 
     @nn.compact
-    def __call__(self, images: jax.Array, alphas: Alphas, *, train: bool) -> jax.Array:
+    def __call__(
+        self,
+        images: jax.Array,
+        alphas: Alphas,
+        *,
+        train: bool,
+        skip_weight: float | jax.Array = 1.0,
+        skip_dropout_rate: float | jax.Array = 0.0,
+    ) -> jax.Array:
         """Returns class logits, `[B, num_classes]`.
 
         Args:
           images: `[B, H, W, channels]`, any size and number of channels.
-          alphas: raw logits `[edges, ops]` for `"normal"` and `"reduction"` cells; the
-            softmax over operations is taken here.
+          alphas: raw logits by the keys of `space.alpha_shapes()`; the softmax over
+            operations, and that over the edges of a node, is taken here.
           train: use batch statistics, and record them if `batch_stats` is mutable.
+          skip_weight: beta, the factor of the auxiliary skip; may be traced.
+          skip_dropout_rate: rate in `[0, 1)` of dropout after identity skips, in
+            training, with a key of the collection `skip_dropout`; may be traced; the
+            number 0.0 leaves it out of the program.
 
         Raises:
           InputError: if the logits do not fit the space.
         """
-        weights = self._mixture_weights(alphas)
-        stem = Stem(self.channels, self.axis_name, name="stem")
+        self.space.check_alphas(alphas)
+        draw = {"torch": torch_uniform, "flax": lecun_normal}[self.initialization]
+        mixtures = {
+            kind: self._mixture(kind, alphas, skip_weight, skip_dropout_rate)
+            for kind in CELL_KINDS
+        }
+        stem = Stem(self.channels, self.axis_name, draw, name="stem")
         older = newer = stem(images, train=train)
+        make = nn.remat(MixedCell, static_argnums=(4,)) if self.remat else MixedCell
         for i, place in enumerate(cell_places(self.num_cells, self.channels)):
-            cell = MixedCell(
+            cell = make(
                 space=self.space,
                 place=place,
+                partial=self.partial,
                 axis_name=self.axis_name,
                 form=self.form,
+                draw=draw,
                 name=f"cell_{i}",
             )
-            older, newer = newer, cell(older, newer, weights[place.kind], train=train)
-        return Dense(self.num_classes, name="head")(jnp.mean(newer, axis=(1, 2)))
+            older, newer = newer, cell(older, newer, mixtures[place.kind], train)
+        pooled = jnp.mean(newer, axis=(1, 2))
+        return Dense(self.num_classes, draw, name="head")(pooled)
 
-    def _mixture_weights(self, alphas: Alphas) -> Alphas:
-        shape = (self.space.num_edges, len(self.space.ops))
-        for kind in CELL_KINDS:
-            if kind not in alphas or alphas[kind].shape != shape:
-                got = alphas[kind].shape if kind in alphas else "nothing"
-                raise InputError(f"alphas[{kind!r}] must have shape {shape}, got {got}")
-        return {kind: jax.nn.softmax(alphas[kind], axis=-1) for kind in CELL_KINDS}
+    def _mixture(
+        self,
+        kind: str,
+        alphas: Alphas,
+        skip_weight: float | jax.Array,
+        skip_dropout_rate: float | jax.Array,
+    ) -> Mixture:
+        ops = jax.nn.softmax(alphas[kind], axis=-1)
+        edges = None
+        if self.space.edge_normalization:
+            edges = self._edge_weights(alphas[EDGE_LOGITS[kind]])
+        drops = isinstance(skip_dropout_rate, jax.Array) or skip_dropout_rate != 0
+        return Mixture(
+            ops,
+            edges,
+            jnp.asarray(skip_weight, ops.dtype) if self.auxiliary_skip else None,
+            jnp.asarray(skip_dropout_rate, ops.dtype) if drops else None,
+        )
+
+    def _edge_weights(self, logits: jax.Array) -> jax.Array:
+        """Returns the softmax over the incoming edges of each node, `[edges]`."""
+        # The edges of a node are neighbours in `space.edges`.
+        sizes = [NUM_INPUTS + node for node in range(self.space.num_nodes)]
+        parts = jnp.split(logits, np.cumsum(sizes)[:-1])
+        return jnp.concatenate([jax.nn.softmax(part) for part in parts])

@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 from jax import lax
 
-from skillearn_jax.nas.cell import MixedCell
+from skillearn_jax.errors import InputError
+from skillearn_jax.nas.cell import MixedCell, Mixture
 from skillearn_jax.nas.space import CellPlace, CellSpace
 
 SPACE = CellSpace(num_nodes=2)
@@ -47,7 +48,7 @@ def _halve(x, even, odd):
 
 def _separable(x, params, op, column, stride):
     depthwise, pointwise = params[f"{op}_depthwise"], params[f"{op}_pointwise"]
-    size, dilation = depthwise.shape[1], 2 if "dil" in op else 1
+    size, dilation, c = depthwise.shape[1], 2 if "dil" in op else 1, x.shape[-1]
     for i in range(len(depthwise)):
         x = _conv(
             jnp.maximum(x, 0),
@@ -55,30 +56,55 @@ def _separable(x, params, op, column, stride):
             stride if i == 0 else 1,
             dilation * (size - 1) // 2,
             dilation,
-            groups=C,
+            groups=c,
         )
-        kernel = pointwise[i, :, column * C : (column + 1) * C]
+        kernel = pointwise[i, :, column * c : (column + 1) * c]
         x = _norm(_conv(x, kernel[None, None]))
     return x
 
 
-def _edge(params, x, edge, stride):
-    """Outputs of all eight operations on one edge."""
-    column = STACK.index(edge)
+def _operation(params, x, op, column, stride):
+    """The output of one operation on one edge, the column-th that has it."""
     count = _pool(jnp.ones_like(x), 0.0, lax.add, stride)
-    skip = x
-    if stride == 2:
-        skip = _halve(x, *params["skip_connect"][:, :, column])
-    return [
-        jnp.zeros_like(count),
-        _norm(_pool(x, -jnp.inf, lax.max, stride)),
-        _norm(_pool(x, 0.0, lax.add, stride) / count),
-        skip,
-        *(_separable(x, params, op, column, stride) for op in SPACE.ops[4:]),
-    ]
+    if op == "none":
+        return jnp.zeros_like(count)
+    if op == "max_pool_3x3":
+        return _norm(_pool(x, -jnp.inf, lax.max, stride))
+    if op == "avg_pool_3x3":
+        return _norm(_pool(x, 0.0, lax.add, stride) / count)
+    if op in ("skip_connect", "auxiliary_skip"):
+        return x if stride == 1 else _halve(x, *params[op][:, :, column])
+    return _separable(x, params, op, column, stride)
 
 
-def _reference(params, older, newer, weights, place):
+def _mixed(params, x, space, kind, edge, mixture, stride):
+    """The weighted sum of an edge's operations, its skip and its bypass included."""
+    candidates = space.edge_ops(kind)
+    row = space.edges.index(edge)
+    total = 0.0
+    for weight, op in zip(mixture.ops[row], candidates[row], strict=True):
+        having = [e for e in STACK if op in candidates[space.edges.index(e)]]
+        total += weight * _operation(params, x, op, having.index(edge), stride)
+    if mixture.skip is not None:
+        column = STACK.index(edge)
+        total += mixture.skip * _operation(params, x, "auxiliary_skip", column, stride)
+    return total
+
+
+def _edge(params, x, space, kind, edge, mixture, stride, partial):
+    mixed = x.shape[-1] // partial
+    y = _mixed(params, x[..., :mixed], space, kind, edge, mixture, stride)
+    if partial > 1:
+        rest = x[..., mixed:]
+        if stride == 2:
+            window, strides = (1, 2, 2, 1), (1, 2, 2, 1)
+            rest = lax.reduce_window(rest, -jnp.inf, lax.max, window, strides, "VALID")
+        y = jnp.concatenate([y, rest], -1)
+        y = jnp.stack(jnp.split(y, partial, -1), -1).reshape(y.shape)
+    return y if mixture.edges is None else mixture.edges[space.edges.index(edge)] * y
+
+
+def _reference(params, older, newer, mixture, space, place, partial):
     adapt = params["inputs"]["older"]
     if place.reduced_before:
         first = _halve(older, *adapt["kernel"][:, :, 0])
@@ -90,43 +116,87 @@ def _reference(params, older, newer, weights, place):
         total = 0.0
         for source in range(target):
             stride = 2 if place.kind == "reduction" and source < 2 else 1
-            row = weights[SPACE.edges.index((source, target))]
-            outputs = _edge(params, states[source], (source, target), stride)
-            total += sum(w * y for w, y in zip(row, outputs, strict=True))
+            total += _edge(
+                params,
+                states[source],
+                space,
+                place.kind,
+                (source, target),
+                mixture,
+                stride,
+                partial,
+            )
         states.append(total)
     return jnp.concatenate(states[2:], -1)
 
 
+def _rows(*rows):
+    return tuple(tuple(op for op in SPACE.ops if op in row) for row in rows)
+
+
+PRUNED = CellSpace(
+    num_nodes=2,
+    normal=_rows(
+        ("none", "sep_conv_3x3", "skip_connect"),
+        ("max_pool_3x3", "dil_conv_3x3", "sep_conv_3x3"),
+        ("none", "max_pool_3x3", "skip_connect"),
+        ("avg_pool_3x3", "sep_conv_3x3", "dil_conv_3x3"),
+        ("skip_connect", "avg_pool_3x3", "dil_conv_5x5"),
+    ),
+    reduction=_rows(*[("none", "sep_conv_5x5", "skip_connect")] * 4, SPACE.ops[3:6]),
+)
+NORMAL, REDUCTION = CellPlace("normal", C, True), CellPlace("reduction", C, False)
+WIDE = [place._replace(features=4) for place in (NORMAL, REDUCTION)]
+
+
 @pytest.mark.usefixtures("x64")
 @pytest.mark.parametrize(
-    ("place", "older_side"),
-    [(CellPlace("normal", C, True), 8), (CellPlace("reduction", C, False), 4)],
-    ids=["normal", "reduction"],
+    ("space", "place", "partial", "edges", "skip"),
+    [
+        (SPACE, NORMAL, 1, False, False),
+        (SPACE, REDUCTION, 1, False, False),
+        (PRUNED, NORMAL, 1, False, False),
+        (PRUNED, REDUCTION, 1, False, True),
+        (PRUNED, WIDE[0], 2, True, True),
+        (PRUNED, WIDE[1], 2, True, False),
+    ],
+    ids=[
+        "normal",
+        "reduction",
+        "candidates",
+        "candidates reduction with auxiliary skip",
+        "all options",
+        "partial reduction",
+    ],
 )
-def test_source_by_source_equals_edge_by_edge(place, older_side):
+def test_source_by_source_equals_edge_by_edge(space, place, partial, edges, skip):
     rng = np.random.default_rng(0)
+    older_side = 8 if place.reduced_before else 4
     older = jnp.array(rng.normal(size=(3, older_side, older_side, 3)))
     newer = jnp.array(rng.normal(size=(3, 4, 4, 5)))
-    weights = jax.nn.softmax(jnp.array(rng.normal(size=(5, 8))), -1)
-    cell = MixedCell(SPACE, place)
+    mixture = Mixture(
+        jax.nn.softmax(jnp.array(rng.normal(size=(5, space.num_candidates))), -1),
+        jnp.array(rng.uniform(size=5)) if edges else None,
+        jnp.array(0.7) if skip else None,
+    )
+    cell = MixedCell(space, place, partial)
     shapes = jax.eval_shape(
-        lambda: cell.init(jax.random.key(0), older, newer, weights, train=True)
+        lambda: cell.init(jax.random.key(0), older, newer, mixture, True)
     )
     params = jax.tree.map(
         lambda leaf: jnp.array(rng.normal(size=leaf.shape)), shapes["params"]
     )
     stats = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape), shapes["batch_stats"])
 
-    def ours(params, older, newer, weights):
+    def ours(params, older, newer, mixture):
         variables = {"params": params, "batch_stats": stats}
-        return cell.apply(variables, older, newer, weights, train=True)
+        return cell.apply(variables, older, newer, mixture, True)
 
-    def theirs(params, older, newer, weights):
-        return _reference(params, older, newer, weights, place)
+    def theirs(params, older, newer, mixture):
+        return _reference(params, older, newer, mixture, space, place, partial)
 
-    direction = jnp.array(
-        rng.normal(size=(3, 2, 2, 4) if older_side == 4 else (3, 4, 4, 4))
-    )
+    side = 2 if place.kind == "reduction" else 4
+    direction = jnp.array(rng.normal(size=(3, side, side, 2 * place.features)))
 
     def values_and_gradients(function):
         def loss(*args):
@@ -134,9 +204,18 @@ def test_source_by_source_equals_edge_by_edge(place, older_side):
             return jnp.sum(direction * y), y
 
         grad = jax.value_and_grad(loss, argnums=(0, 1, 2, 3), has_aux=True)
-        return jax.jit(grad)(params, older, newer, weights)
+        return jax.jit(grad)(params, older, newer, mixture)
 
     got, want = values_and_gradients(ours), values_and_gradients(theirs)
     assert jax.tree.structure(got) == jax.tree.structure(want)
     for a, b in zip(jax.tree.leaves(got), jax.tree.leaves(want), strict=True):
         np.testing.assert_allclose(a, b, rtol=1e-10, atol=1e-10 * jnp.abs(b).max())
+
+
+def test_channels_that_cannot_be_split_are_refused():
+    cell = MixedCell(SPACE, NORMAL, partial=4)
+    x = jnp.zeros((1, 4, 4, 3))
+    with pytest.raises(
+        InputError, match=r"2 channels cannot be split: .* multiple of 8"
+    ):
+        cell.init(jax.random.key(0), x, x, Mixture(jnp.zeros((5, 8))), True)

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from skillearn_jax.nas.cost import count_macs, num_params
-from skillearn_jax.nas.genotype import KNOWN_GENOTYPES
+from skillearn_jax.nas.known import KNOWN_GENOTYPES
 from skillearn_jax.nas.network import Network
 from skillearn_jax.nas.ops import SeparableOp
 from skillearn_jax.nas.space import CellSpace

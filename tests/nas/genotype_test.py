@@ -4,12 +4,9 @@ import numpy as np
 import pytest
 
 from skillearn_jax.errors import InputError
-from skillearn_jax.nas.genotype import (
-    KNOWN_GENOTYPES,
-    Genotype,
-    derive_genotype,
-    random_genotype,
-)
+from skillearn_jax.nas.derive import derive_genotype, random_genotype
+from skillearn_jax.nas.genotype import Genotype
+from skillearn_jax.nas.known import KNOWN_GENOTYPES
 from skillearn_jax.nas.space import CellSpace
 
 OPS = ("none", "skip_connect", "sep_conv_3x3")
@@ -56,10 +53,18 @@ def test_none_is_never_derived_but_weighs_in_the_ranking():
 
 
 @pytest.mark.parametrize(
-    "bad", [{}, {"normal": np.zeros((2, 3))}, {"normal": np.full((2, 8), np.nan)}]
+    ("bad", "message"),
+    [
+        ({}, r"alphas\['normal'\] must have shape \(2, 8\), got nothing"),
+        ({"normal": np.zeros((2, 3))}, r"must have shape \(2, 8\), got \(2, 3\)"),
+        (
+            dict.fromkeys(("normal", "reduction"), np.full((2, 8), np.nan)),
+            r"alphas\['normal'\] must be finite",
+        ),
+    ],
 )
-def test_logits_that_do_not_fit_are_refused(bad):
-    with pytest.raises(InputError, match=r"alphas\['normal'\] must be finite of shape"):
+def test_logits_that_do_not_fit_are_refused(bad, message):
+    with pytest.raises(InputError, match=message):
         derive_genotype(bad, CellSpace(num_nodes=1))
 
 

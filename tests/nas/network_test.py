@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 
 from skillearn_jax.errors import InputError
-from skillearn_jax.nas.genotype import Genotype, random_genotype
+from skillearn_jax.nas.derive import random_genotype
+from skillearn_jax.nas.genotype import Genotype
 from skillearn_jax.nas.network import Cell, Network
 from skillearn_jax.nas.space import CellPlace, CellSpace
 

@@ -1,10 +1,13 @@
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from skillearn_jax.errors import InputError
-from skillearn_jax.nas.space import CellSpace
+from skillearn_jax.nas.cost import count_macs, num_params
+from skillearn_jax.nas.space import DARTS_OPS, CellSpace
 from skillearn_jax.nas.supernet import Supernet
 
 # One cell of each kind is checked in cell_test; here the smallest chain will do.
@@ -99,3 +102,157 @@ def test_the_hessian_along_a_direction_equals_a_difference_of_gradients():
         np.testing.assert_allclose(exact, approximate, rtol=1e-5, atol=1e-6)
     mixed = both(params)[1][1]["reduction"]
     assert jnp.abs(mixed).max() > 1e-3
+
+
+# Options of the methods. cell_test holds their arithmetic.
+
+
+def _size(net, side=8):
+    shapes = _shapes(net, jnp.zeros((2, side, side, 3)))[1]
+    alphas = jax.tree.map(
+        jnp.zeros, net.space.alpha_shapes(), is_leaf=lambda v: isinstance(v, tuple)
+    )
+    return num_params(shapes), count_macs(net, (side, side, 3), alphas)
+
+
+def test_dropped_candidates_cost_nothing():
+    """One cell, one node, two edges of stride 2 from 3 C channels, counted by hand."""
+    c, classes, pixels, half = 4, 10, 64, 16
+    stem, head = 27 * 3 * c, 10 * c + 10
+    inputs = 2 * 3 * c * c
+    ops = ("sep_conv_3x3", "skip_connect", "dil_conv_5x5")
+    per_op = {
+        "sep_conv_3x3": (2 * (9 * c + c * c), 2 * (9 * c + c * c)),
+        "skip_connect": (c * c, c * c),
+        "dil_conv_5x5": (25 * c + c * c, 25 * c + c * c),
+    }
+    for keep in (3, 2, 1):
+        kept = tuple(op for op in DARTS_OPS if op in ops[:keep])
+        space = CellSpace(num_nodes=1, normal=(kept,) * 2, reduction=(kept,) * 2)
+        net = Supernet(space, num_cells=1, channels=c // 2, num_classes=classes)
+        params, macs = _size(net)
+        edges = 2 * sum(per_op[op][0] for op in kept)
+        # The stem has half the channels of the reduction cell, and two affine vectors.
+        assert params == stem // 2 + 3 * c + inputs // 2 + edges + head
+        work = 2 * sum(per_op[op][1] for op in kept) * half
+        assert macs == (stem + inputs) // 2 * pixels + work + head - classes
+
+
+def test_partial_channels_have_the_operations_of_a_thinner_cell():
+    space = CellSpace(num_nodes=1, edge_normalization=True)
+    whole, _ = _size(Supernet(space, 1, 8, 10))
+    partial, _ = _size(Supernet(space, 1, 8, 10, partial=4))
+    thin, _ = _size(Supernet(space, 1, 2, 10))
+
+    def shell(channels):  # stem, inputs and head, with a cell of 2 C channels
+        stem, inputs = 27 * 3 * channels + 6 * channels, 2 * 3 * channels * 2 * channels
+        return stem + inputs + 10 * 2 * channels + 10
+
+    assert partial - shell(8) == thin - shell(2) < whole - shell(8)
+    assert set(space.alpha_shapes()) == {
+        "normal",
+        "reduction",
+        "normal_edges",
+        "reduction_edges",
+    }
+
+
+@pytest.fixture(scope="module")
+def small():
+    """A supernet with identities, its variables, images and logits."""
+    space = CellSpace(ops=("none", "skip_connect", "dil_conv_3x3"), num_nodes=2)
+    net = Supernet(space, 3, 2, 3)
+    images = jax.random.normal(jax.random.key(1), (4, 8, 8, 1))
+    alphas = space.init_alphas(jax.random.key(2), scale=1.0)
+    init = jax.jit(lambda key: net.init(key, images, alphas, train=False))
+    return net, init(jax.random.key(0)), images, alphas
+
+
+def _logits(net, variables, images, alphas, **kwargs):
+    apply = jax.jit(
+        lambda v: net.apply(
+            v, images, alphas, train=True, mutable=["batch_stats"], **kwargs
+        )[0]
+    )
+    return apply(variables)
+
+
+def test_rematerialised_cells_give_the_same_second_derivatives(small):
+    net, variables, images, alphas = small
+
+    @functools.partial(jax.jit, static_argnums=0)
+    def along_a_direction(net):
+        def loss(params, alphas):
+            v = {**variables, "params": params}
+            return jnp.sum(net.apply(v, images, alphas, train=True) ** 2)
+
+        params = variables["params"]
+        gradient = jax.grad(loss, argnums=(0, 1))
+        return jax.jvp(lambda p: gradient(p, alphas), (params,), (params,))
+
+    kept, anew = along_a_direction(net), along_a_direction(net.clone(remat=True))
+    for a, b in zip(jax.tree.leaves(kept), jax.tree.leaves(anew), strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-4 * jnp.abs(a).max())
+    program = jax.make_jaxpr(
+        lambda v: net.clone(remat=True).apply(v, images, alphas, train=True)
+    )
+    assert "remat" in str(program(variables)) or "checkpoint" in str(program(variables))
+
+
+def test_skip_dropout_is_seeded_unbiased_and_absent_at_zero(small):
+    net, variables, images, alphas = small
+    plain = _logits(net, variables, images, alphas)
+
+    def dropped(seed, rate):
+        rngs = {"skip_dropout": jax.random.key(seed)}
+        return _logits(
+            net, variables, images, alphas, skip_dropout_rate=rate, rngs=rngs
+        )
+
+    assert (dropped(0, 0.0) == plain).all()
+    once = dropped(0, jnp.array(0.5))
+    assert (once == dropped(0, jnp.array(0.5))).all()
+    assert (once != dropped(1, jnp.array(0.5))).any()
+    np.testing.assert_allclose(dropped(0, jnp.array(1e-6)), plain, rtol=1e-3, atol=1e-4)
+    predicted = net.apply(
+        variables, images, alphas, train=False, skip_dropout_rate=jnp.array(0.5)
+    )
+    np.testing.assert_allclose(
+        predicted, net.apply(variables, images, alphas, train=False), rtol=1e-5
+    )
+
+
+def test_the_auxiliary_skip_at_weight_zero_is_plain_darts(small):
+    net, _, images, alphas = small
+    with_skip = net.clone(auxiliary_skip=True)
+    init = jax.jit(lambda key: with_skip.init(key, images, alphas, train=False))
+    variables = init(jax.random.key(0))
+    at_zero = _logits(with_skip, variables, images, alphas, skip_weight=0.0)
+    at_one = _logits(with_skip, variables, images, alphas)
+    assert jnp.abs(at_zero - at_one).max() > 1e-3
+    params = {
+        name: {k: v for k, v in cell.items() if k != "auxiliary_skip"}
+        for name, cell in variables["params"].items()
+    }
+    stats = jax.eval_shape(
+        lambda key: net.init(key, images, alphas, train=False), jax.random.key(0)
+    )["batch_stats"]
+    plain = {"params": params, "batch_stats": jax.tree.map(jnp.zeros_like, stats)}
+    np.testing.assert_allclose(
+        at_zero, _logits(net, plain, images, alphas), rtol=1e-4, atol=1e-5
+    )
+
+
+def test_initialisations_have_the_variances_that_they_promise():
+    space = CellSpace(ops=("sep_conv_3x3",), num_nodes=1)
+    images = jnp.zeros((1, 8, 8, 3))
+    for name, factor in (("torch", 1 / 3), ("flax", 1.0)):
+        net = Supernet(space, 1, 16, 10, initialization=name)
+        alphas = space.init_alphas(jax.random.key(0))
+        variables = jax.jit(
+            lambda key, n=net, a=alphas: n.init(key, images, a, train=False)
+        )(jax.random.key(0))
+        cell = variables["params"]["cell_0"]
+        for leaf, fan_in in (("depthwise", 9), ("pointwise", 32)):
+            draws = cell[f"sep_conv_3x3_{leaf}"]
+            assert np.var(draws) * fan_in == pytest.approx(factor, rel=0.2)

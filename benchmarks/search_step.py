@@ -1,0 +1,142 @@
+"""Times one gradient, or one whole step, of an architecture search; one JSON line.
+
+    python benchmarks/search_step.py --cells=5 --channels=8 --batch=16 --order=second
+
+`--part=alphas` is the gradient of the validation loss with respect to the architecture,
+through the look-ahead of the weights; `--part=weights` the gradient of the training loss
+with respect to the weights; `--part=step` everything that a search does in one step.
+Images are noise of CIFAR's size. Nothing is read from a compilation cache unless one is
+named: a second run with the same `--cache` measures a warm start.
+
+`cpu_s` is of the whole process, all threads together, and tells more than `step_s`
+where other processes share the cores. `peak_bytes` is what XLA plans for one call:
+arguments, results and temporaries.
+"""
+
+import argparse
+import json
+import statistics
+import sys
+import time
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from machine import machine
+
+from skillearn_jax.data import from_arrays
+from skillearn_jax.errors import InputError
+from skillearn_jax.train import Config
+from skillearn_jax.train.build import build_search
+
+_ADJOINTS = {"exact": "exact", "fd": "finite_difference"}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument(
+        "--part", choices=("alphas", "weights", "step"), default="alphas"
+    )
+    parser.add_argument("--space", choices=("darts",), default="darts")
+    parser.add_argument("--skill", choices=("baseline", "lpt"), default="baseline")
+    parser.add_argument("--nodes", type=int, default=4)
+    parser.add_argument("--cells", type=int, default=5)
+    parser.add_argument("--channels", type=int, default=8)
+    parser.add_argument("--batch", type=int, default=16)
+    parser.add_argument("--order", choices=("first", "second"), default="second")
+    parser.add_argument("--adjoint", choices=tuple(_ADJOINTS), default="exact")
+    parser.add_argument("--repeats", type=int, default=5, help="calls, at least 5")
+    parser.add_argument("--cache", default="", help="folder of a compilation cache")
+    args = parser.parse_args()
+    if args.repeats < 5:
+        parser.error(f"--repeats is {args.repeats}; it must be at least 5")
+    if args.cache:
+        jax.config.update("jax_compilation_cache_dir", args.cache)
+        jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
+    try:
+        call, arguments = build(args)
+    except InputError as error:
+        sys.exit(str(error))
+    line = {key: getattr(args, key) for key in vars(args) if key != "cache"}
+    print(json.dumps({**line, **measure(call, arguments, args.repeats), **machine()}))
+
+
+def build(args: argparse.Namespace) -> tuple[Callable[..., Any], tuple[Any, ...]]:
+    """Returns the function to time and its arguments."""
+    adjoint = "first_order" if args.order == "first" else _ADJOINTS[args.adjoint]
+    config = Config.parse(
+        {
+            "skill": args.skill,
+            "space": {"num_nodes": args.nodes},
+            "search": {"cells": args.cells, "channels": args.channels},
+            "hypergrad": {"adjoint": adjoint},
+        }
+    )
+    rng = np.random.default_rng(0)
+    images = rng.integers(0, 256, (2 * args.batch, 32, 32, 3), dtype=np.uint8)
+    labels = np.arange(2 * args.batch) % 10
+    data = from_arrays("noise", images, labels, images, labels)
+    setup = build_search(config, data, jax.random.key(0), steps_per_epoch=100)
+    program = setup.phases[-1].program
+    state = program.init(setup.params, jax.random.key(1), setup.model_state)
+    batch = {
+        "image": jnp.asarray(rng.normal(size=(args.batch, 32, 32, 3)), jnp.float32),
+        "label": jnp.asarray(labels[: args.batch], jnp.int32),
+    }
+    batches = dict.fromkeys(program.streams, batch)
+    if args.part == "alphas":
+        return lambda state, batches: program.hypergrad(state, batches)[0], (
+            state,
+            batches,
+        )
+    if args.part == "step":
+        return program.step, (state, batches)
+    stage = program.stages[0]
+
+    def weight_gradient(state: Any, batches: Any) -> Any:
+        def loss(weights: Any) -> Any:
+            reads = {name: state.params[name] for name in stage.reads}
+            key = jax.random.key(0)
+            moves = {"weights": weights}
+            return stage(moves, reads, state.model_state, batches, key)[0]
+
+        return jax.grad(loss)(state.params["weights"])
+
+    return weight_gradient, (state, batches)
+
+
+def measure(
+    call: Callable[..., Any], arguments: tuple[Any, ...], repeats: int
+) -> dict[str, Any]:
+    """Returns times, memory and arithmetic of a call, after one that does not count."""
+    start = time.perf_counter()
+    lowered = jax.jit(call).lower(*arguments)
+    trace_s = time.perf_counter() - start
+    start = time.perf_counter()
+    compiled = lowered.compile()
+    compile_s = time.perf_counter() - start
+    jax.block_until_ready(compiled(*arguments))
+    wall, cpu = [], []
+    for _ in range(repeats):
+        start, start_cpu = time.perf_counter(), time.process_time()
+        jax.block_until_ready(compiled(*arguments))
+        wall.append(time.perf_counter() - start)
+        cpu.append(time.process_time() - start_cpu)
+    memory = compiled.memory_analysis()
+    return {
+        "trace_s": round(trace_s, 2),
+        "compile_s": round(compile_s, 2),
+        "step_s": round(statistics.median(wall), 4),
+        "cpu_s": round(statistics.median(cpu), 4),
+        "peak_bytes": memory.argument_size_in_bytes
+        + memory.output_size_in_bytes
+        + memory.temp_size_in_bytes
+        - memory.alias_size_in_bytes,
+        "flops": compiled.cost_analysis().get("flops"),
+    }
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,85 @@
+"""What changes from epoch to epoch in a search: skip dropout, skip weight, stop rules."""
+
+import math
+from collections.abc import Mapping
+from typing import Any, Literal, NamedTuple
+
+from skillearn_jax.nas.derive import count_skips, rank_operations
+from skillearn_jax.nas.genotype import Genotype
+from skillearn_jax.nas.space import CellSpace
+
+Decay = Literal["none", "linear", "cosine", "slow_cosine"]
+"""How the auxiliary skip of DARTS- fades."""
+
+
+def skip_dropout_rate(
+    initial: float, epoch: int, epochs: int, warmup_epochs: int
+) -> float:
+    """Returns the rate of dropout after identity skips in one epoch of P-DARTS.
+
+        p_0 (E - e - 1) / E              while only weights move, e < warmup_epochs
+        p_0 exp(-0.2 (e - warmup_epochs))    afterwards
+
+    Args:
+      initial: p_0, of the stage.
+      epoch: e, from 0.
+      epochs: E, of the stage.
+      warmup_epochs: epochs in which only weights move.
+
+    References: Chen et al. 2019, section 3.3, arXiv 1904.12760; the schedule is that of
+      the authors' code.
+    """
+    if epoch < warmup_epochs:
+        return initial * (epochs - epoch - 1) / epochs
+    return initial * math.exp(-0.2 * (epoch - warmup_epochs))
+
+
+def skip_weight(decay: Decay, epoch: int, epochs: int) -> float:
+    """Returns beta, the weight of the auxiliary skip of DARTS- in one epoch.
+
+        linear (E - e) / E, cosine (1 + cos(pi e / E)) / 2, slow cosine cos(pi e / 2E)
+
+    Args:
+      decay: which; `"none"` stays at 1.
+      epoch: e, from 0.
+      epochs: E.
+
+    References: Chu et al. 2021, section 3.3, arXiv 2009.01027; the two cosines are
+      options of the authors' code.
+    """
+    done = epoch / epochs
+    return {
+        "none": 1.0,
+        "linear": 1 - done,
+        "cosine": (1 + math.cos(math.pi * done)) / 2,
+        "slow_cosine": math.cos(math.pi * done / 2),
+    }[decay]
+
+
+def has_collapsed(genotype: Genotype, limit: int = 2) -> bool:
+    """Returns whether the normal cell has `limit` or more skip connections.
+
+    The first stop rule of DARTS+: searching on would only add more.
+
+    References: Liang et al. 2019 (DARTS+), arXiv 1909.06035.
+    """
+    return count_skips(genotype)["normal"] >= limit
+
+
+class Stability(NamedTuple):
+    """How long the ranking of the operations with parameters has stood.
+
+    The second stop rule of DARTS+ ends a search once `epochs` reaches 10.
+
+    Attributes:
+      ranks: of `rank_operations`, or None before the first epoch.
+      epochs: for how many epochs in a row it has not changed.
+    """
+
+    ranks: Any = None
+    epochs: int = 0
+
+    def update(self, alphas: Mapping[str, Any], space: CellSpace) -> "Stability":
+        """Returns the stability after one more epoch, which ended with these logits."""
+        ranks = rank_operations(alphas, space)
+        return Stability(ranks, self.epochs + 1 if ranks == self.ranks else 0)

@@ -1,0 +1,36 @@
+import json
+
+import pytest
+
+from skillearn_jax.errors import InputError
+from skillearn_jax.nas.known import KNOWN_GENOTYPES, find_genotype
+
+
+@pytest.mark.parametrize("name", KNOWN_GENOTYPES)
+def test_published_cells_are_found_and_kept_in_files(name, tmp_path):
+    genotype = find_genotype(name)
+    assert genotype.num_nodes == 4
+    text, data = tmp_path / "cell.txt", tmp_path / "genotype.json"
+    text.write_text(genotype.to_text())
+    data.write_text(json.dumps(genotype.to_json()))
+    for place in (text, data, tmp_path):
+        assert find_genotype(str(place)) == genotype
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b'{"normal": []}', "genotype.json holds no genotype: a genotype has the keys"),
+        (b'{"normal"', "genotype.json holds no genotype"),
+        (b"{" * 5000, "genotype.json holds no genotype"),
+        (b"\xff\xfe\x00", "neither a readable file"),
+        (b"__import__('os').system('true')", "genotype.json holds no genotype"),
+        (None, "neither a readable file .* nor one of DARTS_V1, DARTS_V2"),
+    ],
+)
+def test_what_is_no_genotype_is_refused_in_one_line(content, message, tmp_path):
+    if content is not None:
+        (tmp_path / "genotype.json").write_bytes(content)
+    with pytest.raises(InputError, match=message) as error:
+        find_genotype(str(tmp_path))
+    assert "\n" not in str(error.value)
