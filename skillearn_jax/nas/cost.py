@@ -1,72 +1,135 @@
-"""Sizes of networks: parameters and multiply-adds, counted without running."""
+"""The size of a derived network, as one JSON line: `python -m` this module.
 
-import math
-from typing import Any
+    python -m skillearn_jax.nas.cost --genotype=DARTS_V2 --dataset=imagenet
 
-import flax.linen as nn
+Nothing is trained and nothing compiled.
+"""
+
+import argparse
+import json
+import sys
+from collections.abc import Sequence
+from typing import Any, Literal, NamedTuple
+
 import jax
 import jax.numpy as jnp
-from jax.extend import core
+
+from skillearn_jax.errors import InputError
+from skillearn_jax.nas.auxiliary import (
+    CIFAR_AUXILIARY,
+    IMAGENET_AUXILIARY,
+    Auxiliary,
+)
+from skillearn_jax.nas.counting import count_macs, num_params
+from skillearn_jax.nas.genotype import Genotype
+from skillearn_jax.nas.known import find_genotype
+from skillearn_jax.nas.network import Network
 
 
-def num_params(variables: Any) -> int:
-    """Returns how many parameters a network has.
+class Task(NamedTuple):
+    """What the papers evaluate a cell on, and how large a network they make of it."""
+
+    classes: int
+    side: int
+    cells: int
+    channels: int
+    stem: Literal["cifar", "imagenet"]
+    auxiliary: Auxiliary
+
+
+TASKS = {
+    "cifar10": Task(10, 32, 20, 36, "cifar", CIFAR_AUXILIARY),
+    "cifar100": Task(100, 32, 20, 36, "cifar", CIFAR_AUXILIARY),
+    "imagenet": Task(1000, 224, 14, 48, "imagenet", IMAGENET_AUXILIARY),
+}
+
+CONVENTION = (
+    "multiply-adds of convolutions and linear layers for one image, padding counted, "
+    "without normalisation, pools and auxiliary head"
+)
+
+
+def describe(
+    genotype: Genotype, task: Task, *, cells: int = 0, channels: int = 0
+) -> dict[str, Any]:
+    """Returns parameters and multiply-adds of the network that a genotype makes.
 
     Args:
-      variables: variables of a Linen module, or a pytree of parameters; arrays or
-        shapes (`jax.eval_shape`). If there is a collection `params`, only it counts.
+      genotype: the cells.
+      task: classes, image size, stem.
+      cells: depth; 0 takes that of the papers.
+      channels: of the first cell; 0 takes that of the papers.
+
+    Returns:
+      `params` (as deployed), `params_aux` (with the auxiliary head), `macs` and what
+      they depend on.
     """
-    if isinstance(variables, dict) and "params" in variables:
-        variables = variables["params"]
-    return sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(variables))
+    network = Network(
+        genotype,
+        num_cells=cells or task.cells,
+        channels=channels or task.channels,
+        num_classes=task.classes,
+        stem=task.stem,
+    )
+    images = jax.ShapeDtypeStruct((1, task.side, task.side, 3), jnp.float32)
+
+    def params(network: Network) -> int:
+        return num_params(
+            jax.eval_shape(
+                lambda x: network.init(jax.random.key(0), x, train=False), images
+            )
+        )
+
+    return {
+        "cells": network.num_cells,
+        "channels": network.channels,
+        "image": [task.side, task.side, 3],
+        "classes": task.classes,
+        "params": params(network),
+        "params_aux": params(network.clone(auxiliary=task.auxiliary)),
+        "macs": count_macs(network, (task.side, task.side, 3)),
+        "convention": CONVENTION,
+    }
 
 
-def count_macs(
-    network: nn.Module, image_shape: tuple[int, ...], *args: Any, **kwargs: Any
-) -> int:
-    """Returns the multiply-adds of one forward pass on one image.
-
-    Convention: convolutions and linear layers only; a tap on the padding counts like
-    any other; a separable convolution counts as the depthwise and the pointwise one
-    that it stands for, `k k C + C D` per output pixel, however it is computed. Published
-    counts are 3 to 8 percent higher where the tool also counted normalisation and pools.
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs the command line and returns its exit code: 0, or 2 for a mistake.
 
     Args:
-      network: called as `network(images, *args, train=False, **kwargs)`; a module with
-        an attribute `form` is counted in the form `"depthwise"`.
-      image_shape: `(H, W, channels)`.
-      *args: further positional arguments, such as `alphas`.
-      **kwargs: further keyword arguments.
-
-    Cost: one trace; nothing is compiled.
+      argv: the flags; by default those of the process.
     """
-    if hasattr(network, "form"):
-        network = network.clone(form="depthwise")
+    parser = argparse.ArgumentParser(
+        prog="python -m skillearn_jax.nas.cost",
+        description="Prints parameters and multiply-adds of a derived network as JSON.",
+        allow_abbrev=False,
+    )
+    parser.add_argument("--genotype", required=True, help="published name, or file")
+    parser.add_argument("--dataset", choices=TASKS, default="cifar10")
+    parser.add_argument("--cells", type=int, default=0, help="0: as the papers")
+    parser.add_argument("--channels", type=int, default=0, help="0: as the papers")
+    flags = parser.parse_args(argv)
+    try:
+        for flag in ("cells", "channels"):
+            if getattr(flags, flag) < 0:
+                raise InputError(
+                    f"{getattr(flags, flag)} is no number of {flag}: set --{flag} to 1 "
+                    "or more, or 0 for that of the papers"
+                )
+        if flags.channels % 2:
+            raise InputError(f"{flags.channels} channels are odd: set --channels")
+        genotype = find_genotype(flags.genotype)
+        row = describe(
+            genotype,
+            TASKS[flags.dataset],
+            cells=flags.cells,
+            channels=flags.channels,
+        )
+    except InputError as error:
+        print(f"cost: {error}", file=sys.stderr)
+        return 2
+    print(json.dumps({"genotype": flags.genotype, "dataset": flags.dataset, **row}))
+    return 0
 
-    def forward(images: jax.Array) -> Any:
-        key = jax.random.key(0)
-        return network.init_with_output(key, images, *args, train=False, **kwargs)[0]
 
-    images = jax.ShapeDtypeStruct((1, *image_shape), jnp.float32)
-    return _jaxpr_macs(jax.make_jaxpr(forward)(images).jaxpr)
-
-
-def _jaxpr_macs(jaxpr: core.Jaxpr) -> int:
-    """Returns the multiply-adds of a jaxpr and of the jaxprs it calls."""
-    total = 0
-    for eqn in jaxpr.eqns:
-        size = math.prod(_shape(eqn.outvars[0]))
-        if eqn.primitive.name == "conv_general_dilated":
-            kernel = _shape(eqn.invars[1])
-            out_features = eqn.params["dimension_numbers"].rhs_spec[0]
-            total += size * (math.prod(kernel) // kernel[out_features])
-        elif eqn.primitive.name == "dot_general":
-            (contracted, _), _ = eqn.params["dimension_numbers"]
-            shape = _shape(eqn.invars[0])
-            total += size * math.prod(shape[axis] for axis in contracted)
-        total += sum(map(_jaxpr_macs, core.jaxprs_in_params(eqn.params)))
-    return total
-
-
-def _shape(variable: Any) -> tuple[int, ...]:
-    return variable.aval.shape
+if __name__ == "__main__":
+    sys.exit(main())

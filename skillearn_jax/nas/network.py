@@ -1,5 +1,7 @@
 """The derived network: the cells of a genotype, stacked and trained from scratch."""
 
+from typing import Literal, NamedTuple
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -7,9 +9,10 @@ from jax import lax
 
 from skillearn_jax.errors import InputError
 from skillearn_jax.layers import Dense
+from skillearn_jax.nas.auxiliary import Auxiliary, AuxiliaryHead
 from skillearn_jax.nas.functional import Form
 from skillearn_jax.nas.genotype import EDGES_PER_NODE, Edges, Genotype
-from skillearn_jax.nas.ops import CellInputs, Stem, operation
+from skillearn_jax.nas.ops import CellInputs, ImageNetStem, Stem, operation
 from skillearn_jax.nas.space import CellPlace, cell_places
 
 
@@ -74,6 +77,18 @@ class Cell(nn.Module):
         return jnp.concatenate([states[i] for i in self.concat], axis=-1)
 
 
+class Outputs(NamedTuple):
+    """What a network with an auxiliary head returns in training.
+
+    Attributes:
+      logits: `[B, num_classes]`.
+      auxiliary: `[B, num_classes]`, of the auxiliary head.
+    """
+
+    logits: jax.Array
+    auxiliary: jax.Array
+
+
 class Network(nn.Module):
     """Stem, a chain of derived cells, global mean pool, linear head.
 
@@ -82,6 +97,9 @@ class Network(nn.Module):
       num_cells: depth L.
       channels: channels C of the first cells; the stem has 3 C.
       num_classes: size of the logits.
+      stem: `"cifar"`, one convolution at full resolution; `"imagenet"`, three that halve
+        it, with C channels at the end.
+      auxiliary: the head on the output of cell 2 L // 3, or None.
       axis_name: mapped axis over which batch statistics are synchronised, or None.
       form: how separable convolutions are computed; None leaves it to
         `separable_form`.
@@ -94,6 +112,8 @@ class Network(nn.Module):
     num_cells: int
     channels: int
     num_classes: int
+    stem: Literal["cifar", "imagenet"] = "cifar"
+    auxiliary: Auxiliary | None = None
     axis_name: str | None = None
     form: Form | None = None
 
@@ -104,8 +124,10 @@ class Network(nn.Module):
         *,
         train: bool,
         drop_path_rate: float | jax.Array = 0.0,
-    ) -> jax.Array:
-        """Returns class logits, `[B, num_classes]`.
+    ) -> jax.Array | Outputs:
+        """Returns class logits, `[B, num_classes]`; `Outputs` if there are auxiliary ones.
+
+        The auxiliary head is computed in training only.
 
         In training, drop path multiplies the output of every operation but the identity
         by `mask / (1 - rate)`, with one Bernoulli(1 - rate) mask per example and edge.
@@ -119,16 +141,25 @@ class Network(nn.Module):
             drop path out of the program.
 
         Raises:
-          InputError: for a rate outside `[0, 1)`.
+          InputError: for a rate outside `[0, 1)`, and for images that are too small
+            for the auxiliary head.
         """
         masks = None
         if isinstance(drop_path_rate, jax.Array) or drop_path_rate != 0:
             _check_rate(drop_path_rate)
             if train:
                 masks = self._drop_path_masks(images.shape[0], drop_path_rate)
-        stem = Stem(self.channels, self.axis_name, name="stem")
-        older = newer = stem(images, train=train)
-        for i, place in enumerate(cell_places(self.num_cells, self.channels)):
+        if self.stem == "imagenet":
+            halving = ImageNetStem(self.channels, self.axis_name, name="stem")
+            older, newer = halving(images, train=train)
+        else:
+            stem = Stem(self.channels, self.axis_name, name="stem")
+            older = newer = stem(images, train=train)
+        auxiliary = None
+        places = cell_places(
+            self.num_cells, self.channels, reduced_before=self.stem == "imagenet"
+        )
+        for i, place in enumerate(places):
             cell = Cell(
                 edges=getattr(self.genotype, place.kind),
                 concat=getattr(self.genotype, f"{place.kind}_concat"),
@@ -139,7 +170,19 @@ class Network(nn.Module):
             )
             cell_masks = None if masks is None else masks[:, i].astype(newer.dtype)
             older, newer = newer, cell(older, newer, cell_masks, train=train)
-        return Dense(self.num_classes, name="head")(jnp.mean(newer, axis=(1, 2)))
+            if i == 2 * self.num_cells // 3:
+                auxiliary = self._auxiliary_logits(newer, train)
+        logits = Dense(self.num_classes, name="head")(jnp.mean(newer, axis=(1, 2)))
+        return logits if auxiliary is None else Outputs(logits, auxiliary)
+
+    def _auxiliary_logits(self, x: jax.Array, train: bool) -> jax.Array | None:
+        if self.auxiliary is None or not (train or self.is_initializing()):
+            return None
+        head = AuxiliaryHead(
+            self.num_classes, self.auxiliary, self.axis_name, name="auxiliary"
+        )
+        logits = head(x, train=train)
+        return logits if train else None
 
     def _drop_path_masks(self, batch: int, rate: float | jax.Array) -> jax.Array:
         """Draws the factors of all edges in one go, `[B, cells, edges]`."""

@@ -180,6 +180,34 @@ class Stem(nn.Module):
         return BatchNorm(axis_name=self.axis_name)(y, train=train)
 
 
+class ImageNetStem(nn.Module):
+    """Three 3x3 convolutions of stride 2, each with affine batch normalisation.
+
+    Attributes:
+      channels: channels C of the first cell; the first convolution has half.
+      axis_name: see `BatchNorm`.
+    """
+
+    channels: int
+    axis_name: str | None = None
+
+    @nn.compact
+    def __call__(
+        self, images: jax.Array, *, train: bool
+    ) -> tuple[jax.Array, jax.Array]:
+        """Maps `[B, H, W, image channels]` to `[B, H/4, W/4, C]` and `[B, H/8, W/8, C]`.
+
+        Sides are rounded up at each halving.
+        """
+
+        def halve(x: jax.Array, features: int) -> jax.Array:
+            y = Conv(features, size=3, stride=2)(x)
+            return BatchNorm(axis_name=self.axis_name)(y, train=train)
+
+        older = halve(nn.relu(halve(images, self.channels // 2)), self.channels)
+        return older, halve(nn.relu(older), self.channels)
+
+
 def operation(
     op: str,
     features: int,

@@ -185,12 +185,16 @@ class CellPlace(NamedTuple):
         return 2 if self.kind == "reduction" and source < NUM_INPUTS else 1
 
 
-def cell_places(num_cells: int, channels: int) -> list[CellPlace]:
+def cell_places(
+    num_cells: int, channels: int, *, reduced_before: bool = False
+) -> list[CellPlace]:
     """Returns the places of all cells; reduction cells double the channels.
 
     Args:
       num_cells: depth L of the network, at least 1.
       channels: channels of a normal cell before the first reduction, at least 1.
+      reduced_before: the older input of the first cell has twice the resolution of the
+        newer one.
     """
     if channels < 1:
         raise InputError(f"channels must be at least 1, got {channels}")
@@ -199,7 +203,7 @@ def cell_places(num_cells: int, channels: int) -> list[CellPlace]:
         CellPlace(
             kind="reduction" if i in reductions else "normal",
             features=channels * 2 ** sum(j <= i for j in reductions),
-            reduced_before=i - 1 in reductions,
+            reduced_before=i - 1 in reductions if i else reduced_before,
         )
         for i in range(num_cells)
     ]

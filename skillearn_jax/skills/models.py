@@ -74,3 +74,34 @@ class TesterModel:
                     f"the tester has no optimizer for its {name!r}; given are "
                     f"{sorted(self.optimizers)}"
                 )
+
+
+@dataclass(frozen=True)
+class TaskModel:
+    """A task that shares the structure of an encoder with others, under its own head.
+
+    Attributes:
+        name: of the task; its streams are `train_NAME` and `val_NAME`.
+        losses: `(encoder, head, supporting, model_state, batch, key) -> ([B] losses,
+            new_model_state)`: the loss of each example, no regulariser, and the model
+            states that changed, by name. Class counts and heads may differ from task to
+            task; `supporting` are the sets that all tasks share, an architecture say.
+        description: for people.
+    """
+
+    name: str
+    losses: Callable[
+        [PyTree, PyTree, Mapping[str, PyTree], ModelState, Batch, Key],
+        tuple[Array, ModelState],
+    ]
+    description: str = ""
+
+    @property
+    def train(self) -> str:
+        """The stream that it trains on."""
+        return f"train_{self.name}"
+
+    @property
+    def val(self) -> str:
+        """The stream that it is validated on."""
+        return f"val_{self.name}"

@@ -1,9 +1,12 @@
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from skillearn_jax.errors import InputError
+from skillearn_jax.nas.auxiliary import Auxiliary
 from skillearn_jax.nas.derive import random_genotype
 from skillearn_jax.nas.genotype import Genotype
 from skillearn_jax.nas.network import Cell, Network
@@ -113,3 +116,41 @@ def test_a_rate_outside_its_range_is_refused(drop_path, rate):
     network, variables, images, _, _ = drop_path
     with pytest.raises(InputError, match="drop_path_rate must be in"):
         network.apply(variables, images, train=True, drop_path_rate=rate)
+
+
+# Stem and auxiliary head of the papers; cost_test holds their sizes.
+
+
+def test_the_imagenet_stem_halves_three_times_before_the_cells():
+    network = Network(Genotype(POOLS, POOLS), 1, 4, 5, stem="imagenet")
+    images = jnp.zeros((2, 30, 40, 3))
+    logits, variables = jax.eval_shape(
+        lambda: network.init_with_output(jax.random.key(0), images, train=False)
+    )
+    assert logits.shape == (2, 5)
+    stem = variables["params"]["stem"]
+    shapes = [stem[f"Conv_{i}"]["kernel"].shape for i in range(3)]
+    assert shapes == [(3, 3, 3, 2), (3, 3, 2, 4), (3, 3, 4, 4)]
+    # The older input of the first cell has twice the resolution: it is halved too.
+    assert "kernel" in variables["params"]["cell_0"]["inputs"]["older"]
+
+
+def test_auxiliary_logits_come_in_training_only():
+    head = Auxiliary(pool_stride=1)
+    plain = Network(Genotype(POOLS, SKIPS), 2, 2, 3)
+    network = plain.clone(auxiliary=head)
+    with pytest.raises(InputError, match="feature map of 3x3; it needs 6x6"):
+        _init(network, jnp.zeros((2, 12, 12, 1)))
+    images = jax.random.normal(jax.random.key(1), (2, 21, 21, 1))
+    variables = _init(network, images)
+    assert "auxiliary" in variables["params"]
+
+    @functools.partial(jax.jit, static_argnums=0)
+    def train(net):
+        return net.apply(variables, images, train=True, mutable=["batch_stats"])[0]
+
+    outputs = train(network)
+    assert outputs.auxiliary.shape == (2, 3)
+    np.testing.assert_allclose(outputs.logits, train(plain), rtol=1e-5)
+    predict = jax.jit(lambda: network.apply(variables, images, train=False))
+    assert predict().shape == (2, 3)

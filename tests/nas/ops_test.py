@@ -4,7 +4,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from skillearn_jax.nas.cost import num_params
+from skillearn_jax.nas.counting import num_params
 from skillearn_jax.nas.ops import CellInputs, SeparableOp, Stem, operation
 from skillearn_jax.nas.space import DARTS_OPS
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from skillearn_jax.errors import InputError
-from skillearn_jax.nas.cost import count_macs, num_params
+from skillearn_jax.nas.counting import count_macs, num_params
 from skillearn_jax.nas.space import DARTS_OPS, CellSpace
 from skillearn_jax.nas.supernet import Supernet
 

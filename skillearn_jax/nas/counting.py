@@ -1,0 +1,72 @@
+"""Sizes of networks: parameters and multiply-adds, counted without running."""
+
+import math
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from jax.extend import core
+
+
+def num_params(variables: Any) -> int:
+    """Returns how many parameters a network has.
+
+    Args:
+      variables: variables of a Linen module, or a pytree of parameters; arrays or
+        shapes (`jax.eval_shape`). If there is a collection `params`, only it counts.
+    """
+    if isinstance(variables, dict) and "params" in variables:
+        variables = variables["params"]
+    return sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(variables))
+
+
+def count_macs(
+    network: nn.Module, image_shape: tuple[int, ...], *args: Any, **kwargs: Any
+) -> int:
+    """Returns the multiply-adds of one forward pass on one image.
+
+    Convention: convolutions and linear layers only; a tap on the padding counts like
+    any other; a separable convolution counts as the depthwise and the pointwise one
+    that it stands for, `k k C + C D` per output pixel, however it is computed. Published
+    counts are 3 to 8 percent higher where the tool also counted normalisation and pools.
+
+    Args:
+      network: called as `network(images, *args, train=False, **kwargs)`; a module with
+        an attribute `form` is counted in the form `"depthwise"`.
+      image_shape: `(H, W, channels)`.
+      *args: further positional arguments, such as `alphas`.
+      **kwargs: further keyword arguments.
+
+    Cost: one trace; nothing is compiled.
+    """
+    if hasattr(network, "form"):
+        network = network.clone(form="depthwise")
+
+    def forward(images: jax.Array) -> Any:
+        key = jax.random.key(0)
+        return network.init_with_output(key, images, *args, train=False, **kwargs)[0]
+
+    images = jax.ShapeDtypeStruct((1, *image_shape), jnp.float32)
+    return _jaxpr_macs(jax.make_jaxpr(forward)(images).jaxpr)
+
+
+def _jaxpr_macs(jaxpr: core.Jaxpr) -> int:
+    """Returns the multiply-adds of a jaxpr and of the jaxprs it calls."""
+    total = 0
+    for eqn in jaxpr.eqns:
+        size = math.prod(_shape(eqn.outvars[0]))
+        if eqn.primitive.name == "conv_general_dilated":
+            kernel = _shape(eqn.invars[1])
+            out_features = eqn.params["dimension_numbers"].rhs_spec[0]
+            total += size * (math.prod(kernel) // kernel[out_features])
+        elif eqn.primitive.name == "dot_general":
+            (contracted, _), _ = eqn.params["dimension_numbers"]
+            shape = _shape(eqn.invars[0])
+            total += size * math.prod(shape[axis] for axis in contracted)
+        total += sum(map(_jaxpr_macs, core.jaxprs_in_params(eqn.params)))
+    return total
+
+
+def _shape(variable: Any) -> tuple[int, ...]:
+    return variable.aval.shape
