@@ -46,6 +46,7 @@ def get_config(variant=""):
     config.evaluation.channels = 8
     config.evaluation.epochs = 10
     config.evaluation.batch_size = 64
+    config.evaluation.auxiliary_weight = 0.0  # its pool is wider than these images
     config.evaluation.drop_path = 0.0
     config.evaluation.num_random = 3
     config.evaluation.num_seeds = 3

@@ -256,10 +256,14 @@ class MixedCell(nn.Module):
           train: see `BatchNorm`.
         """
         features = self.place.features
-        if features % (2 * self.partial):
+        if self.partial < 1:
+            raise InputError(f"partial must be at least 1, got {self.partial}")
+        # A skip at stride 2 is made of two halves.
+        unit = self.partial * (2 if self.place.kind == "reduction" else 1)
+        if features % unit:
             raise InputError(
-                f"{features} channels cannot be split: they must be a multiple of "
-                f"{2 * self.partial}, twice partial={self.partial}"
+                f"{features} channels of a {self.place.kind} cell cannot be split with "
+                f"partial={self.partial}: they must be a multiple of {unit}"
             )
         inputs = CellInputs(
             features,

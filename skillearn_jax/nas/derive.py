@@ -11,6 +11,9 @@ from skillearn_jax.nas.genotype import EDGES_PER_NODE, Edges, Genotype
 from skillearn_jax.nas.ops import KERNEL_SIZES
 from skillearn_jax.nas.space import CELL_KINDS, EDGE_LOGITS, NUM_INPUTS, CellSpace
 
+_NEVER = -1.0
+"""The strength of what may not be chosen, below every softmax weight."""
+
 
 def derive_genotype(
     alphas: Mapping[str, Any], space: CellSpace, *, max_skips: int | None = None
@@ -30,27 +33,20 @@ def derive_genotype(
         weakest loses its strength and the cell is derived anew (P-DARTS).
 
     Raises:
-      InputError: if the logits do not fit the space or are not finite.
+      InputError: if the logits do not fit the space or are not finite, or if no cell of
+        the space has that few skip connections.
 
     References: Liu et al. 2019, section 2.4, arXiv 1806.09055; Xu et al. 2020, section
       3.2, arXiv 1907.05737; Chen et al. 2019, section 3.3, arXiv 1904.12760.
     """
     if max_skips is not None and max_skips < 0:
         raise InputError(f"max_skips must be at least 0, got {max_skips}")
-    strengths = {kind: _strengths(kind, alphas, space) for kind in CELL_KINDS}
-    normal = _derive_cell(strengths["normal"], space)
-    while max_skips is not None and _num_skips(normal) > max_skips:
-        weakest = min(
-            (
-                (strengths["normal"][edge, column], edge)
-                for edge, column in _chosen(normal, space)
-                if space.ops[column] == "skip_connect"
-            ),
-        )[1]
-        strengths["normal"][weakest, space.ops.index("skip_connect")] = 0
-        normal = _derive_cell(strengths["normal"], space)
+    normal, reduction = (_strengths(kind, alphas, space) for kind in CELL_KINDS)
     return Genotype(
-        normal=normal, reduction=_derive_cell(strengths["reduction"], space)
+        normal=_derive_cell(normal, space)
+        if max_skips is None
+        else _derive_cell_with_few_skips(normal, space, max_skips),
+        reduction=_derive_cell(reduction, space),
     )
 
 
@@ -152,16 +148,17 @@ def _finite_logits(
 
 
 def _strengths(kind: str, alphas: Mapping[str, Any], space: CellSpace) -> np.ndarray:
-    """Returns `[edges, ops]`; -1 where there is no candidate, and for `none`."""
+    """Returns `[edges, ops]`; `_NEVER` where there is no candidate, and for `none`."""
     logits = _finite_logits(kind, alphas, space)
     weights = np.exp(logits - logits.max(axis=1, keepdims=True))
     weights /= weights.sum(axis=1, keepdims=True)
     if space.edge_normalization:
-        betas = np.exp(_finite_logits(EDGE_LOGITS[kind], alphas, space))
+        betas = _finite_logits(EDGE_LOGITS[kind], alphas, space)
         for target in range(NUM_INPUTS, NUM_INPUTS + space.num_nodes):
             incoming = list(space.incoming(target))
-            weights[incoming] *= (betas[incoming] / betas[incoming].sum())[:, None]
-    strengths = np.full((space.num_edges, len(space.ops)), -1.0)
+            shares = np.exp(betas[incoming] - betas[incoming].max())
+            weights[incoming] *= (shares / shares.sum())[:, None]
+    strengths = np.full((space.num_edges, len(space.ops)), _NEVER)
     for edge, ops in enumerate(space.edge_ops(kind)):
         for op, weight in zip(ops, weights[edge], strict=True):
             if op != "none":
@@ -176,6 +173,25 @@ def _derive_cell(strengths: np.ndarray, space: CellSpace) -> Edges:
         ranked = np.argsort(-incoming.max(axis=1), kind="stable")[:EDGES_PER_NODE]
         edges += [(space.ops[incoming[i].argmax()], int(i)) for i in ranked]
     return tuple(edges)
+
+
+def _derive_cell_with_few_skips(
+    strengths: np.ndarray, space: CellSpace, max_skips: int
+) -> Edges:
+    """Takes the weakest skip away and derives anew, until few enough are left."""
+    strengths = strengths.copy()
+    while True:
+        cell = _derive_cell(strengths, space)
+        chosen = _chosen(cell, space)
+        if min(strengths[place] for place in chosen) == _NEVER:
+            raise InputError(
+                f"the candidates of this space leave no normal cell with {max_skips} "
+                "skip connections or fewer: raise max_skips"
+            )
+        skips = [place for place in chosen if space.ops[place[1]] == "skip_connect"]
+        if len(skips) <= max_skips:
+            return cell
+        strengths[min(skips, key=lambda place: (strengths[place], place))] = _NEVER
 
 
 def _chosen(edges: Edges, space: CellSpace) -> list[tuple[int, int]]:

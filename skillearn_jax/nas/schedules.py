@@ -2,13 +2,14 @@
 
 import math
 from collections.abc import Mapping
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, get_args
 
+from skillearn_jax.errors import InputError
 from skillearn_jax.nas.derive import count_skips, rank_operations
 from skillearn_jax.nas.genotype import Genotype
 from skillearn_jax.nas.space import CellSpace
 
-Decay = Literal["none", "linear", "cosine", "slow_cosine"]
+Decay = Literal["constant", "linear", "cosine", "slow_cosine"]
 """How the auxiliary skip of DARTS- fades."""
 
 
@@ -40,16 +41,21 @@ def skip_weight(decay: Decay, epoch: int, epochs: int) -> float:
         linear (E - e) / E, cosine (1 + cos(pi e / E)) / 2, slow cosine cos(pi e / 2E)
 
     Args:
-      decay: which; `"none"` stays at 1.
+      decay: which; `"constant"` stays at 1.
       epoch: e, from 0.
       epochs: E.
+
+    Raises:
+      InputError: for an unknown decay.
 
     References: Chu et al. 2021, section 3.3, arXiv 2009.01027; the two cosines are
       options of the authors' code.
     """
+    if decay not in get_args(Decay):
+        raise InputError(f"decay must be one of {get_args(Decay)}, got {decay!r}")
     done = epoch / epochs
     return {
-        "none": 1.0,
+        "constant": 1.0,
         "linear": 1 - done,
         "cosine": (1 + math.cos(math.pi * done)) / 2,
         "slow_cosine": math.cos(math.pi * done / 2),
@@ -69,10 +75,11 @@ def has_collapsed(genotype: Genotype, limit: int = 2) -> bool:
 class Stability(NamedTuple):
     """How long the ranking of the operations with parameters has stood.
 
-    The second stop rule of DARTS+ ends a search once `epochs` reaches 10.
+    The state of the second stop rule of DARTS+, see `has_settled`. JSON keeps it:
+    `Stability(*json.loads(json.dumps(stability)))` goes on where it was.
 
     Attributes:
-      ranks: of `rank_operations`, or None before the first epoch.
+      ranks: of `rank_operations`, as lists, or None before the first epoch.
       epochs: for how many epochs in a row it has not changed.
     """
 
@@ -81,5 +88,23 @@ class Stability(NamedTuple):
 
     def update(self, alphas: Mapping[str, Any], space: CellSpace) -> "Stability":
         """Returns the stability after one more epoch, which ended with these logits."""
-        ranks = rank_operations(alphas, space)
+        # Lists, which JSON gives back as they were: a resumed count must go on.
+        ranks = {
+            kind: [list(ops) for ops in edges]
+            for kind, edges in rank_operations(alphas, space).items()
+        }
         return Stability(ranks, self.epochs + 1 if ranks == self.ranks else 0)
+
+
+def has_settled(stability: Stability, patience: int = 10) -> bool:
+    """Returns whether the ranking has stood for `patience` epochs in a row.
+
+    The second stop rule of DARTS+: the operations with parameters have been learnt.
+
+    Args:
+      stability: updated at the end of every epoch.
+      patience: epochs without a change of rank on any edge of either cell.
+
+    References: Liang et al. 2019 (DARTS+), arXiv 1909.06035.
+    """
+    return stability.epochs >= patience

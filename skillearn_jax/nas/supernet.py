@@ -7,7 +7,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from skillearn_jax.layers import Dense, lecun_normal, torch_uniform
+from skillearn_jax.errors import InputError
+from skillearn_jax.layers import Dense, Draw, lecun_normal, torch_uniform
 from skillearn_jax.nas.cell import MixedCell, Mixture
 from skillearn_jax.nas.functional import Form
 from skillearn_jax.nas.ops import Stem
@@ -19,6 +20,9 @@ from skillearn_jax.nas.space import (
     CellSpace,
     cell_places,
 )
+
+INITIALIZATIONS: dict[str, Draw] = {"torch": torch_uniform, "flax": lecun_normal}
+"""Initialisers by name."""
 
 
 class Supernet(nn.Module):
@@ -80,16 +84,19 @@ class Supernet(nn.Module):
           alphas: raw logits by the keys of `space.alpha_shapes()`; the softmax over
             operations, and that over the edges of a node, is taken here.
           train: use batch statistics, and record them if `batch_stats` is mutable.
-          skip_weight: beta, the factor of the auxiliary skip; may be traced.
+          skip_weight: beta, the factor of the auxiliary skip; may be traced. Without
+            an auxiliary skip there is no other than the number 1.0.
           skip_dropout_rate: rate in `[0, 1)` of dropout after identity skips, in
             training, with a key of the collection `skip_dropout`; may be traced; the
             number 0.0 leaves it out of the program.
 
         Raises:
-          InputError: if the logits do not fit the space.
+          InputError: if the logits do not fit the space, or for an option that cannot
+            be or that the network does not have.
         """
         self.space.check_alphas(alphas)
-        draw = {"torch": torch_uniform, "flax": lecun_normal}[self.initialization]
+        self._check_options(skip_weight, skip_dropout_rate)
+        draw = INITIALIZATIONS[self.initialization]
         mixtures = {
             kind: self._mixture(kind, alphas, skip_weight, skip_dropout_rate)
             for kind in CELL_KINDS
@@ -110,6 +117,25 @@ class Supernet(nn.Module):
             older, newer = newer, cell(older, newer, mixtures[place.kind], train)
         pooled = jnp.mean(newer, axis=(1, 2))
         return Dense(self.num_classes, draw, name="head")(pooled)
+
+    def _check_options(
+        self, skip_weight: float | jax.Array, skip_dropout_rate: float | jax.Array
+    ) -> None:
+        if self.initialization not in INITIALIZATIONS:
+            raise InputError(
+                f"initialization must be one of {tuple(INITIALIZATIONS)}, got "
+                f"{self.initialization!r}"
+            )
+        if not self.auxiliary_skip and (
+            isinstance(skip_weight, jax.Array) or skip_weight != 1
+        ):
+            raise InputError(
+                "skip_weight weighs the auxiliary skip, and there is none: set "
+                "auxiliary_skip=True"
+            )
+        rate = skip_dropout_rate
+        if not isinstance(rate, jax.Array) and not 0 <= rate < 1:
+            raise InputError(f"skip_dropout_rate must be in [0, 1), got {rate}")
 
     def _mixture(
         self,

@@ -11,6 +11,7 @@ from skillearn_jax.data import Batch, ImageData
 from skillearn_jax.framework import Aux, Phase, Program
 from skillearn_jax.models import Creator, Executor, SmallEncoder, resnet_encoder
 from skillearn_jax.nas import CellSpace, Supernet
+from skillearn_jax.nas.schedules import skip_weight
 from skillearn_jax.skills import (
     LearnerModel,
     TesterModel,
@@ -58,12 +59,16 @@ def build_search(
     """
     weights_key, alphas_key, tester_key = jax.random.split(key, 3)
     images = jnp.zeros((2, *data.image_shape))
-    space = CellSpace(ops=config.space.ops, num_nodes=config.space.num_nodes)
+    space = config.space.build()
     supernet = Supernet(
         space=space,
         num_cells=config.search.cells,
         channels=config.search.channels,
         num_classes=data.num_classes,
+        partial=config.search.partial,
+        auxiliary_skip=config.search.auxiliary_skip != "off",
+        remat=config.search.remat,
+        initialization=cast(Any, config.search.initialization),
         axis_name=axis_name,
     )
     alphas = space.init_alphas(alphas_key)
@@ -71,7 +76,9 @@ def build_search(
         weights_key, images, alphas, train=False
     )
     params = {"weights": variables["params"], "alphas": alphas}
-    model_state = {"learner": variables["batch_stats"]}
+    model_state = {
+        "learner": {"batch_stats": variables["batch_stats"], "steps": jnp.zeros(())}
+    }
     learner = _supernet_learner(supernet, config, steps_per_epoch)
     adjoint = config.hypergrad.build()
     if config.skill == "baseline":
@@ -109,19 +116,32 @@ def _phases(program: Program, config: Config) -> tuple[Phase, ...]:
 def _supernet_learner(
     supernet: Supernet, config: Config, steps_per_epoch: int
 ) -> LearnerModel:
-    """Returns the supernet as a learner whose supporting set is its architecture."""
+    """Returns the supernet as a learner whose supporting set is its architecture.
+
+    Its model state counts the steps that its weights have taken, beside the running
+    statistics: what changes from epoch to epoch reads the epoch from there.
+    """
+    options = _of_epoch(config)
 
     def forward(
-        weights: PyTree, alphas: PyTree, statistics: PyTree, images: Array
+        weights: PyTree, alphas: PyTree, state: PyTree, images: Array
     ) -> tuple[Array, PyTree]:
+        epoch = state["steps"].astype(jnp.int32) // steps_per_epoch
+        current: dict[str, Any] = {
+            name: by_epoch[epoch] for name, by_epoch in options.items()
+        }
         logits, changed = supernet.apply(
-            {"params": weights, "batch_stats": statistics},
+            {"params": weights, "batch_stats": state["batch_stats"]},
             images,
             alphas,
             train=True,
             mutable=["batch_stats"],
+            **current,
         )
-        return logits, changed["batch_stats"]
+        return logits, {
+            "batch_stats": changed["batch_stats"],
+            "steps": state["steps"] + 1,
+        }
 
     def train_loss(
         moves: ParamSets,
@@ -132,12 +152,12 @@ def _supernet_learner(
     ) -> tuple[Array, Aux]:
         del key
         images, labels = batch["train"]["image"], batch["train"]["label"]
-        logits, statistics = forward(
+        logits, state = forward(
             moves["weights"], reads["alphas"], model_state["learner"], images
         )
         metrics = {"error": jnp.mean(logits.argmax(-1) != labels)}
         loss = jnp.mean(cross_entropy(logits, labels))
-        return loss, Aux(metrics, {"learner": statistics})
+        return loss, Aux(metrics, {"learner": state})
 
     def example_losses(
         weights: PyTree,
@@ -159,6 +179,17 @@ def _supernet_learner(
         supporting={"alphas": adam(config.search.alphas)},
         task=f"classify {config.data.name}; supernet of {config.search.cells} cells",
     )
+
+
+def _of_epoch(config: Config) -> dict[str, Array]:
+    """Returns the options of the supernet that change, by name, one value an epoch."""
+    search = config.search
+    if search.auxiliary_skip == "off":
+        return {}
+    epochs = range(search.epochs)
+    decay = cast(Any, search.auxiliary_skip)
+    weights = [skip_weight(decay, epoch, search.epochs) for epoch in epochs]
+    return {"skip_weight": jnp.array(weights)}
 
 
 def _tester(

@@ -17,9 +17,10 @@ from skillearn_jax.data import (
 )
 from skillearn_jax.framework import Aux, Program, Stage, State
 from skillearn_jax.nas import (
-    CellSpace,
+    CIFAR_AUXILIARY,
     Genotype,
     Network,
+    Outputs,
     count_macs,
     num_params,
     random_genotype,
@@ -117,6 +118,7 @@ class _Training:
             num_cells=self._config.cells,
             channels=self._config.channels,
             num_classes=data.num_classes,
+            auxiliary=CIFAR_AUXILIARY if self._config.auxiliary_weight else None,
             axis_name=devices.axis_name,
         )
         self._program = _training_program(
@@ -161,8 +163,10 @@ class _Training:
 
     def describe(self, name: str, errors: list[float]) -> dict[str, Any]:
         """Returns the network's row of the summary."""
+        # As deployed: without the auxiliary head.
+        deployed = self._network.clone(axis_name=None, auxiliary=None)
         shapes = jax.eval_shape(
-            lambda key: self._init(key, self._images(), train=False), self._root
+            lambda key: deployed.init(key, self._images(), train=False), self._root
         )
         spread = float(np.std(errors, ddof=1)) if len(errors) > 1 else None
         return {
@@ -230,7 +234,7 @@ def _training_program(
         del reads
         # A rate of exactly 0.0 leaves drop path out of the compiled program.
         rate = evaluation.drop_path and evaluation.drop_path * batch["progress"]
-        logits, changed = network.apply(
+        outputs, changed = network.apply(
             {"params": moves["weights"], "batch_stats": model_state["network"]},
             batch["train"]["image"],
             train=True,
@@ -239,7 +243,11 @@ def _training_program(
             rngs={"drop_path": key},
         )
         labels = batch["train"]["label"]
+        logits = outputs.logits if isinstance(outputs, Outputs) else outputs
         loss = jnp.mean(cross_entropy(logits, labels))
+        if isinstance(outputs, Outputs):
+            auxiliary = jnp.mean(cross_entropy(outputs.auxiliary, labels))
+            loss += evaluation.auxiliary_weight * auxiliary
         metrics = {"error": 100 * jnp.mean(logits.argmax(-1) != labels)}
         return loss, Aux(metrics, {"network": changed["batch_stats"]})
 
@@ -255,7 +263,7 @@ def _training_program(
 
 def _contestants(config: Config, genotype: Genotype) -> dict[str, Genotype]:
     """Returns the derived cells, then random ones of the same space."""
-    space = CellSpace(ops=config.space.ops, num_nodes=config.space.num_nodes)
+    space = config.space.build()
     rng = np.random.default_rng(config.seed)
     count = config.evaluation.num_random
     return {"derived": genotype} | {

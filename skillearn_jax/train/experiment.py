@@ -10,7 +10,7 @@ from ml_collections import ConfigDict
 
 from skillearn_jax.data import ImageData, halves, load
 from skillearn_jax.errors import InputError
-from skillearn_jax.nas import CellSpace, Genotype
+from skillearn_jax.nas import CIFAR_AUXILIARY, Genotype
 from skillearn_jax.nas.draw import genotype_text
 from skillearn_jax.parallel import Devices
 from skillearn_jax.train.config import Config
@@ -73,6 +73,7 @@ def run(
             config.data.dir,
             heldout_fraction=config.data.heldout_fraction,
         )
+    check_images(config, data)
     check_batches(config, data, devices)
     folder = Workdir(workdir, config)
     console = Console(quiet=quiet)
@@ -105,12 +106,40 @@ def run(
 
 def check(config: Config) -> None:
     """Raises `InputError` for values that are fine alone and not together."""
-    CellSpace(ops=config.space.ops, num_nodes=config.space.num_nodes)
+    config.space.build()
+    if config.search.channels % config.search.partial:
+        raise InputError(
+            f"config.search.channels is {config.search.channels}; it must be a multiple "
+            f"of config.search.partial, {config.search.partial}: set "
+            "--config.search.channels"
+        )
+    if config.search.max_skips >= 0 and set(config.space.ops) <= {
+        "none",
+        "skip_connect",
+    }:
+        raise InputError(
+            f"config.search.max_skips is {config.search.max_skips}, but the space has no "
+            "other operation than skips: set --config.search.max_skips=-1"
+        )
     if config.search.warmup_epochs >= config.search.epochs:
         raise InputError(
             f"config.search.warmup_epochs is {config.search.warmup_epochs}; it must be "
             f"below config.search.epochs, {config.search.epochs}: set "
             "--config.search.warmup_epochs"
+        )
+
+
+def check_images(config: Config, data: ImageData) -> None:
+    """Raises `InputError` for images that a network of the evaluation cannot read."""
+    if not (config.evaluation.epochs and config.evaluation.auxiliary_weight):
+        return
+    height, width = data.image_shape[:2]
+    # Two reduction cells come before the auxiliary head; each halves, rounding up.
+    inner, least = -(-min(height, width) // 4), CIFAR_AUXILIARY.min_side
+    if inner < least:
+        raise InputError(
+            f"the images of {data.name} have {height}x{width} pixels; the auxiliary head "
+            f"needs {4 * least - 3} or more: set --config.evaluation.auxiliary_weight=0"
         )
 
 

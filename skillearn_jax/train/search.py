@@ -2,14 +2,17 @@
 
 import contextlib
 import time
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import jax
 import numpy as np
 
 from skillearn_jax.data import Augmentation, Examples, ImageData, Stream, halves
-from skillearn_jax.framework import State
-from skillearn_jax.nas import Genotype, derive_genotype
+from skillearn_jax.framework import Phase, State
+from skillearn_jax.nas import CellSpace, Genotype, count_skips, derive_genotype
+from skillearn_jax.nas.schedules import Stability, has_collapsed, has_settled
+from skillearn_jax.nas.space import CELL_KINDS
 from skillearn_jax.parallel import Devices
 from skillearn_jax.train.build import SearchSetup, build_search
 from skillearn_jax.train.checkpoints import Checkpoints
@@ -35,7 +38,7 @@ class SearchResult(NamedTuple):
 
     Attributes:
         genotype: the derived cells.
-        epochs: of the search, warm-up included.
+        epochs: of the search, warm-up included; fewer than asked for if a rule stopped it.
         steps: taken in all.
         compile_s: seconds of compilation, of the last process that worked on the run.
         steps_s: seconds of stepping, likewise.
@@ -121,15 +124,25 @@ def search(
         contextlib.closing(Checkpoints(workdir.path / "checkpoints")) as checkpoints,
         console.progress("search", total) as update,
     ):
-        recorder = _Recorder(config, workdir, checkpoints, update, steps_per_epoch)
+        recorder = _Recorder(
+            config, setup.space, workdir, checkpoints, update, steps_per_epoch
+        )
         state, compile_s, steps_s = _run_phases(
             setup, streams, run_key, devices, recorder
         )
-    genotype = derive_genotype(
-        jax.tree.map(np.asarray, state.params["alphas"]), setup.space
-    )
+    genotype = derived(state, setup.space, config)
     workdir.write_json("genotype.json", genotype.to_json())
-    return SearchResult(genotype, config.search.epochs, total, compile_s, steps_s)
+    steps = int(state.step)
+    if steps < total:
+        console.message(f"stopped by the rule {config.search.stop!r} at step {steps}")
+    return SearchResult(genotype, steps // steps_per_epoch, steps, compile_s, steps_s)
+
+
+def derived(state: State, space: CellSpace, config: Config) -> Genotype:
+    """Returns the cells that a state's architecture prefers."""
+    limit = config.search.max_skips
+    alphas = jax.tree.map(np.asarray, state.params["alphas"])
+    return derive_genotype(alphas, space, max_skips=None if limit < 0 else limit)
 
 
 def _run_phases(
@@ -144,7 +157,7 @@ def _run_phases(
     Returns:
         The last state, and the seconds of compilation and of stepping.
     """
-    done = recorder.go_on()
+    done, stability, stopped = recorder.go_on()
     compile_s, steps_s, start = 0.0, 0.0, 0
     state: State | None = None
     for phase in setup.phases:
@@ -155,8 +168,10 @@ def _run_phases(
         state = phase.enter(params, key, setup.model_state, state)
         if done > begin:
             state = recorder.checkpoints.load(state)
+            if phase.program.validation is not None:
+                stability = stability._replace(ranks=recorder.ranks(state))
         left = start - int(state.step)
-        if not left:
+        if not left or stopped:
             continue
         latest = placed = devices.place(state)
         loop = compile_loop(
@@ -172,7 +187,11 @@ def _run_phases(
             step += len(metrics)
             recorder.record(phase.name, step, metrics)
             if step % recorder.steps_per_epoch == 0:
-                recorder.keep(phase.name, step, devices.fetch(latest))
+                stability, stopped = recorder.keep(
+                    phase, step, devices.fetch(latest), stability
+                )
+                if stopped:
+                    break
         steps_s += time.perf_counter() - clock
         state = devices.fetch(latest)
     assert state is not None
@@ -183,20 +202,33 @@ class _Recorder(NamedTuple):
     """Where the metrics and the states of a search go."""
 
     config: Config
+    space: CellSpace
     workdir: Workdir
     checkpoints: Checkpoints
     update: Update
     steps_per_epoch: int
 
-    def go_on(self) -> int:
-        """Returns the step to go on from, and forgets the metrics of later ones."""
+    def go_on(self) -> tuple[int, Stability, bool]:
+        """Returns where to go on from, and forgets the metrics of later steps.
+
+        Returns:
+            The step; for how long the ranking had been stable there, without the
+            ranking; whether a rule had stopped the search there.
+        """
         done = self.checkpoints.latest_step() or 0
-        self.workdir.keep_metrics(
+        rows = self.workdir.keep_metrics(
             lambda row: (
                 row.get("phase") not in ("warmup", "search") or row["step"] <= done
             )
         )
-        return done
+        ends = [row for row in rows if "alphas/stable_epochs" in row]
+        last = ends[-1] if ends else {}
+        stable = int(last.get("alphas/stable_epochs", 0))
+        return done, Stability(epochs=stable), bool(last.get("stopped", False))
+
+    def ranks(self, state: State) -> Any:
+        """Returns the ranking that `Stability` compares."""
+        return Stability().update(state.params["alphas"], self.space).ranks
 
     def record(self, phase: str, last: int, metrics: list[StepMetrics]) -> None:
         """Notes the metrics of some steps, up to the step `last`."""
@@ -208,13 +240,39 @@ class _Recorder(NamedTuple):
         )
         self.update(last, _shown(metrics[-1]))
 
-    def keep(self, phase: str, step: int, state: State) -> None:
-        """Saves the state that an epoch ends in."""
-        # Rows first: a run that goes on drops those beyond its checkpoint.
-        self.workdir.append_metrics([self._row(phase, step, _entropies(state))])
-        self.checkpoints.save(state)
+    def keep(
+        self, phase: Phase, step: int, state: State, stability: Stability
+    ) -> tuple[Stability, bool]:
+        """Saves the state that an epoch ends in.
 
-    def _row(self, phase: str, step: int, metrics: StepMetrics) -> dict[str, Any]:
+        Returns:
+            The stability after this epoch, and whether a rule ends the search here.
+        """
+        searching = phase.program.validation is not None
+        if searching:
+            stability = stability.update(state.params["alphas"], self.space)
+        stopped = searching and self._stops(state, stability)
+        row: dict[str, Any] = _entropies(state)
+        genotype = derived(state, self.space, self.config)
+        for kind, skips in count_skips(genotype).items():
+            row[f"alphas/skips/{kind}"] = float(skips)
+        row |= {"alphas/stable_epochs": float(stability.epochs), "stopped": stopped}
+        # Rows first: a run that goes on drops those beyond its checkpoint.
+        self.workdir.append_metrics([self._row(phase.name, step, row)])
+        self.checkpoints.save(state)
+        return stability, stopped
+
+    def _stops(self, state: State, stability: Stability) -> bool:
+        search = self.config.search
+        if search.stop == "skips":
+            # The rule sees the cell as it is, whatever `max_skips` would make of it.
+            alphas = jax.tree.map(np.asarray, state.params["alphas"])
+            return has_collapsed(derive_genotype(alphas, self.space), search.stop_skips)
+        return search.stop == "ranking" and has_settled(
+            stability, search.stop_ranking_epochs
+        )
+
+    def _row(self, phase: str, step: int, metrics: Mapping[str, Any]) -> dict[str, Any]:
         epoch = (step - 1) // self.steps_per_epoch
         return {"phase": phase, "step": step, "epoch": epoch, **metrics}
 
@@ -226,8 +284,8 @@ def _shown(metrics: StepMetrics) -> StepMetrics:
 def _entropies(state: State) -> StepMetrics:
     """Returns the mean entropy of an edge's operations, in nats, per kind of cell."""
     entropies = {}
-    for kind, logits in state.params["alphas"].items():
-        logits = np.asarray(logits, np.float64)
+    for kind in CELL_KINDS:
+        logits = np.asarray(state.params["alphas"][kind], np.float64)
         weights = np.exp(logits - logits.max(axis=1, keepdims=True))
         weights /= weights.sum(axis=1, keepdims=True)
         entropy = -np.sum(weights * np.log(weights), axis=1)

@@ -92,15 +92,18 @@ class Workdir:
         with (self.path / "metrics.jsonl").open("a", encoding="utf-8") as file:
             file.writelines(json.dumps(row) + "\n" for row in rows)
 
-    def keep_metrics(self, keep: Any) -> None:
+    def keep_metrics(self, keep: Any) -> list[dict[str, Any]]:
         """Drops lines of metrics.jsonl for which `keep(row)` is false, and broken ones.
 
         A run that goes on from a checkpoint writes the steps since then again.
+
+        Returns:
+            The rows that stay.
         """
         path = self.path / "metrics.jsonl"
         if not path.exists():
-            return
-        kept = []
+            return []
+        kept, rows = [], []
         for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
             try:
                 row = json.loads(line)
@@ -108,9 +111,11 @@ class Workdir:
                 continue
             if isinstance(row, dict) and keep(row):
                 kept.append(line + "\n")
+                rows.append(row)
         partial = self.path / ".metrics.jsonl.partial"
         partial.write_text("".join(kept), encoding="utf-8")
         partial.replace(path)
+        return rows
 
     def _refuse_other_config(self) -> None:
         record = self.read_json("config.json")

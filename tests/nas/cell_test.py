@@ -7,7 +7,7 @@ import pytest
 from jax import lax
 
 from skillearn_jax.errors import InputError
-from skillearn_jax.nas.cell import MixedCell, Mixture
+from skillearn_jax.nas.cell import Branch, MixedCell, Mixture, OutgoingEdges
 from skillearn_jax.nas.space import CellPlace, CellSpace
 
 SPACE = CellSpace(num_nodes=2)
@@ -212,10 +212,48 @@ def test_source_by_source_equals_edge_by_edge(space, place, partial, edges, skip
         np.testing.assert_allclose(a, b, rtol=1e-10, atol=1e-10 * jnp.abs(b).max())
 
 
-def test_channels_that_cannot_be_split_are_refused():
-    cell = MixedCell(SPACE, NORMAL, partial=4)
+@pytest.mark.parametrize(
+    ("place", "partial", "message"),
+    [
+        (NORMAL, 4, "2 channels of a normal cell cannot be .* multiple of 4"),
+        (REDUCTION, 2, "2 channels of a reduction cell cannot be .* multiple of 4"),
+        (NORMAL, 0, "partial must be at least 1, got 0"),
+        (NORMAL, -2, "partial must be at least 1, got -2"),
+    ],
+)
+def test_channels_that_cannot_be_split_are_refused(place, partial, message):
+    cell = MixedCell(SPACE, place, partial=partial)
     x = jnp.zeros((1, 4, 4, 3))
-    with pytest.raises(
-        InputError, match=r"2 channels cannot be split: .* multiple of 8"
-    ):
+    with pytest.raises(InputError, match=message) as error:
         cell.init(jax.random.key(0), x, x, Mixture(jnp.zeros((5, 8))), True)
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(("features", "partial"), [(3, 1), (3, 3), (4, 4)])
+def test_a_normal_cell_may_have_an_odd_number_of_mixed_channels(features, partial):
+    cell = MixedCell(SPACE, CellPlace("normal", features, False), partial=partial)
+    x, mixture = jnp.zeros((1, 4, 4, 3)), Mixture(jnp.zeros((5, 8)))
+    y, _ = jax.eval_shape(
+        lambda key: cell.init_with_output(key, x, x, mixture, True), jax.random.key(0)
+    )
+    assert y.shape == (1, 4, 4, 2 * features)
+
+
+def test_skip_dropout_is_unbiased_and_drops_the_candidate_of_each_edge_alone():
+    edges = OutgoingEdges(stride=1, num_targets=2)
+    ones = jnp.ones(2)
+    branches = {op: Branch((0, 1), ones) for op in ("skip_connect", "auxiliary_skip")}
+    x = jnp.ones((4, 16, 16, 8))
+
+    def leave(x, train=True):
+        key = {"skip_dropout": jax.random.key(0)}
+        return edges.apply({}, x, {}, branches, jnp.array(0.25), train=train, rngs=key)
+
+    # The auxiliary skip, no candidate, always adds its 1.
+    first, second = (np.asarray(y) - 1 for y in leave(x))
+    assert set(np.unique(np.round(first, 5))) == {0, np.float32(np.round(4 / 3, 5))}
+    for y in (first, second):
+        np.testing.assert_allclose(y.mean((1, 2, 3)), 1, atol=4 / 3 * 0.05)
+    masks = np.stack([first[0], first[1], second[0]]).reshape(3, -1)
+    assert np.abs(np.corrcoef(masks) - np.eye(3)).max() < 0.1
+    np.testing.assert_array_equal(leave(x, train=False)[0], 2)

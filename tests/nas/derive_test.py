@@ -56,6 +56,49 @@ def test_the_strongest_skips_stay_and_the_cell_is_derived_anew():
         derive_genotype(both, space, max_skips=-1)
 
 
+@pytest.mark.parametrize(
+    ("ops", "limit"), [(("skip_connect",), 1), (("none", "skip_connect"), 3)]
+)
+def test_a_limit_that_no_cell_can_keep_is_refused(ops, limit):
+    space = CellSpace(ops=ops, num_nodes=2)
+    alphas = {kind: np.zeros((5, len(ops))) for kind in ("normal", "reduction")}
+    with pytest.raises(InputError, match=f"no normal cell with {limit} skip") as error:
+        derive_genotype(alphas, space, max_skips=limit)
+    assert "\n" not in str(error.value)
+    assert derive_genotype(alphas, space, max_skips=4).num_nodes == 2
+
+
+def test_a_node_with_no_other_candidates_keeps_its_skips():
+    space = CellSpace(
+        ops=OPS,
+        num_nodes=2,
+        normal=(*[("none", "sep_conv_3x3")] * 2, *[("none", "skip_connect")] * 3),
+        reduction=(("none", "sep_conv_3x3"),) * 5,
+    )
+    alphas = dict.fromkeys(("normal", "reduction"), np.zeros((5, 2)))
+    # Node 3 has skips only: with none of them left it has no operation at all.
+    with pytest.raises(InputError, match="no normal cell with 1 skip"):
+        derive_genotype(alphas, space, max_skips=1)
+    assert count_skips(derive_genotype(alphas, space, max_skips=2))["normal"] == 2
+
+
+def test_a_skip_whose_rivals_have_no_weight_at_all_can_still_be_taken_away():
+    space = CellSpace(ops=("skip_connect", "sep_conv_3x3"), num_nodes=1)
+    alphas = dict.fromkeys(("normal", "reduction"), np.array([[2000.0, 0.0]] * 2))
+    genotype = derive_genotype(alphas, space, max_skips=0)
+    assert genotype.normal == (("sep_conv_3x3", 0), ("sep_conv_3x3", 1))
+
+
+def test_large_edge_logits_do_not_overflow():
+    space = CellSpace(ops=OPS, num_nodes=2, edge_normalization=True)
+    alphas = dict.fromkeys(("normal", "reduction"), np.zeros((5, 3)))
+    alphas["normal_edges"] = np.array([0.0, 1.0, -900.0, 800.0, 900.0])
+    alphas["reduction_edges"] = -alphas["normal_edges"]
+    genotype = derive_genotype(alphas, space)
+    assert [source for _, source in genotype.normal] == [1, 0, 2, 1]
+    assert [source for _, source in genotype.reduction] == [0, 1, 0, 1]
+
+
 def test_candidates_drop_edge_by_edge_and_none_never_stays_alone():
     space = CellSpace(ops=OPS, num_nodes=1)
     alphas = {

@@ -4,10 +4,12 @@ import math
 import numpy as np
 import pytest
 
+from skillearn_jax.errors import InputError
 from skillearn_jax.nas.known import KNOWN_GENOTYPES
 from skillearn_jax.nas.schedules import (
     Stability,
     has_collapsed,
+    has_settled,
     skip_dropout_rate,
     skip_weight,
 )
@@ -26,7 +28,7 @@ def test_skip_dropout_falls_linearly_then_from_the_start_exponentially():
 @pytest.mark.parametrize(
     ("decay", "middle", "last"),
     [
-        ("none", 1, 1),
+        ("constant", 1, 1),
         ("linear", 0.5, 1 / 50),
         ("cosine", 0.5, (1 + math.cos(math.pi * 49 / 50)) / 2),
         ("slow_cosine", math.sqrt(0.5), math.cos(math.pi * 49 / 100)),
@@ -36,6 +38,11 @@ def test_the_auxiliary_skip_fades(decay, middle, last):
     assert skip_weight(decay, 0, 50) == 1
     assert skip_weight(decay, 25, 50) == pytest.approx(middle)
     assert skip_weight(decay, 49, 50) == pytest.approx(last)
+
+
+def test_an_unknown_decay_is_refused():
+    with pytest.raises(InputError, match=r"decay must be one of .*, got 'square'"):
+        skip_weight("square", 1, 2)
 
 
 def test_a_cell_collapses_at_the_limit():
@@ -55,5 +62,11 @@ def test_stability_counts_epochs_without_a_change_of_ranks():
     assert stability.epochs == 0
     stability = after(after(stability, 9, 3, 4), -9, 0, 1)  # skips are not ranked
     assert stability.epochs == 2
-    assert json.loads(json.dumps(stability.ranks))["normal"][0][0] == "dil_conv_3x3"
+    assert stability.ranks["normal"][0][0] == "dil_conv_3x3"
+    resumed = Stability(*json.loads(json.dumps(stability)))
+    assert after(resumed, 0, 0, 1) == after(stability, 0, 0, 1)
+    assert after(resumed, 0, 0, 1).epochs == 3
+    assert has_settled(resumed, patience=2)
+    assert not has_settled(resumed, patience=3)
+    assert not has_settled(Stability())
     assert after(stability, 0, 2, 1).epochs == 0

@@ -178,7 +178,11 @@ def _logits(net, variables, images, alphas, **kwargs):
 
 
 def test_rematerialised_cells_give_the_same_second_derivatives(small):
-    net, variables, images, alphas = small
+    net, _, images, alphas = small
+    net = net.clone(num_cells=1)
+    variables = jax.jit(lambda key: net.init(key, images, alphas, train=False))(
+        jax.random.key(0)
+    )
 
     @functools.partial(jax.jit, static_argnums=0)
     def along_a_direction(net):
@@ -256,3 +260,39 @@ def test_initialisations_have_the_variances_that_they_promise():
         for leaf, fan_in in (("depthwise", 9), ("pointwise", 32)):
             draws = cell[f"sep_conv_3x3_{leaf}"]
             assert np.var(draws) * fan_in == pytest.approx(factor, rel=0.2)
+
+
+@pytest.mark.parametrize(
+    ("options", "call", "message"),
+    [
+        ({}, {"skip_dropout_rate": 1.0}, "must be in .0, 1., got 1.0"),
+        ({}, {"skip_dropout_rate": -0.1}, "must be in .0, 1., got -0.1"),
+        ({}, {"skip_weight": 0.5}, "set auxiliary_skip=True"),
+        ({}, {"skip_weight": jnp.array(1.0)}, "set auxiliary_skip=True"),
+        ({"initialization": "he"}, {}, "must be one of .*, got 'he'"),
+        ({"partial": 4}, {}, "multiple of 8"),
+    ],
+)
+def test_options_that_cannot_be_are_refused_in_one_line(options, call, message):
+    with pytest.raises(InputError, match=message) as error:
+        _shapes(Supernet(SPACE, 1, 2, 3, **options), jnp.zeros((1, 4, 4, 1)), **call)
+    assert "\n" not in str(error.value)
+
+
+def test_skip_dropout_does_not_see_the_number_of_devices(small):
+    net, variables, images, alphas = small
+    key = {"skip_dropout": jax.random.key(0)}
+
+    def logits(devices):
+        spread = net.clone(axis_name="devices")
+        apply = jax.pmap(
+            lambda x: spread.apply(
+                variables, x, alphas, train=True, skip_dropout_rate=0.5, rngs=key
+            ),
+            axis_name="devices",
+            devices=jax.devices()[:devices],
+        )
+        shards = images.reshape(devices, -1, *images.shape[1:])
+        return apply(shards).reshape(len(images), -1)
+
+    np.testing.assert_allclose(logits(1), logits(2), rtol=1e-3, atol=1e-4)

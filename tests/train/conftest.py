@@ -23,6 +23,7 @@ TINY = {
     "evaluation.batch_size": 256,
     "evaluation.cells": 1,
     "evaluation.channels": 2,
+    "evaluation.auxiliary_weight": 0.0,
     "evaluation.num_random": 1,
     "evaluation.num_seeds": 2,
     "parallel.devices": 1,

@@ -15,6 +15,8 @@ class EvaluationConfig:
         batch_size: over all devices.
         cells: of the derived network.
         channels: of its first cell.
+        auxiliary_weight: of the loss of the auxiliary head, on an inner cell; 0 leaves
+            the head out, as images below 29 pixels need it.
         drop_path: probability of dropping an operation, rising linearly to this.
         num_random: random cells to compare with.
         num_seeds: trainings of each cell; all are reported, never the best.
@@ -24,6 +26,7 @@ class EvaluationConfig:
     batch_size: int = number(96, at_least=1)
     cells: int = number(20, at_least=1)
     channels: int = number(36, at_least=1)
+    auxiliary_weight: float = number(0.4, at_least=0)
     drop_path: float = number(0.2, at_least=0, below=1)
     num_random: int = number(5, at_least=0)
     num_seeds: int = number(3, at_least=1)

@@ -1,9 +1,11 @@
 """Floor 4: the groups of config keys of the search phase."""
 
 import dataclasses
+from typing import get_args
 
 from skillearn_jax.hypergrad import Adjoint, Exact, FiniteDifference, FirstOrder
-from skillearn_jax.nas import DARTS_OPS
+from skillearn_jax.nas import DARTS_OPS, CellSpace
+from skillearn_jax.nas.schedules import Decay
 from skillearn_jax.train.config.optimizers import AdamConfig, SgdConfig
 from skillearn_jax.train.fields import choice, number
 
@@ -15,10 +17,20 @@ class SpaceConfig:
     Attributes:
         num_nodes: intermediate nodes of a cell; 4 in DARTS.
         ops: candidate operations, in the order of the columns of alpha.
+        edge_normalization: weigh the edges of a node by a softmax too, as PC-DARTS.
     """
 
     num_nodes: int = number(4, at_least=1)
     ops: tuple[str, ...] = choice(DARTS_OPS, DARTS_OPS)
+    edge_normalization: bool = False
+
+    def build(self) -> CellSpace:
+        """Returns the space."""
+        return CellSpace(
+            ops=self.ops,
+            num_nodes=self.num_nodes,
+            edge_normalization=self.edge_normalization,
+        )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -51,12 +63,33 @@ class SearchConfig:
         warmup_epochs: the first of them, in which only weights move.
         cells: of the supernet.
         channels: of its first cell.
+        initialization: of its weights: `torch` (uniform, the original's) or `flax`.
+        partial: K of PC-DARTS: one of K channels passes the operations; 1 for all.
+        auxiliary_skip: how the skip connection that DARTS- adds to every edge fades:
+            `constant`, `linear`, `cosine`, `slow_cosine`; `off` adds none.
+        remat: compute cells anew in the backward pass, to save memory.
+        stop: when a search ends: `epochs` (after all of them), or earlier by a rule of
+            DARTS+: `skips` (the derived normal cell has `stop_skips` of them) or
+            `ranking` (that of the operations with parameters has not changed for
+            `stop_ranking_epochs` epochs). No rule looks at the warm-up.
+        stop_skips: see `stop`.
+        stop_ranking_epochs: see `stop`.
+        max_skips: skip connections that the derived normal cell may have, as in
+            P-DARTS; -1 for any number.
     """
 
     epochs: int = number(50, at_least=1)
     warmup_epochs: int = number(0, at_least=0)
     cells: int = number(8, at_least=1)
     channels: int = number(16, at_least=1)
+    initialization: str = choice("torch", ("torch", "flax"))
+    partial: int = number(1, at_least=1)
+    auxiliary_skip: str = choice("off", ("off", *get_args(Decay)))
+    remat: bool = False
+    stop: str = choice("epochs", ("epochs", "skips", "ranking"))
+    stop_skips: int = number(2, at_least=1)
+    stop_ranking_epochs: int = number(10, at_least=1)
+    max_skips: int = number(-1, at_least=-1)
     weights: SgdConfig = SgdConfig()
     alphas: AdamConfig = AdamConfig()
 

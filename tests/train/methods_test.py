@@ -1,0 +1,141 @@
+"""The search methods beyond plain DARTS, through the launcher's door."""
+
+import jax
+import jax.numpy as jnp
+import pytest
+
+from skillearn_jax.data import load
+from skillearn_jax.errors import InputError
+from skillearn_jax.train import run
+from skillearn_jax.train.build import build_search
+from skillearn_jax.train.experiment import check, check_images
+
+SEARCH_ONLY = {"evaluation.epochs": 0, "search.warmup_epochs": 0}
+
+
+def test_partial_channels_and_edges_search_and_derive(
+    tiny_baseline, tmp_path, read_rows
+):
+    config = tiny_baseline(
+        {
+            **SEARCH_ONLY,
+            "space.edge_normalization": True,
+            "search.partial": 2,
+            "search.channels": 4,
+            "search.max_skips": 0,
+            "search.alphas.lr": 0.1,
+        }
+    )
+    result = run(config, tmp_path / "run", quiet=True)
+    assert "skip_connect" not in [op for op, _ in result.genotype.normal]
+    ends = [r for r in read_rows(tmp_path / "run") if "alphas/skips/normal" in r]
+    assert [row["alphas/skips/normal"] for row in ends] == [0, 0]
+
+
+def test_the_auxiliary_skip_fades_with_the_epochs(tiny):
+    config = tiny({"search.auxiliary_skip": "linear", "search.epochs": 4})
+    data = load("digits")
+    setup = build_search(config, data, jax.random.key(0), steps_per_epoch=3)
+    assert "auxiliary_skip" in setup.params["weights"]["cell_0"]
+    program = setup.phases[-1].program
+    state = program.init(setup.params, jax.random.key(0), setup.model_state)
+    images = jax.random.normal(jax.random.key(1), (8, *data.image_shape))
+    batch = {"image": images, "label": jnp.arange(8)}
+    batches = dict.fromkeys(program.streams, batch)
+
+    @jax.jit
+    def loss(steps):
+        learner = {**state.model_state["learner"], "steps": steps}
+        aged = state._replace(model_state={**state.model_state, "learner": learner})
+        return program.objective(aged, batches)
+
+    losses = [float(loss(jnp.float32(steps))) for steps in range(7)]
+    assert losses[0] == losses[1] == losses[2] != losses[3]
+    assert losses[3] == losses[5] != losses[6]
+    after, _ = jax.jit(program.step)(state, batches)
+    assert after.model_state["learner"]["steps"] == 1
+
+
+@pytest.mark.parametrize(
+    ("changes", "epochs"),
+    [
+        ({"search.stop": "ranking", "search.stop_ranking_epochs": 1}, 3),
+        ({"search.stop": "skips", "search.stop_skips": 1}, 2),
+        ({}, 5),
+    ],
+)
+def test_a_rule_ends_the_search_and_a_continued_run_stays_ended(
+    changes, epochs, tiny_baseline, tmp_path, read_rows
+):
+    """Two operations, one of them a skip: it is derived whatever is learned."""
+    config = tiny_baseline(
+        {
+            "evaluation.epochs": 0,
+            "search.epochs": 5,
+            "search.warmup_epochs": 1,
+            "space.ops": ("none", "skip_connect"),
+            **changes,
+        }
+    )
+    result = run(config, tmp_path / "run", quiet=True)
+    assert result.summary["search"]["epochs"] == epochs
+    rows = read_rows(tmp_path / "run")
+    stopped = [row["stopped"] for row in rows if "stopped" in row]
+    assert stopped == [False] * (epochs - 1) + [epochs < 5]
+    (tmp_path / "run" / "summary.json").unlink()
+    again = run(config, tmp_path / "run", quiet=True)
+    assert again.summary["search"]["epochs"] == epochs
+    assert read_rows(tmp_path / "run") == rows
+
+
+def test_an_interrupted_search_stops_where_the_other_did(
+    tiny_baseline, tmp_path, read_rows, monkeypatch
+):
+    from skillearn_jax.train import search
+
+    config = tiny_baseline(
+        {
+            **SEARCH_ONLY,
+            "search.epochs": 8,
+            "search.stop": "ranking",
+            "search.stop_ranking_epochs": 3,
+        }
+    )
+    whole = run(config, tmp_path / "whole", quiet=True)
+    keep = search._Recorder.keep
+
+    def dies(self, phase, step, state, stability):
+        result = keep(self, phase, step, state, stability)
+        if step == 2 * self.steps_per_epoch:
+            self.checkpoints.close()
+            raise KeyboardInterrupt
+        return result
+
+    monkeypatch.setattr(search._Recorder, "keep", dies)
+    with pytest.raises(KeyboardInterrupt):
+        run(config, tmp_path / "torn", quiet=True)
+    monkeypatch.setattr(search._Recorder, "keep", keep)
+    run(config, tmp_path / "torn", quiet=True)
+    assert whole.summary["search"]["epochs"] < 8
+    assert read_rows(tmp_path / "torn") == read_rows(tmp_path / "whole")
+
+
+def test_what_the_networks_cannot_take_is_refused(tiny):
+    data = load("digits")
+    with pytest.raises(
+        InputError, match=r"8x8 pixels; .* needs 29 or more: set --config\.evaluation"
+    ):
+        check_images(tiny({"evaluation.auxiliary_weight": 0.4}), data)
+    off = {"evaluation.auxiliary_weight": 0.4, "evaluation.epochs": 0}
+    check_images(tiny(off), data)
+    with pytest.raises(InputError, match=r"search.channels is 6; .* search.partial, 4: set"):
+        check(tiny({"search.channels": 6, "search.partial": 4}))
+    with pytest.raises(InputError, match="max_skips is 2, but the space has no other"):
+        check(tiny({"search.max_skips": 2, "space.ops": ("none", "skip_connect")}))
+
+
+def test_a_refused_image_size_leaves_nothing_behind(tiny_baseline, tmp_path):
+    config = tiny_baseline({"data.name": "mnist5k", "evaluation.auxiliary_weight": 0.4})
+    with pytest.raises(InputError, match="28x28 pixels"):
+        run(config, tmp_path / "small", quiet=True)
+    assert not (tmp_path / "small").exists()
