@@ -128,7 +128,9 @@ def test_what_the_networks_cannot_take_is_refused(tiny):
         check_images(tiny({"evaluation.auxiliary_weight": 0.4}), data)
     off = {"evaluation.auxiliary_weight": 0.4, "evaluation.epochs": 0}
     check_images(tiny(off), data)
-    with pytest.raises(InputError, match=r"search.channels is 6; .* search.partial, 4: set"):
+    with pytest.raises(
+        InputError, match=r"search.channels is 6; .*search.partial, 4: set"
+    ):
         check(tiny({"search.channels": 6, "search.partial": 4}))
     with pytest.raises(InputError, match="max_skips is 2, but the space has no other"):
         check(tiny({"search.max_skips": 2, "space.ops": ("none", "skip_connect")}))
