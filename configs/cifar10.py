@@ -1,12 +1,12 @@
 """Architecture search on CIFAR-10 by several methods, with and without a tester.
 
-Paper:    DARTS (arXiv 1806.09055), PC-DARTS (1907.05737), DARTS- (2009.01027), DARTS+
-          (1909.06035); learning by passing tests (2011.15102) on top of each. The
+Paper:    DARTS (arXiv 1806.09055), PC-DARTS (1907.05737), P-DARTS (1904.12760), DARTS-
+          (2009.01027), DARTS+ (1909.06035); learning by passing tests (2011.15102) on top of each. The
           hyperparameters are those of the authors' code; the evaluation is DARTS's, but
           for cutout.
 Hardware: one GPU with 16 GB; not run at this size by this project.
 Expected: not reproduced here. Test error of the derived cells as their authors report
-          it: DARTS second order 2.76 +- 0.09, PC-DARTS 2.57 +- 0.07.
+          it: DARTS second order 2.76 +- 0.09, PC-DARTS 2.57 +- 0.07, P-DARTS 2.50.
 Command:  python launch/run.py --config=configs/cifar10.py --workdir=runs/darts2 --config.data.dir=FOLDER
 
 FOLDER holds cifar-10-binary.tar.gz or cifar-10-python.tar.gz; see docs/data.md.
@@ -15,11 +15,13 @@ Variants, as in `--config=configs/cifar10.py:lpt_pcdarts`:
   (none)                DARTS, second order, exact.
   baseline_darts1       DARTS, first order.
   baseline_pcdarts      partial channels and edge normalisation, first order.
+  baseline_pdarts       three stages, deeper and with fewer candidates, first order.
   baseline_darts_minus  an auxiliary skip that fades linearly, first order.
   baseline_darts_plus   DARTS, first order, until the normal cell has two skips.
-  lpt_darts1            learning by passing tests in the same five searches.
+  lpt_darts1            learning by passing tests in the same six searches.
   lpt_darts2            second order, exact: the algorithm of the paper.
   lpt_pcdarts           as baseline_pcdarts.
+  lpt_pdarts            as baseline_pdarts.
   lpt_darts_minus       as baseline_darts_minus.
   lpt_darts_plus        as baseline_darts_plus.
   smoke                 lpt_pcdarts on the embedded digits, in about a minute.
@@ -51,6 +53,22 @@ def pcdarts(config):
     config.evaluation.drop_path = 0.3
 
 
+def pdarts(config):
+    """P-DARTS's CIFAR recipe, but for the clipping of the architecture's gradient."""
+    darts1(config)
+    config.data.batch_size = 96
+    config.search.epochs = 25
+    config.search.warmup_epochs = 10
+    config.search.stage_cells = (5, 11, 17)
+    config.search.stage_candidates = (8, 5, 3)
+    config.search.stage_skip_dropout = (0.1, 0.4, 0.7)
+    config.search.max_skips = 2
+    config.search.weights.min_lr = 0.0
+    config.search.alphas.lr = 6e-4
+    config.evaluation.batch_size = 128
+    config.evaluation.drop_path = 0.3
+
+
 def darts_minus(config):
     """DARTS- with the decay of its script."""
     darts1(config)
@@ -65,7 +83,7 @@ def darts_plus(config):
 
 METHODS = {
     method.__name__: method
-    for method in (darts1, darts2, pcdarts, darts_minus, darts_plus)
+    for method in (darts1, darts2, pcdarts, pdarts, darts_minus, darts_plus)
 }
 
 

@@ -11,7 +11,7 @@ from skillearn_jax.data import Batch, ImageData
 from skillearn_jax.framework import Aux, Phase, Program
 from skillearn_jax.models import Creator, Executor, SmallEncoder, resnet_encoder
 from skillearn_jax.nas import CellSpace, Supernet
-from skillearn_jax.nas.schedules import skip_weight
+from skillearn_jax.nas.schedules import skip_dropout_rate, skip_weight
 from skillearn_jax.skills import (
     LearnerModel,
     TesterModel,
@@ -20,6 +20,7 @@ from skillearn_jax.skills import (
 )
 from skillearn_jax.train.config import Config
 from skillearn_jax.train.optimizers import adam, sgd
+from skillearn_jax.train.stages import SearchStage, search_stage
 from skillearn_jax.types import Array, Key, ParamSets, PyTree
 
 cross_entropy = optax.losses.softmax_cross_entropy_with_integer_labels
@@ -47,6 +48,7 @@ def build_search(
     key: Key,
     steps_per_epoch: int,
     axis_name: str | None = None,
+    stage: SearchStage | None = None,
 ) -> SearchSetup:
     """Returns the program of a config, in phases, with fresh parameters.
 
@@ -56,13 +58,16 @@ def build_search(
         key: PRNG key; consumed.
         steps_per_epoch: for the schedules.
         axis_name: the device axis; batch statistics are synchronised over it.
+        stage: of a search in stages; by default the first.
     """
+    if stage is None:
+        stage = search_stage(config, 0, config.space.build())
     weights_key, alphas_key, tester_key = jax.random.split(key, 3)
     images = jnp.zeros((2, *data.image_shape))
-    space = config.space.build()
+    space = stage.space
     supernet = Supernet(
         space=space,
-        num_cells=config.search.cells,
+        num_cells=stage.cells,
         channels=config.search.channels,
         num_classes=data.num_classes,
         partial=config.search.partial,
@@ -79,7 +84,7 @@ def build_search(
     model_state = {
         "learner": {"batch_stats": variables["batch_stats"], "steps": jnp.zeros(())}
     }
-    learner = _supernet_learner(supernet, config, steps_per_epoch)
+    learner = _supernet_learner(supernet, config, steps_per_epoch, stage)
     adjoint = config.hypergrad.build()
     if config.skill == "baseline":
         program = baseline(learner, adjoint=adjoint, axis_name=axis_name)
@@ -106,25 +111,43 @@ def build_search(
 
 
 def _phases(program: Program, config: Config) -> tuple[Phase, ...]:
-    warmup = config.search.warmup_epochs
-    search = Phase("search", program, config.search.epochs - warmup)
-    if warmup == 0:
-        return (search,)
-    return Phase("warmup", program.training_only(), warmup), search
+    """Returns warm-up, if any, and search.
+
+    The first of them begins a stage: of the stage before, only the tester goes on, with
+    fresh optimisers.
+    """
+    warmup, epochs = config.search.warmup_epochs, config.search.epochs
+    first = program.training_only() if warmup else program
+    tester = {"encoder", "executor", "creator"} & set(first.sets)
+    supporting = first.validation.supporting if first.validation else {}
+    begins: dict[str, Any] = {
+        "carry": (*sorted(tester), *(["tester"] if tester else [])),
+        "reset": tuple(
+            name
+            for name in (*(s.name for s in first.stages), *supporting)
+            if name in ("tester", "creator")
+        ),
+    }
+    if not warmup:
+        return (Phase("search", program, epochs, **begins),)
+    return (
+        Phase("warmup", first, warmup, **begins),
+        Phase("search", program, epochs - warmup),
+    )
 
 
 def _supernet_learner(
-    supernet: Supernet, config: Config, steps_per_epoch: int
+    supernet: Supernet, config: Config, steps_per_epoch: int, stage: SearchStage
 ) -> LearnerModel:
     """Returns the supernet as a learner whose supporting set is its architecture.
 
     Its model state counts the steps that its weights have taken, beside the running
     statistics: what changes from epoch to epoch reads the epoch from there.
     """
-    options = _of_epoch(config)
+    options = _of_epoch(config, stage)
 
     def forward(
-        weights: PyTree, alphas: PyTree, state: PyTree, images: Array
+        weights: PyTree, alphas: PyTree, state: PyTree, images: Array, key: Key
     ) -> tuple[Array, PyTree]:
         epoch = state["steps"].astype(jnp.int32) // steps_per_epoch
         current: dict[str, Any] = {
@@ -136,6 +159,7 @@ def _supernet_learner(
             alphas,
             train=True,
             mutable=["batch_stats"],
+            rngs={"skip_dropout": key},
             **current,
         )
         return logits, {
@@ -150,10 +174,9 @@ def _supernet_learner(
         batch: Mapping[str, Batch],
         key: Key,
     ) -> tuple[Array, Aux]:
-        del key
         images, labels = batch["train"]["image"], batch["train"]["label"]
         logits, state = forward(
-            moves["weights"], reads["alphas"], model_state["learner"], images
+            moves["weights"], reads["alphas"], model_state["learner"], images, key
         )
         metrics = {"error": jnp.mean(logits.argmax(-1) != labels)}
         loss = jnp.mean(cross_entropy(logits, labels))
@@ -166,9 +189,8 @@ def _supernet_learner(
         batch: Batch,
         key: Key,
     ) -> Array:
-        del key
         logits, _ = forward(
-            weights, supporting["alphas"], model_state["learner"], batch["image"]
+            weights, supporting["alphas"], model_state["learner"], batch["image"], key
         )
         return cross_entropy(logits, batch["label"])
 
@@ -177,19 +199,27 @@ def _supernet_learner(
         example_losses,
         optimizer=sgd(config.search.weights, config.search.epochs, steps_per_epoch),
         supporting={"alphas": adam(config.search.alphas)},
-        task=f"classify {config.data.name}; supernet of {config.search.cells} cells",
+        task=f"classify {config.data.name}; supernet of {supernet.num_cells} cells",
     )
 
 
-def _of_epoch(config: Config) -> dict[str, Array]:
+def _of_epoch(config: Config, stage: SearchStage) -> dict[str, Array]:
     """Returns the options of the supernet that change, by name, one value an epoch."""
     search = config.search
-    if search.auxiliary_skip == "off":
-        return {}
-    epochs = range(search.epochs)
-    decay = cast(Any, search.auxiliary_skip)
-    weights = [skip_weight(decay, epoch, search.epochs) for epoch in epochs]
-    return {"skip_weight": jnp.array(weights)}
+    options = {}
+    if search.auxiliary_skip != "off":
+        decay = cast(Any, search.auxiliary_skip)
+        options["skip_weight"] = [
+            skip_weight(decay, epoch, search.epochs) for epoch in range(search.epochs)
+        ]
+    if stage.skip_dropout:
+        options["skip_dropout_rate"] = [
+            skip_dropout_rate(
+                stage.skip_dropout, epoch, search.epochs, search.warmup_epochs
+            )
+            for epoch in range(search.epochs)
+        ]
+    return {name: jnp.array(values) for name, values in options.items()}
 
 
 def _tester(

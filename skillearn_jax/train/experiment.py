@@ -18,6 +18,7 @@ from skillearn_jax.train.console import Console
 from skillearn_jax.train.evaluate import evaluate
 from skillearn_jax.train.report import write_report
 from skillearn_jax.train.search import SearchResult, search
+from skillearn_jax.train.stages import check_stages
 from skillearn_jax.train.workdir import Workdir
 
 
@@ -107,6 +108,7 @@ def run(
 def check(config: Config) -> None:
     """Raises `InputError` for values that are fine alone and not together."""
     config.space.build()
+    check_stages(config)
     if config.search.channels % config.search.partial:
         raise InputError(
             f"config.search.channels is {config.search.channels}; it must be a multiple "

@@ -2,7 +2,7 @@
 
 import dataclasses
 from collections.abc import Mapping, Sequence
-from typing import Any, TypeVar, get_type_hints
+from typing import Any, TypeVar, get_args, get_type_hints
 
 from skillearn_jax.errors import InputError
 
@@ -10,14 +10,14 @@ T = TypeVar("T")
 
 
 def number(
-    default: float,
+    default: float | tuple[float, ...],
     *,
     above: float | None = None,
     at_least: float | None = None,
     below: float | None = None,
     at_most: float | None = None,
 ) -> Any:
-    """Returns a dataclass field for a number within bounds."""
+    """Returns a dataclass field for a number within bounds, or a tuple of them."""
     bounds = {
         "above": above,
         "at least": at_least,
@@ -70,9 +70,12 @@ def _parse_value(
     if kind in (bool, int, float, str):
         fits = type(value) is kind
         expected = kind.__name__
-    else:  # the one other kind that a config holds: a tuple of strings
-        fits = isinstance(value, tuple) and all(isinstance(v, str) for v in value)
-        expected = "a tuple of str"
+    else:  # the one other kind that a config holds: a tuple of one kind of value
+        member = get_args(kind)[0]
+        if member is float and isinstance(value, tuple):
+            value = tuple(float(v) if type(v) is int else v for v in value)
+        fits = isinstance(value, tuple) and all(type(v) is member for v in value)
+        expected = f"a tuple of {member.__name__}"
     if not fits:
         raise InputError(f"{path} is {value!r}; it must be {expected}: set --{path}")
     allowed = _violated(field, value)
@@ -87,16 +90,17 @@ def _violated(field: dataclasses.Field[Any], value: Any) -> str:
     if options is not None:
         chosen = value if isinstance(value, tuple) else (value,)
         return "" if set(chosen) <= set(options) else "among " + ", ".join(options)
+    values = value if isinstance(value, tuple) else (value,)
     bounds = {
         name: bound
         for name, bound in field.metadata.get("bounds", {}).items()
         if bound is not None
     }
     holds = {
-        "above": lambda bound: value > bound,
-        "at least": lambda bound: value >= bound,
-        "below": lambda bound: value < bound,
-        "at most": lambda bound: value <= bound,
+        "above": lambda bound: all(v > bound for v in values),
+        "at least": lambda bound: all(v >= bound for v in values),
+        "below": lambda bound: all(v < bound for v in values),
+        "at most": lambda bound: all(v <= bound for v in values),
     }
     if all(holds[name](bound) for name, bound in bounds.items()):
         return ""

@@ -11,7 +11,7 @@ import numpy as np
 from skillearn_jax.data import Augmentation, Examples, ImageData, Stream, halves
 from skillearn_jax.framework import Phase, State
 from skillearn_jax.nas import CellSpace, Genotype, count_skips, derive_genotype
-from skillearn_jax.nas.schedules import Stability, has_collapsed, has_settled
+from skillearn_jax.nas.schedules import Stability, has_settled
 from skillearn_jax.nas.space import CELL_KINDS
 from skillearn_jax.parallel import Devices
 from skillearn_jax.train.build import SearchSetup, build_search
@@ -19,6 +19,7 @@ from skillearn_jax.train.checkpoints import Checkpoints
 from skillearn_jax.train.config import Config
 from skillearn_jax.train.console import Console, Update
 from skillearn_jax.train.loop import StepMetrics, compile_loop
+from skillearn_jax.train.stages import next_space, noted_space, search_stage
 from skillearn_jax.train.workdir import Workdir
 from skillearn_jax.types import Key
 
@@ -114,23 +115,42 @@ def search(
     streams = search_streams(config, data.train, data)
     steps_per_epoch = streams["train"].steps_per_epoch
     build_key, run_key = jax.random.split(jax.random.key(config.seed))
-    setup = build_search(config, data, build_key, steps_per_epoch, devices.axis_name)
-    program = setup.phases[-1].program
-    workdir.write_config(str(program))
-    console.message(str(program))
-
-    total = config.search.epochs * steps_per_epoch
-    with (
-        contextlib.closing(Checkpoints(workdir.path / "checkpoints")) as checkpoints,
-        console.progress("search", total) as update,
-    ):
-        recorder = _Recorder(
-            config, setup.space, workdir, checkpoints, update, steps_per_epoch
-        )
-        state, compile_s, steps_s = _run_phases(
-            setup, streams, run_key, devices, recorder
-        )
-    genotype = derived(state, setup.space, config)
+    num_stages = config.search.num_stages
+    total = num_stages * config.search.epochs * steps_per_epoch
+    space, state = config.space.build(), None
+    compile_s, steps_s = 0.0, 0.0
+    with contextlib.closing(Checkpoints(workdir.path / "checkpoints")) as checkpoints:
+        for index in range(num_stages):
+            stage = search_stage(config, index, space)
+            last = (index + 1) * config.search.epochs * steps_per_epoch
+            if (checkpoints.latest_step() or 0) > last:
+                space = noted_space(stage, workdir)
+                continue
+            setup = build_search(
+                config,
+                data,
+                jax.random.fold_in(build_key, index) if index else build_key,
+                steps_per_epoch,
+                devices.axis_name,
+                stage,
+            )
+            program = str(setup.phases[-1].program)
+            if index == 0:
+                workdir.write_config(program)
+            console.message(program)
+            name = f"search {index + 1}/{num_stages}" if num_stages > 1 else "search"
+            with console.progress(name, total) as update:
+                recorder = _Recorder(
+                    config, space, workdir, checkpoints, update, steps_per_epoch
+                )
+                state, *seconds = _run_phases(
+                    setup, streams, run_key, devices, recorder, state, index
+                )
+            compile_s, steps_s = compile_s + seconds[0], steps_s + seconds[1]
+            if index + 1 < num_stages:
+                space = next_space(config, stage, _alphas(state), workdir)
+    assert state is not None
+    genotype = derived(state, space, config)
     workdir.write_json("genotype.json", genotype.to_json())
     steps = int(state.step)
     if steps < total:
@@ -141,8 +161,13 @@ def search(
 def derived(state: State, space: CellSpace, config: Config) -> Genotype:
     """Returns the cells that a state's architecture prefers."""
     limit = config.search.max_skips
-    alphas = jax.tree.map(np.asarray, state.params["alphas"])
-    return derive_genotype(alphas, space, max_skips=None if limit < 0 else limit)
+    return derive_genotype(
+        _alphas(state), space, max_skips=None if limit < 0 else limit
+    )
+
+
+def _alphas(state: State) -> dict[str, np.ndarray]:
+    return jax.tree.map(np.asarray, state.params["alphas"])
 
 
 def _run_phases(
@@ -151,15 +176,17 @@ def _run_phases(
     key: Key,
     devices: Devices,
     recorder: "_Recorder",
+    state: State | None,
+    stage: int,
 ) -> tuple[State, float, float]:
-    """Steps through what is left of the phases.
+    """Steps through what is left of the phases of a stage, from the stage before on.
 
     Returns:
         The last state, and the seconds of compilation and of stepping.
     """
     done, stability, stopped = recorder.go_on()
-    compile_s, steps_s, start = 0.0, 0.0, 0
-    state: State | None = None
+    compile_s, steps_s = 0.0, 0.0
+    start = stage * recorder.config.search.epochs * recorder.steps_per_epoch
     for phase in setup.phases:
         begin, start = start, start + phase.epochs * recorder.steps_per_epoch
         if done > start:
@@ -251,23 +278,21 @@ class _Recorder(NamedTuple):
         searching = phase.program.validation is not None
         if searching:
             stability = stability.update(state.params["alphas"], self.space)
-        stopped = searching and self._stops(state, stability)
         row: dict[str, Any] = _entropies(state)
-        genotype = derived(state, self.space, self.config)
-        for kind, skips in count_skips(genotype).items():
-            row[f"alphas/skips/{kind}"] = float(skips)
+        # As they are, whatever `max_skips` will make of them: this is an alarm.
+        skips = count_skips(derive_genotype(_alphas(state), self.space))
+        row |= {f"alphas/skips/{kind}": float(skips[kind]) for kind in CELL_KINDS}
+        stopped = searching and self._stops(skips["normal"], stability)
         row |= {"alphas/stable_epochs": float(stability.epochs), "stopped": stopped}
         # Rows first: a run that goes on drops those beyond its checkpoint.
         self.workdir.append_metrics([self._row(phase.name, step, row)])
         self.checkpoints.save(state)
         return stability, stopped
 
-    def _stops(self, state: State, stability: Stability) -> bool:
+    def _stops(self, normal_skips: int, stability: Stability) -> bool:
         search = self.config.search
         if search.stop == "skips":
-            # The rule sees the cell as it is, whatever `max_skips` would make of it.
-            alphas = jax.tree.map(np.asarray, state.params["alphas"])
-            return has_collapsed(derive_genotype(alphas, self.space), search.stop_skips)
+            return normal_skips >= search.stop_skips
         return search.stop == "ranking" and has_settled(
             stability, search.stop_ranking_epochs
         )

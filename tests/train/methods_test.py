@@ -1,21 +1,23 @@
 """The search methods beyond plain DARTS, through the launcher's door."""
 
+import json
+
 import jax
 import jax.numpy as jnp
 import pytest
 
 from skillearn_jax.data import load
 from skillearn_jax.errors import InputError
-from skillearn_jax.train import run
+from skillearn_jax.nas import drop_candidates
+from skillearn_jax.train import run, search
 from skillearn_jax.train.build import build_search
 from skillearn_jax.train.experiment import check, check_images
+from skillearn_jax.train.stages import search_stage
 
 SEARCH_ONLY = {"evaluation.epochs": 0, "search.warmup_epochs": 0}
 
 
-def test_partial_channels_and_edges_search_and_derive(
-    tiny_baseline, tmp_path, read_rows
-):
+def test_partial_channels_and_edges_search_and_derive(tiny_baseline, tmp_path):
     config = tiny_baseline(
         {
             **SEARCH_ONLY,
@@ -28,8 +30,6 @@ def test_partial_channels_and_edges_search_and_derive(
     )
     result = run(config, tmp_path / "run", quiet=True)
     assert "skip_connect" not in [op for op, _ in result.genotype.normal]
-    ends = [r for r in read_rows(tmp_path / "run") if "alphas/skips/normal" in r]
-    assert [row["alphas/skips/normal"] for row in ends] == [0, 0]
 
 
 def test_the_auxiliary_skip_fades_with_the_epochs(tiny):
@@ -91,8 +91,6 @@ def test_a_rule_ends_the_search_and_a_continued_run_stays_ended(
 def test_an_interrupted_search_stops_where_the_other_did(
     tiny_baseline, tmp_path, read_rows, monkeypatch
 ):
-    from skillearn_jax.train import search
-
     config = tiny_baseline(
         {
             **SEARCH_ONLY,
@@ -141,3 +139,98 @@ def test_a_refused_image_size_leaves_nothing_behind(tiny_baseline, tmp_path):
     with pytest.raises(InputError, match="28x28 pixels"):
         run(config, tmp_path / "small", quiet=True)
     assert not (tmp_path / "small").exists()
+
+
+PDARTS = {
+    "search.epochs": 2,
+    "search.warmup_epochs": 1,
+    "search.stage_cells": (1, 2),
+    "search.stage_candidates": (4, 3),
+    "search.stage_skip_dropout": (0.0, 0.3),
+}
+
+
+def test_stages_grow_deeper_over_fewer_candidates_and_can_be_torn(
+    tiny_baseline, tmp_path, read_rows, monkeypatch
+):
+    config = tiny_baseline({**PDARTS, "evaluation.epochs": 0, "search.max_skips": 1})
+    whole = run(config, tmp_path / "whole", quiet=True)
+    assert whole.summary["search"]["epochs"] == 4
+    (kept,) = json.loads((tmp_path / "whole" / "stages.json").read_text())
+    assert {len(ops) for kind in ("normal", "reduction") for ops in kept[kind]} == {3}
+    for kind in ("normal", "reduction"):
+        for op, source in getattr(whole.genotype, kind):
+            assert op in kept[kind][source]  # one node: edges are sources
+    rows = read_rows(tmp_path / "whole")
+    phases = [r["phase"] for r in rows if "stopped" in r]
+    assert phases == ["warmup", "search", "warmup", "search"]
+
+    keep = search._Recorder.keep
+    for torn_after in (2, 3):
+
+        def dies(self, phase, step, state, stability, after=torn_after):
+            result = keep(self, phase, step, state, stability)
+            if step == after * self.steps_per_epoch:
+                self.checkpoints.close()
+                raise KeyboardInterrupt
+            return result
+
+        monkeypatch.setattr(search._Recorder, "keep", dies)
+        workdir = tmp_path / f"torn after {torn_after}"
+        with pytest.raises(KeyboardInterrupt):
+            run(config, workdir, quiet=True)
+        monkeypatch.setattr(search._Recorder, "keep", keep)
+        if torn_after == 3:
+            noted = (workdir / "stages.json").read_text()
+            (workdir / "stages.json").write_text("[]")
+            with pytest.raises(InputError, match=r"stages.json does not hold"):
+                run(config, workdir, quiet=True)
+            (workdir / "stages.json").write_text(noted)
+        again = run(config, workdir, quiet=True)
+        assert again.genotype == whole.genotype
+        assert read_rows(workdir) == rows
+
+
+def test_only_the_tester_goes_on_from_stage_to_stage(tiny):
+    config = tiny(PDARTS)
+    data = load("digits")
+    first = build_search(config, data, jax.random.key(0), 2)
+    space = drop_candidates(first.params["alphas"], first.space, 3)
+    second = build_search(
+        config, data, jax.random.key(1), 2, stage=search_stage(config, 1, space)
+    )
+    key = jax.random.key(2)
+    begin = first.phases[-1].enter(first.params, key, first.model_state)
+    begin = begin._replace(step=begin.step + 4)
+    sets = second.phases[0].program.sets
+    entered = second.phases[0].enter(
+        {name: second.params[name] for name in sets}, key, second.model_state, begin
+    )
+    assert entered.step == 4
+    assert entered.model_state["learner"]["steps"] == 0
+    for name, source in (("encoder", first), ("weights", second), ("alphas", second)):
+        same = jax.tree.map(jnp.array_equal, entered.params[name], source.params[name])
+        assert all(jax.tree.leaves(same)), name
+    assert set(second.params["weights"]) > set(first.params["weights"])
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"search.stage_candidates": (4,)}, "as many entries as config.search.stage_c"),
+        ({"search.stage_candidates": (3, 3)}, "must begin with 4"),
+        ({"search.stage_candidates": (4, 5)}, "and not rise"),
+        ({"search.stage_skip_dropout": ()}, "stage_skip_dropout is .* as many entries"),
+        ({"search.stop": "skips"}, "a search in stages runs all its epochs"),
+        (
+            {"search.stage_candidates": (4, 2), "search.max_skips": 1},
+            "must end with 3 or more",
+        ),
+    ],
+)
+def test_stages_that_do_not_fit_are_refused(changes, message, tiny):
+    check(tiny(PDARTS))
+    with pytest.raises(InputError, match=message):
+        check(tiny({**PDARTS, **changes}))
+    with pytest.raises(InputError, match=r"stage_skip_dropout is \(1.0,\); .* below 1"):
+        tiny({"search.stage_skip_dropout": (1.0,)})

@@ -74,6 +74,13 @@ class SearchConfig:
             `stop_ranking_epochs` epochs). No rule looks at the warm-up.
         stop_skips: see `stop`.
         stop_ranking_epochs: see `stop`.
+        stage_cells: cells of the supernet, stage by stage, of a search in stages as in
+            P-DARTS: each a fresh supernet, deeper than the one before, with `epochs` of
+            its own, `warmup_epochs` included. Empty: one stage of `cells`.
+        stage_candidates: operations that compete on an edge, stage by stage: the
+            strongest of the stage before, edge by edge; all in the first.
+        stage_skip_dropout: rate of dropout after skips at the start of each stage, from
+            where it falls; 0 for none.
         max_skips: skip connections that the derived normal cell may have, as in
             P-DARTS; -1 for any number.
     """
@@ -89,9 +96,17 @@ class SearchConfig:
     stop: str = choice("epochs", ("epochs", "skips", "ranking"))
     stop_skips: int = number(2, at_least=1)
     stop_ranking_epochs: int = number(10, at_least=1)
+    stage_cells: tuple[int, ...] = number((), at_least=1)
+    stage_candidates: tuple[int, ...] = number((), at_least=1)
+    stage_skip_dropout: tuple[float, ...] = number((), at_least=0, below=1)
     max_skips: int = number(-1, at_least=-1)
     weights: SgdConfig = SgdConfig()
     alphas: AdamConfig = AdamConfig()
+
+    @property
+    def num_stages(self) -> int:
+        """Number of supernets, one after the other."""
+        return len(self.stage_cells) or 1
 
 
 @dataclasses.dataclass(frozen=True)

@@ -1,0 +1,104 @@
+"""Floor 4: a search in stages: ever deeper supernets over ever fewer candidates."""
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any
+
+from skillearn_jax.errors import InputError
+from skillearn_jax.nas import CellSpace, drop_candidates
+from skillearn_jax.nas.space import CELL_KINDS
+from skillearn_jax.train.config import Config
+from skillearn_jax.train.workdir import Workdir
+
+_FILE = "stages.json"
+
+
+@dataclasses.dataclass(frozen=True)
+class SearchStage:
+    """One supernet of a search, of which P-DARTS has three and others one.
+
+    Attributes:
+        index: from 0.
+        space: candidates on every edge.
+        cells: depth of the supernet.
+        skip_dropout: rate of dropout after skips at the start.
+
+    References:
+        Chen et al. 2019 (P-DARTS), arXiv 1904.12760.
+    """
+
+    index: int
+    space: CellSpace
+    cells: int
+    skip_dropout: float = 0.0
+
+
+def search_stage(config: Config, index: int, space: CellSpace) -> SearchStage:
+    """Returns a stage of a config, over a space."""
+    search = config.search
+    if not search.stage_cells:
+        return SearchStage(index, space, search.cells)
+    return SearchStage(
+        index, space, search.stage_cells[index], search.stage_skip_dropout[index]
+    )
+
+
+def check_stages(config: Config) -> None:
+    """Raises `InputError` for stages that do not fit together."""
+    search = config.search
+    for name in ("stage_candidates", "stage_skip_dropout"):
+        given = getattr(search, name)
+        if len(given) != len(search.stage_cells):
+            raise InputError(
+                f"config.search.{name} is {given}; it must have as many entries as "
+                f"config.search.stage_cells, {search.stage_cells}: set "
+                f"--config.search.{name}"
+            )
+    counts, num_ops = search.stage_candidates, len(config.space.ops)
+    if counts and (counts[0] != num_ops or counts != tuple(sorted(counts)[::-1])):
+        raise InputError(
+            f"config.search.stage_candidates is {counts}; it must begin with {num_ops}, "
+            "the operations of the space, and not rise: set "
+            "--config.search.stage_candidates"
+        )
+    # Of three candidates one is neither a skip nor nothing.
+    if counts and counts[-1] < 3 and search.max_skips >= 0:
+        raise InputError(
+            f"config.search.stage_candidates ends with {counts[-1]}; with max_skips it "
+            "must end with 3 or more: set --config.search.max_skips=-1"
+        )
+    if counts and search.stop != "epochs":
+        raise InputError(
+            f"config.search.stop is {search.stop!r}, but a search in stages runs all its "
+            "epochs: set --config.search.stop=epochs"
+        )
+
+
+def next_space(
+    config: Config, stage: SearchStage, alphas: Mapping[str, Any], workdir: Workdir
+) -> CellSpace:
+    """Returns the space of the stage that follows, and notes it in the workdir."""
+    keep = config.search.stage_candidates[stage.index + 1]
+    space = drop_candidates(alphas, stage.space, keep)
+    noted = (workdir.read_json(_FILE) or [])[: stage.index]
+    candidates = {kind: space.edge_ops(kind) for kind in CELL_KINDS}
+    workdir.write_json(_FILE, [*noted, candidates])
+    return space
+
+
+def noted_space(stage: SearchStage, workdir: Workdir) -> CellSpace:
+    """Returns the space that followed a stage in an earlier process of this run.
+
+    Raises:
+        InputError: if the workdir does not tell.
+    """
+    try:
+        candidates = workdir.read_json(_FILE)[stage.index]
+        normal, reduction = (tuple(map(tuple, candidates[k])) for k in CELL_KINDS)
+        return dataclasses.replace(stage.space, normal=normal, reduction=reduction)
+    except (TypeError, LookupError, InputError) as error:
+        raise InputError(
+            f"{workdir.path / _FILE} does not hold the candidates of stage "
+            f"{stage.index + 1}, which the checkpoint belongs to: restore it, or set "
+            "--workdir to a new folder"
+        ) from error
