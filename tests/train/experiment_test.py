@@ -84,7 +84,10 @@ def test_metrics_have_a_row_a_step_and_one_an_epoch(finished, read_rows):
     assert [(row["step"], row["epoch"]) for row in ends] == [(2, 0), (4, 1)]
     for row in ends:
         assert 0 < row["alphas/entropy/normal"] <= np.log(4) + 1e-6
-    searched = [row for row in rows if row["phase"] == "search" and len(row) > 6]
+        assert row["alphas/skips/normal"] in (0, 1, 2)
+        assert row["stopped"] is False
+    searched = [r for r in rows if r["phase"] == "search" and "learner/loss" in r]
+    assert len(searched) == 2
     for row in searched:
         for metric in ("tester/loss", "validation/exam_loss", "hypergrad/alphas/norm"):
             assert np.isfinite(row[metric])
