@@ -104,7 +104,7 @@ def search(
         config: of the run.
         data: whose training images are searched on; the held-out ones are not read.
         workdir: gets `config.json`, lines of `metrics.jsonl`, checkpoints at the end of
-            each epoch, `genotype.json`.
+            each epoch, `genotype.json`; of a search in stages also `stages.json`.
         devices: to run on.
         console: for the printout and the progress bar.
 
@@ -120,10 +120,10 @@ def search(
     space, state = config.space.build(), None
     compile_s, steps_s = 0.0, 0.0
     with contextlib.closing(Checkpoints(workdir.path / "checkpoints")) as checkpoints:
+        saved = checkpoints.latest_step() or 0
         for index in range(num_stages):
             stage = search_stage(config, index, space)
-            last = (index + 1) * config.search.epochs * steps_per_epoch
-            if (checkpoints.latest_step() or 0) > last:
+            if saved > (index + 1) * config.search.epochs * steps_per_epoch:
                 space = noted_space(stage, workdir)
                 continue
             setup = build_search(
@@ -184,7 +184,10 @@ def _run_phases(
     Returns:
         The last state, and the seconds of compilation and of stepping.
     """
-    done, stability, stopped = recorder.go_on()
+    if state is None:
+        done, stability, stopped = recorder.go_on()
+    else:
+        done, stability, stopped = int(state.step), Stability(), False
     compile_s, steps_s = 0.0, 0.0
     start = stage * recorder.config.search.epochs * recorder.steps_per_epoch
     for phase in setup.phases:

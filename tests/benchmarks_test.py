@@ -1,0 +1,39 @@
+"""The benchmarks run and print what they promise; nothing here is timed."""
+
+import json
+import subprocess
+import sys
+
+import pytest
+
+
+def lines(repo_root, script, *flags):
+    done = subprocess.run(
+        [sys.executable, f"benchmarks/{script}", *flags],
+        cwd=repo_root,
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    return [json.loads(line) for line in done.stdout.splitlines()]
+
+
+SMALL = ("--cells=1", "--channels=2", "--batch=2")
+
+
+@pytest.mark.parametrize("part", ["weights", "alphas"])
+def test_search_step(part, repo_root):
+    flags = (*SMALL, "--nodes=1", f"--part={part}", "--order=first")
+    (line,) = lines(repo_root, "search_step.py", *flags)
+    assert line["part"] == part
+    for key in ("compile_s", "step_s", "cpu_s", "peak_bytes", "flops"):
+        assert line[key] > 0, key
+    assert {"device", "versions"} <= set(line)
+
+
+def test_search_step_in_torch(repo_root):
+    pytest.importorskip("torch", reason="torch is not installed")
+    found = lines(repo_root, "search_step_torch.py", *SMALL)
+    assert [line["part"] for line in found] == ["weights", "alphas"]
