@@ -1,9 +1,11 @@
 """The search space of NAS-Bench-201, and a look-up of its true accuracies."""
 
 from skillearn_jax.nas.nasbench201.architecture import (
+    ALPHAS_KEY,
     NUM_ARCHITECTURES,
     OPS,
     derive_architecture,
+    init_alphas,
     random_architecture,
 )
 from skillearn_jax.nas.nasbench201.architecture import Architecture as Architecture
@@ -11,12 +13,14 @@ from skillearn_jax.nas.nasbench201.network import BenchNetwork
 from skillearn_jax.nas.nasbench201.table import Table, load_table
 
 __all__ = [
+    "ALPHAS_KEY",
     "NUM_ARCHITECTURES",
     "OPS",
     "Architecture",
     "BenchNetwork",
     "Table",
     "derive_architecture",
+    "init_alphas",
     "load_table",
     "random_architecture",
 ]

@@ -1,22 +1,39 @@
 """Cells of NAS-Bench-201: six edges, five operations each."""
 
 import dataclasses
+import reprlib
 from collections.abc import Mapping
 from typing import Any
 
+import jax
 import numpy as np
 
 from skillearn_jax.errors import InputError
+from skillearn_jax.nas.space import Alphas
 
 OPS = ("none", "skip_connect", "nor_conv_1x1", "nor_conv_3x3", "avg_pool_3x3")
 """The candidate operations, in the order that the benchmark indexes them."""
 
 EDGES = ((0, 1), (0, 2), (1, 2), (0, 3), (1, 3), (2, 3))
-"""`(source, target)` of every edge, target by target as in an architecture's text."""
+"""`(source, target)` of every edge, target by target as in an architecture's text.
+
+The benchmark sorts the names `target<-source` of its edges, which is the same order.
+"""
+
+ALPHAS_KEY = "cell"
+"""The one key of `alphas`: all cells share one matrix of logits, `[6, 5]`."""
 
 NUM_ARCHITECTURES = len(OPS) ** len(EDGES)
 
 _MAX_TEXT = 1000
+
+_SHORT = reprlib.Repr()
+_SHORT.maxstring = _SHORT.maxother = 60
+
+
+def shown(value: Any) -> str:
+    """Returns a value for a message: on one line, and cut where it is long or deep."""
+    return " ".join(_SHORT.repr(value).split())
 
 
 @dataclasses.dataclass(frozen=True)
@@ -38,10 +55,12 @@ class Architecture:
 
     def __post_init__(self) -> None:
         if not isinstance(self.ops, tuple | list) or len(self.ops) != len(EDGES):
-            raise InputError(f"ops must list {len(EDGES)} operations, got {self.ops!r}")
+            raise InputError(
+                f"ops must list {len(EDGES)} operations, got {shown(self.ops)}"
+            )
         for i, op in enumerate(self.ops):
             if not isinstance(op, str) or op not in OPS:
-                raise InputError(f"ops[{i}] is {op!r}; it must be one of {OPS}")
+                raise InputError(f"ops[{i}] is {shown(op)}; it must be one of {OPS}")
         object.__setattr__(self, "ops", tuple(self.ops))
 
     @property
@@ -64,7 +83,7 @@ class Architecture:
         """
         if type(index) is not int or not 0 <= index < NUM_ARCHITECTURES:
             raise InputError(
-                f"architecture {index!r} must be a number from 0 to "
+                f"architecture {shown(index)} must be a number from 0 to "
                 f"{NUM_ARCHITECTURES - 1}"
             )
         ops = []
@@ -91,21 +110,23 @@ class Architecture:
             raise InputError("an architecture is a text of six operations")
         nodes = text.strip().split("+")
         if len(nodes) != 3:
-            raise InputError(f"an architecture has 3 nodes joined by '+', got {text!r}")
+            raise InputError(
+                f"an architecture has 3 nodes joined by '+', got {shown(text)}"
+            )
         ops = []
         for target, node in enumerate(nodes, start=1):
             edges = node.split("|")
             if len(edges) != target + 2 or edges[0] or edges[-1]:
                 raise InputError(
                     f"node {target} must be {target} operations between '|', got "
-                    f"{node!r}"
+                    f"{shown(node)}"
                 )
             for source, edge in enumerate(edges[1:-1]):
                 op, tilde, place = edge.partition("~")
                 if op not in OPS or not tilde or place != str(source):
                     raise InputError(
                         f"node {target}: edge {source} must be OP~{source} with OP one of "
-                        f"{OPS}, got {edge!r}"
+                        f"{OPS}, got {shown(edge)}"
                     )
                 ops.append(op)
         return cls(tuple(ops))
@@ -122,24 +143,49 @@ class Architecture:
           InputError: if it is none.
         """
         if not isinstance(data, Mapping) or set(data) != {"ops"}:
-            raise InputError(f"an architecture has the key 'ops', got {data!r}")
+            raise InputError(f"an architecture has the key 'ops', got {shown(data)}")
         return cls(data["ops"])
 
 
-def derive_architecture(logits: Any, *, allow_none: bool = True) -> Architecture:
-    """Returns the architecture with the largest logit on every edge.
+def init_alphas(key: jax.Array, scale: float = 1e-3) -> Alphas:
+    """Returns logits drawn from `scale * N(0, 1)`, `[6, 5]` under `ALPHAS_KEY`.
 
     Args:
-      logits: `[6, 5]`, rows in the order of `EDGES`, columns in that of `OPS`.
+      key: PRNG key; consumed.
+      scale: standard deviation.
+    """
+    return {ALPHAS_KEY: scale * jax.random.normal(key, (len(EDGES), len(OPS)))}
+
+
+def check_alphas(alphas: Mapping[str, Any]) -> None:
+    """Raises `InputError` unless the logits have the shape that `init_alphas` draws."""
+    got: Any = "nothing"
+    if isinstance(alphas, Mapping) and ALPHAS_KEY in alphas:
+        got = getattr(alphas[ALPHAS_KEY], "shape", "no array")
+    if got != (len(EDGES), len(OPS)):
+        raise InputError(
+            f"alphas[{ALPHAS_KEY!r}] must have shape {(len(EDGES), len(OPS))}, got {got}"
+        )
+
+
+def derive_architecture(
+    alphas: Mapping[str, Any], *, allow_none: bool = True
+) -> Architecture:
+    """Returns the architecture with the largest logit on every edge.
+
+    Ties go to the operation that comes first in `OPS`.
+
+    Args:
+      alphas: see `init_alphas`; rows in the order of `EDGES`, columns in that of `OPS`.
       allow_none: let `none` be chosen too, as the benchmark's own searches do.
 
     Raises:
       InputError: for another shape, or logits that are not finite.
     """
-    logits = np.array(logits, np.float64)
-    shape = (len(EDGES), len(OPS))
-    if logits.shape != shape or not np.isfinite(logits).all():
-        raise InputError(f"logits must be finite of shape {shape}, got {logits.shape}")
+    check_alphas(alphas)
+    logits = np.array(alphas[ALPHAS_KEY], np.float64)
+    if not np.isfinite(logits).all():
+        raise InputError(f"alphas[{ALPHAS_KEY!r}] must be finite")
     if not allow_none:
         logits[:, OPS.index("none")] = -np.inf
     return Architecture(tuple(OPS[column] for column in logits.argmax(axis=1)))

@@ -1,25 +1,52 @@
 """The network that a NAS-Bench-201 cell makes, searched or derived."""
 
 import functools
+from collections.abc import Callable, Mapping
+from typing import NamedTuple
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from skillearn_jax.errors import InputError
 from skillearn_jax.layers import BatchNorm, Conv, Dense, conv2d, torch_uniform
 from skillearn_jax.nas.functional import avg_pool
-from skillearn_jax.nas.nasbench201.architecture import EDGES, OPS, Architecture
+from skillearn_jax.nas.nasbench201.architecture import (
+    ALPHAS_KEY,
+    EDGES,
+    OPS,
+    Architecture,
+    check_alphas,
+)
 
 _SIZES = {"nor_conv_1x1": 1, "nor_conv_3x3": 3}
+_FREE: dict[str, Callable[[jax.Array], jax.Array]] = {
+    "skip_connect": lambda x: x,
+    "avg_pool_3x3": avg_pool,
+}
 _NUM_NODES = 4
+
+
+class Kernels(NamedTuple):
+    """The convolutions of one size on the n edges that leave a node, side by side.
+
+    Attributes:
+      kernel: `[k, k, C, n * C]`.
+      bias: `[n * C]`, or None.
+    """
+
+    kernel: jax.Array
+    bias: jax.Array | None
 
 
 class BenchCell(nn.Module):
     """Four nodes; every later one reads all earlier ones.
 
-    The edges that leave a node read one tensor: it is rectified and pooled once, and
-    the convolutions of one size run side by side, as does their normalisation.
+    The edges that leave a node read one tensor: it is rectified and pooled once, the
+    convolutions of one size run side by side, and both sizes share one normalisation.
+    Parameters are stacked over edges, one array per operation, in the order in which
+    the edges leave nodes 0, 1, 2.
 
     Attributes:
       features: channels C.
@@ -33,7 +60,7 @@ class BenchCell(nn.Module):
 
     @nn.compact
     def __call__(
-        self, x: jax.Array, weights: jax.Array | None, *, train: bool
+        self, x: jax.Array, weights: jax.Array | None, train: bool
     ) -> jax.Array:
         """Maps `[B, H, W, C]` to `[B, H, W, C]`.
 
@@ -42,62 +69,73 @@ class BenchCell(nn.Module):
           weights: `[6, 5]`, of the operations on each edge; None for an architecture.
           train: see `BatchNorm`.
         """
-        nodes: list[list[jax.Array]] = [[] for _ in range(_NUM_NODES)]
-        nodes[0].append(x)
-        for source in range(_NUM_NODES):
-            parts = nodes[source]
-            state = functools.reduce(jnp.add, parts) if parts else jnp.zeros_like(x)
-            if source == _NUM_NODES - 1:
-                return state
-            self._leave(source, state, weights, nodes, train)
-        raise AssertionError
-
-    def _leave(
-        self,
-        source: int,
-        x: jax.Array,
-        weights: jax.Array | None,
-        nodes: list[list[jax.Array]],
-        train: bool,
-    ) -> None:
-        """Adds what a node gives to each later one."""
-        for op in OPS:
-            edges = [
-                edge
-                for edge, (start, _) in enumerate(EDGES)
-                if start == source
-                and (self.architecture is None or self.architecture.ops[edge] == op)
-            ]
-            if op == "none" or not edges:
-                continue
-            if op in _SIZES:
-                y = self._convolutions(source, op, x, len(edges), train)
-                outputs = jnp.split(y, len(edges), axis=-1)
-            else:
-                y = avg_pool(x) if op == "avg_pool_3x3" else x
-                outputs = [y] * len(edges)
-            for edge, y in zip(edges, outputs, strict=True):
+        kernels = self._kernels_by_source()
+        pending: list[list[jax.Array]] = [[] for _ in range(_NUM_NODES)]
+        pending[0].append(x)
+        for source, node_kernels in enumerate(kernels):
+            node = functools.reduce(jnp.add, pending[source] or [jnp.zeros_like(x)])
+            for edge, op, y in self._leave(source, node, node_kernels, train):
                 if weights is not None:
                     y = weights[edge, OPS.index(op)] * y
-                nodes[EDGES[edge][1]].append(y)
+                pending[EDGES[edge][1]].append(y)
+        return functools.reduce(jnp.add, pending[-1] or [jnp.zeros_like(x)])
 
-    def _convolutions(
-        self, source: int, op: str, x: jax.Array, count: int, train: bool
-    ) -> jax.Array:
-        """Returns ReLU, convolution, normalisation on several edges, side by side."""
-        size, width = _SIZES[op], count * self.features
-        fan_in = size * size * self.features
-        name = f"{op}_from_{source}"
-        shape = (size, size, self.features, width)
-        y = conv2d(nn.relu(x), self.param(name, torch_uniform(fan_in), shape))
-        # The benchmark ties the two: a normalisation without its own bias leaves one to
-        # the convolution.
-        affine = self.architecture is not None
-        if not affine:
-            bias = self.param(f"{name}_bias", torch_uniform(fan_in), (width,))
-            y = y + bias[None, None, None]
-        norm = BatchNorm(affine=affine, axis_name=self.axis_name, name=f"{name}_norm")
-        return norm(y, train=train)
+    def _edges(self, source: int, op: str) -> list[int]:
+        """Returns the edges that leave a node and carry an operation."""
+        return [
+            edge
+            for edge, (start, _) in enumerate(EDGES)
+            if start == source
+            and (self.architecture is None or self.architecture.ops[edge] == op)
+        ]
+
+    def _kernels_by_source(self) -> list[dict[str, Kernels]]:
+        """Draws the parameters of all convolutions and splits them by source."""
+        sources = range(_NUM_NODES - 1)
+        kernels: list[dict[str, Kernels]] = [{} for _ in sources]
+        for op, size in _SIZES.items():
+            widths = [len(self._edges(s, op)) * self.features for s in sources]
+            if not sum(widths):
+                continue
+            draw = torch_uniform(size * size * self.features)
+            shape = (size, size, self.features, sum(widths))
+            cuts = np.cumsum(widths)[:-1]
+            stack = jnp.split(self.param(op, draw, shape), cuts, axis=-1)
+            biases: list[jax.Array | None] = [None for _ in sources]
+            # The benchmark ties the two: a normalisation without its own bias leaves
+            # one to the convolution.
+            if self.architecture is None:
+                bias = self.param(f"{op}_bias", draw, (sum(widths),))
+                biases = list(jnp.split(bias, cuts))
+            for source, width in enumerate(widths):
+                if width:
+                    kernels[source][op] = Kernels(stack[source], biases[source])
+        return kernels
+
+    def _leave(
+        self, source: int, x: jax.Array, kernels: dict[str, Kernels], train: bool
+    ) -> list[tuple[int, str, jax.Array]]:
+        """Returns what a node gives to later ones: `(edge, operation, output)`."""
+        outputs = []
+        for op, apply in _FREE.items():
+            if edges := self._edges(source, op):
+                y = apply(x)
+                outputs += [(edge, op, y) for edge in edges]
+        if not kernels:
+            return outputs
+        rectified, convolved = nn.relu(x), []
+        for kernel, bias in kernels.values():
+            y = conv2d(rectified, kernel)
+            convolved.append(y if bias is None else y + bias[None, None, None])
+        norm = BatchNorm(
+            affine=self.architecture is not None,
+            axis_name=self.axis_name,
+            name=f"norm_{source}",
+        )
+        y = norm(jnp.concatenate(convolved, axis=-1), train=train)
+        places = [(edge, op) for op in kernels for edge in self._edges(source, op)]
+        parts = jnp.split(y, len(places), axis=-1)
+        return outputs + [(*p, y) for p, y in zip(places, parts, strict=True)]
 
 
 class ResidualBlock(nn.Module):
@@ -137,6 +175,8 @@ class BenchNetwork(nn.Module):
         share one matrix of logits and whose normalisations in cells are not affine.
       channels: of the first cells; doubled twice.
       num_cells: N, cells between two changes of resolution.
+      remat: compute the cells anew in the backward pass instead of keeping what is
+        inside them: less memory for more time.
       axis_name: mapped axis over which batch statistics are synchronised, or None.
 
     References: Dong and Yang 2020, section 2.1, arXiv 2001.00326, and its code.
@@ -146,31 +186,42 @@ class BenchNetwork(nn.Module):
     architecture: Architecture | None = None
     channels: int = 16
     num_cells: int = 5
+    remat: bool = False
     axis_name: str | None = None
 
     @nn.compact
     def __call__(
-        self, images: jax.Array, logits: jax.Array | None = None, *, train: bool
+        self,
+        images: jax.Array,
+        alphas: Mapping[str, jax.Array] | None = None,
+        *,
+        train: bool,
     ) -> jax.Array:
         """Returns class logits, `[B, num_classes]`.
 
         Args:
           images: `[B, H, W, channels]`, sides multiples of 4.
-          logits: `[6, 5]` of the supernet, whose softmax over operations is taken here.
+          alphas: of the supernet only, see `init_alphas`; the softmax over operations is
+            taken here.
           train: use batch statistics, and record them if `batch_stats` is mutable.
 
         Raises:
-          InputError: for logits without a supernet or a supernet without, and for odd
-            sides.
+          InputError: for logits without a supernet or a supernet without, for odd
+            sides, and for a size below 1.
         """
-        shape = (len(EDGES), len(OPS))
-        expected = shape if self.architecture is None else None
-        if (None if logits is None else logits.shape) != expected:
-            raise InputError(
-                f"a supernet takes logits of shape {shape}, a network of an "
-                f"architecture none; got {None if logits is None else logits.shape}"
-            )
-        weights = None if logits is None else jax.nn.softmax(logits, axis=-1)
+        weights = None
+        if self.architecture is None:
+            check_alphas({} if alphas is None else alphas)
+            assert alphas is not None
+            weights = jax.nn.softmax(alphas[ALPHAS_KEY], axis=-1)
+        elif alphas is not None:
+            raise InputError("a network of an architecture takes no alphas: drop them")
+        for name in ("num_classes", "channels", "num_cells"):
+            if getattr(self, name) < 1:
+                raise InputError(
+                    f"{name} must be at least 1, got {getattr(self, name)}"
+                )
+        make = nn.remat(BenchCell, static_argnums=(3,)) if self.remat else BenchCell
         x = Conv(self.channels, size=3, name="stem")(images)
         x = BatchNorm(axis_name=self.axis_name, name="stem_norm")(x, train=train)
         for stage in range(3):
@@ -179,12 +230,12 @@ class BenchNetwork(nn.Module):
                 block = ResidualBlock(features, self.axis_name, name=f"reduce_{stage}")
                 x = block(x, train=train)
             for i in range(self.num_cells):
-                cell = BenchCell(
+                cell = make(
                     features,
                     self.architecture,
                     self.axis_name,
                     name=f"cell_{stage}_{i}",
                 )
-                x = cell(x, weights, train=train)
+                x = cell(x, weights, train)
         x = BatchNorm(axis_name=self.axis_name, name="last_norm")(x, train=train)
         return Dense(self.num_classes, name="head")(jnp.mean(nn.relu(x), axis=(1, 2)))

@@ -2,12 +2,17 @@
 
 import csv
 import dataclasses
+import re
 from pathlib import Path
 
 import numpy as np
 
 from skillearn_jax.errors import InputError
-from skillearn_jax.nas.nasbench201.architecture import NUM_ARCHITECTURES, Architecture
+from skillearn_jax.nas.nasbench201.architecture import (
+    NUM_ARCHITECTURES,
+    Architecture,
+    shown,
+)
 
 DATASETS = {"cifar10": "cifar10", "cifar100": "cifar100", "imagenet16": "in16"}
 """Data sets of the benchmark, and how the columns of the table call them."""
@@ -15,6 +20,8 @@ DATASETS = {"cifar10": "cifar10", "cifar100": "cifar100", "imagenet16": "in16"}
 SPLITS = ("val", "test")
 
 _COLUMNS = tuple(f"{name}_{split}" for name in DATASETS.values() for split in SPLITS)
+
+_NUMBER = re.compile(r"[0-9]{1,3}(\.[0-9]{0,30})?")
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -53,8 +60,8 @@ class Table:
     def _column(self, dataset: str, split: str) -> np.ndarray:
         if dataset not in DATASETS or split not in SPLITS:
             raise InputError(
-                f"the table has {tuple(DATASETS)} and {SPLITS}, got {dataset!r} and "
-                f"{split!r}"
+                f"the table has {tuple(DATASETS)} and {SPLITS}, got {shown(dataset)} "
+                f"and {shown(split)}"
             )
         return self.accuracies[:, _COLUMNS.index(f"{DATASETS[dataset]}_{split}")]
 
@@ -74,18 +81,24 @@ def load_table(path: str | Path) -> Table:
     """
     accuracies = np.full((NUM_ARCHITECTURES, len(_COLUMNS)), np.nan)
     try:
-        with Path(path).open(encoding="utf-8", newline="") as file:
+        with Path(path).open(encoding="utf-8-sig", newline="") as file:
             rows = csv.DictReader(file)
-            missing = {"arch_str", *_COLUMNS} - set(rows.fieldnames or ())
-            if missing:
-                raise InputError(f"{path} has no columns {sorted(missing)}")
+            for column in ("arch_str", *_COLUMNS):
+                count = list(rows.fieldnames or ()).count(column)
+                if count != 1:
+                    raise InputError(
+                        f"{path} must have one column {column!r}, and has {count}"
+                    )
             for row in rows:
                 place = f"{path}, line {rows.line_num}"
                 index, values = _read_row(row, place)
                 if not np.isnan(accuracies[index]).all():
-                    raise InputError(f"{place}: {row['arch_str']} for the second time")
+                    text = Architecture.from_index(index).to_text()
+                    raise InputError(f"{place}: {text} for the second time")
                 accuracies[index] = values
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
+    except InputError:
+        raise
+    except (OSError, ValueError, csv.Error) as error:
         reason = str(error).splitlines()[0]
         raise InputError(f"the table {path} cannot be read: {reason}") from error
     absent = np.flatnonzero(np.isnan(accuracies).any(axis=1))
@@ -95,20 +108,24 @@ def load_table(path: str | Path) -> Table:
     return Table(accuracies)
 
 
-def _read_row(row: dict[str, str | None], place: str) -> tuple[int, list[float]]:
+def _read_row(
+    row: dict[str | None, str | list[str] | None], place: str
+) -> tuple[int, list[float]]:
+    """Returns the number of the architecture and its accuracies."""
+    if None in row or None in row.values():
+        raise InputError(f"{place} has another number of fields than the first line")
     try:
-        index = Architecture.from_text(row["arch_str"] or "").index
+        index = Architecture.from_text(str(row["arch_str"])).index
     except InputError as error:
         raise InputError(f"{place}: {error}") from error
     values = []
     for column in _COLUMNS:
-        try:
-            value = float(row[column] or "")
-        except ValueError:
-            value = np.nan
+        text = str(row[column])
+        # Not all that `float` reads: it takes 1_0, nan and digits of any script.
+        value = float(text) if _NUMBER.fullmatch(text) else -1.0
         if not 0 <= value <= 100:
             raise InputError(
-                f"{place}: {column} is {row[column]!r}; it must be a percentage"
+                f"{place}: {column} is {shown(text)}; it must be a percentage"
             )
         values.append(value)
     return index, values

@@ -1,6 +1,7 @@
 import json
 import re
 
+import jax
 import numpy as np
 import pytest
 from hypothesis import given
@@ -12,6 +13,7 @@ from skillearn_jax.nas.nasbench201 import (
     OPS,
     Architecture,
     derive_architecture,
+    init_alphas,
     random_architecture,
 )
 
@@ -76,10 +78,46 @@ def test_the_place_is_named(text, message):
         Architecture.from_text(text)
 
 
-@pytest.mark.parametrize("ops", [None, "none", ("none",) * 5, ("none",) * 5 + (3,)])
-def test_what_is_no_cell_is_refused(ops):
-    with pytest.raises(InputError):
+@pytest.mark.parametrize(
+    ("ops", "message"),
+    [
+        (None, "ops must list 6 operations, got None"),
+        ("none", "ops must list 6 operations, got 'none'"),
+        (("none",) * 5, "ops must list 6 operations, got ("),
+        (("none",) * 5 + (3,), "ops[5] is 3; it must be one of"),
+        (["x" * 1000] * 6, "ops[0] is 'xxx"),
+        (np.zeros((6, 5)), "ops must list 6 operations, got array"),
+    ],
+)
+def test_what_is_no_cell_is_refused(ops, message):
+    with pytest.raises(InputError, match=re.escape(message)) as error:
         Architecture(ops)
+    assert "\n" not in str(error.value)
+    assert len(str(error.value)) < 200
+
+
+json_values = st.recursive(
+    st.none()
+    | st.booleans()
+    | st.floats()
+    | st.text(max_size=9)
+    | st.sampled_from(OPS),
+    lambda inner: (
+        st.lists(inner, max_size=7) | st.dictionaries(st.text(max_size=3), inner)
+    ),
+    max_leaves=9,
+)
+
+
+@given(json_values | json_values.map(lambda value: {"ops": value}))
+def test_any_other_json_is_refused_in_one_line(data):
+    message = ""
+    try:
+        assert Architecture.from_json(data).to_json() == data
+    except InputError as error:
+        message = str(error)
+    assert "\n" not in message
+    assert len(message) < 300
 
 
 @pytest.mark.parametrize("index", [-1, NUM_ARCHITECTURES, 1.0, True])
@@ -89,12 +127,37 @@ def test_what_is_no_number_of_a_cell_is_refused(index):
 
 
 def test_derivation_takes_the_largest_with_or_without_none():
-    logits = np.zeros((6, 5))
-    logits[:, 0], logits[:, 2] = 2, 1
-    assert derive_architecture(logits).ops == ("none",) * 6
-    assert derive_architecture(logits, allow_none=False).ops == ("nor_conv_1x1",) * 6
-    with pytest.raises(InputError, match=r"finite of shape \(6, 5\)"):
-        derive_architecture(logits[:5])
+    logits = np.full((6, 5), -3.0)
+    logits[:, 0], logits[:, 2] = -1, -2
+    logits[4, 4] = 0
+    derived = derive_architecture({"cell": logits})
+    assert derived.ops == ("none",) * 4 + ("avg_pool_3x3", "none")
+    derived = derive_architecture({"cell": logits}, allow_none=False)
+    assert derived.ops == ("nor_conv_1x1",) * 4 + ("avg_pool_3x3", "nor_conv_1x1")
+    assert logits[0, 0] == -1, "the caller's logits stay as they are"
+    assert derive_architecture({"cell": np.zeros((6, 5))}).index == 0
+
+
+@pytest.mark.parametrize(
+    ("alphas", "message"),
+    [
+        ({"cell": np.zeros((5, 5))}, "must have shape (6, 5), got (5, 5)"),
+        ({"normal": np.zeros((6, 5))}, "must have shape (6, 5), got nothing"),
+        ({"cell": [[0], [0, 0]]}, "must have shape (6, 5), got no array"),
+        (np.zeros((6, 5)), "must have shape (6, 5), got nothing"),
+        ({"cell": np.full((6, 5), np.nan)}, "must be finite"),
+    ],
+)
+def test_logits_that_do_not_fit_are_refused(alphas, message):
+    with pytest.raises(InputError, match=re.escape(f"alphas['cell'] {message}")):
+        derive_architecture(alphas)
+
+
+def test_fresh_logits_are_small_and_fit():
+    alphas = init_alphas(jax.random.key(0))
+    assert set(alphas) == {"cell"}
+    assert 0.5e-3 < np.std(alphas["cell"]) < 2e-3
+    derive_architecture(alphas)
 
 
 def test_random_cells_hold_every_operation():

@@ -42,20 +42,45 @@ def test_accuracies_and_ranks_are_found(lines, tmp_path):
         table.accuracy(cell, "mnist", "test")
 
 
+def test_further_columns_and_a_byte_order_mark_are_no_mistake(lines, tmp_path):
+    path = tmp_path / "table.csv"
+    path.write_text("\n".join(f"{line},x" for line in lines), encoding="utf-8-sig")
+    assert (
+        load_table(path).accuracy(Architecture.from_index(13), "cifar10", "val") == 13
+    )
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [
         (lambda rows: rows[:-2], r"lacks 2 architectures, \|none~0\|\+.* first"),
         (lambda rows: [*rows, rows[1]], "line 15627: .* for the second time"),
-        (lambda rows: [rows[0].replace("in16_val", "x"), *rows[1:]], "no columns"),
+        (
+            lambda rows: [rows[0].replace("in16_val", "x"), *rows[1:]],
+            "must have one column 'in16_val', and has 0",
+        ),
+        (
+            lambda rows: [f"{rows[0]},in16_val", *(f"{row},1" for row in rows[1:])],
+            "must have one column 'in16_val', and has 2",
+        ),
         (lambda rows: [rows[0], "|none~0|,1,2,3,4,5,6"], "line 2: .* has 3 nodes"),
         (
             lambda rows: [rows[0], rows[1].rsplit(",", 1)[0] + ",101"],
             "line 2: in16_test is '101'; it must be a percentage",
         ),
-        (lambda rows: [rows[0], rows[1].rsplit(",", 1)[0]], "in16_test is None"),
-        (lambda rows: [rows[0], rows[1][:-1] + "nan"], "in16_test is 'nan'"),
-        (lambda rows: [], "no columns"),
+        (
+            lambda rows: [rows[0], rows[1].rsplit(",", 1)[0]],
+            "line 2 has another number of fields than the first line",
+        ),
+        (
+            lambda rows: [rows[0], rows[1] + ",1"],
+            "line 2 has another number of fields than the first line",
+        ),
+        *(
+            (lambda rows, word=word: [rows[0], rows[1][:-1] + word], "in16_test is '")
+            for word in ("nan", "-1", "1_0", "1e1", " 1", "\u0663", "x" * 10_000)
+        ),
+        (lambda rows: [], "must have one column 'arch_str', and has 0"),
     ],
 )
 def test_a_file_that_is_no_table_is_refused(change, message, lines, tmp_path):
@@ -63,11 +88,14 @@ def test_a_file_that_is_no_table_is_refused(change, message, lines, tmp_path):
     with pytest.raises(InputError, match=message) as error:
         load_table(path)
     assert "\n" not in str(error.value)
+    assert len(str(error.value)) < 300 + len(str(path))
 
 
 def test_files_that_cannot_be_read_are_refused(tmp_path):
     with pytest.raises(InputError, match="cannot be read"):
         load_table(tmp_path / "absent.csv")
+    with pytest.raises(InputError, match="cannot be read"):
+        load_table("a\0b")
     (tmp_path / "bytes.csv").write_bytes(b"\xff\xfe")
     with pytest.raises(InputError, match="cannot be read"):
         load_table(tmp_path / "bytes.csv")
