@@ -56,13 +56,17 @@ def _describe_validation(program: Program) -> list[str]:
     if len(validation.supporting) > 1:
         lines.append(f"    order    {validation.order}")
     lines += _describe_objective(program, validation, len(program.stages) + 1)
+    if validation.before:
+        lines.append(f"    and old  {_names(validation.before)}")
     lines.append("  gradients flow")
     for name in validation.supporting:
         for chain in graph.paths(program, name):
             way = " -> ".join((name, *chain, "objective"))
             lines.append(f"    {way}{'' if chain else '  (direct)'}")
         for stage in program.stages:
-            if name in stage.all_reads and not graph.passes_reads(stage):
+            if name in stage.detached:
+                lines.append(f"    {name} -> {stage.name}  (cut: held fixed)")
+            elif name in stage.all_reads and not graph.passes_reads(stage):
                 lines.append(f"    {name} -> {stage.name}  (cut: {stage.adjoint})")
     return lines
 
@@ -70,20 +74,28 @@ def _describe_validation(program: Program) -> list[str]:
 def _describe_objective(program: Program, part: Objective, index: int) -> list[str]:
     lines = [f"    loss     {_call(part.loss_fn, part.data)}"]
     if part.reads:
-        lines.append(f"    reads    {_names(_primed(program, part.reads, index))}")
+        lines.append(
+            f"    reads    {_names(_primed(program, part, part.reads, index))}"
+        )
     if part.interaction is not None:
         call = _call(part.interaction, part.interaction_data)
         lines.append(f"    interact {part.interaction_weight:g} x {call}")
         if part.interaction_reads:
-            names = _primed(program, part.interaction_reads, index)
+            names = _primed(program, part, part.interaction_reads, index)
             lines.append(f"     reads   {_names(names)}")
     return lines
 
 
-def _primed(program: Program, names: tuple[str, ...], index: int) -> list[str]:
+def _primed(
+    program: Program, part: Objective, names: tuple[str, ...], index: int
+) -> list[str]:
     """Marks with a prime the sets that an earlier stage has moved: `weights'`."""
     earlier = {name for s in program.stages[: index - 1] for name in s.moves}
-    return [name + "'" if name in earlier else name for name in names]
+    primed = [name + "'" if name in earlier else name for name in names]
+    return [
+        f"{shown} (held fixed)" if name in part.detached else shown
+        for name, shown in zip(names, primed, strict=True)
+    ]
 
 
 def _call(fn: object, data: tuple[str, ...]) -> str:

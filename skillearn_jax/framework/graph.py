@@ -39,7 +39,7 @@ def paths(program: Program, name: str) -> list[tuple[str, ...]]:
     assert validation is not None
     chains: list[tuple[str, ...]] = [()] if name in validation.direct else []
     for index, stage in enumerate(program.stages):
-        if name in stage.all_reads and passes_reads(stage):
+        if name in stage.attached and passes_reads(stage):
             chains += _chains_from(program, index)
     return chains
 
@@ -66,7 +66,7 @@ def check_program(program: Program) -> None:
         arriving = _arriving(program)
         for name in program.validation.supporting:
             if name not in program.validation.direct and not any(
-                name in stage.all_reads and passes_reads(stage) and index in arriving
+                name in stage.attached and passes_reads(stage) and index in arriving
                 for index, stage in enumerate(program.stages)
             ):
                 raise InputError(
@@ -146,6 +146,14 @@ def _check_reads(program: Program) -> None:
                     f"stage {stage.name!r} starts {target!r} from {source!r}, which no "
                     "training stage moves"
                 )
+    for name in program.validation.before if program.validation else ():
+        if not any(name in stage.moves for stage in program.stages):
+            raise InputError(
+                f"validation has before={name!r}, which no training stage moves; name "
+                "it in reads="
+            )
+        if f"{name}_before" in known:
+            raise InputError(f"before={name!r} needs the name '{name}_before', a set's")
     used = {name for part in _parts(program).values() for name in part.all_reads}
     unused = sorted(set(program.frozen) - used)
     if unused:
@@ -251,10 +259,10 @@ def _readers(program: Program, index: int) -> tuple[list[int], bool]:
         later = program.stages[later_index]
         starts = {later.start.get(name, name) for name in later.moves}
         continues = alive & starts and later.adjoint != FirstOrder(at="lookahead")
-        if continues or (alive & set(later.all_reads) and passes_reads(later)):
+        if continues or (alive & set(later.attached) and passes_reads(later)):
             readers.append(later_index)
         alive -= set(later.moves)
-    return readers, bool(alive & set(program.validation.all_reads))
+    return readers, bool(alive & set(program.validation.attached))
 
 
 def _supporting(program: Program) -> tuple[str, ...]:

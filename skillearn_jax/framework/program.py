@@ -287,9 +287,10 @@ class Program:
         """Returns the objective after the look-ahead, as a function of the supports."""
         assert self.validation is not None
         run = self._run(state, copies, batches, virtual=True)
+        old = {f"{name}_before": state.params[name] for name in self.validation.before}
         value, aux = self.validation(
             copies[VALIDATION],
-            run.values,
+            {**run.values, **old},
             state.model_state,
             batches,
             self._key(state, len(self.stages)),

@@ -13,7 +13,7 @@ from skillearn_jax.types import Array, Key, LossFn, ParamSets, PyTree
 
 Optimizer: TypeAlias = optax.GradientTransformation
 
-_NAMES = ("reads", "data", "interaction_reads", "interaction_data")
+_NAMES = ("reads", "data", "interaction_reads", "interaction_data", "detached")
 
 
 class Aux(NamedTuple):
@@ -71,6 +71,8 @@ class Objective:
         interaction_reads: names of further sets that only the interaction reads.
         interaction_data: names of the (auxiliary) streams that it reads.
         interaction_weight: gamma, the trade-off.
+        detached: those of the reads that are held fixed: no gradient flows back
+            through them, whatever the adjoint.
     """
 
     loss_fn: LossFn
@@ -80,6 +82,17 @@ class Objective:
     interaction_reads: tuple[str, ...] = ()
     interaction_data: tuple[str, ...] = ()
     interaction_weight: float = 1.0
+    detached: tuple[str, ...] = ()
+
+    @property
+    def loss_reads(self) -> tuple[str, ...]:
+        """Names under which `loss_fn` finds its reads."""
+        return self.reads
+
+    @property
+    def attached(self) -> tuple[str, ...]:
+        """Names of the reads that gradient flows back through."""
+        return tuple(name for name in self.all_reads if name not in self.detached)
 
     @property
     def all_reads(self) -> tuple[str, ...]:
@@ -101,10 +114,12 @@ class Objective:
     ) -> tuple[Array, Aux]:
         """Returns `(L + gamma * I, Aux)`, each function seeing only what it declared."""
         loss_key, interaction_key = jax.random.split(key)
+        fixed = {name: jax.lax.stop_gradient(reads[name]) for name in self.detached}
+        reads = {**reads, **fixed}
         total, aux = _value_and_aux(
             self.loss_fn,
             moves,
-            {name: reads[name] for name in self.reads},
+            {name: reads[name] for name in self.loss_reads},
             model_state,
             {name: batches[name] for name in self.data},
             loss_key,
@@ -189,6 +204,9 @@ class Validation(Objective):
             that weight decay still pulls towards zero.
         indirect: supporting sets that the objective does not read itself and is not
             given: they act through the training stages alone.
+        before: sets that the objective reads as they were BEFORE the training stages,
+            under the name `NAME_before`: data, without a path for gradients. They may
+            stand in `reads` as well, for the results.
         order: `"simultaneous"`: all supporting sets move along gradients taken at the
             same point. `"alternate"`: one after the other in the order given, each
             seeing the new values of those before, at one hypergradient per set.
@@ -199,10 +217,11 @@ class Validation(Objective):
     minimize: Mapping[str, Optimizer] = field(default_factory=dict)
     maximize: Mapping[str, Optimizer] = field(default_factory=dict)
     indirect: tuple[str, ...] = ()
+    before: tuple[str, ...] = ()
     order: Literal["simultaneous", "alternate"] = "simultaneous"
 
     def __post_init__(self) -> None:
-        _check_objective(self, "indirect")
+        _check_objective(self, "indirect", "before")
         if not self.supporting:
             raise InputError(
                 "the validation stage moves nothing; name a supporting set in minimize= "
@@ -221,6 +240,11 @@ class Validation(Objective):
             raise InputError(
                 f"order={self.order!r}; it must be 'simultaneous' or 'alternate'"
             )
+
+    @property
+    def loss_reads(self) -> tuple[str, ...]:
+        """Names under which the objective finds its reads."""
+        return (*self.reads, *(f"{name}_before" for name in self.before))
 
     @property
     def supporting(self) -> dict[str, Optimizer]:
@@ -259,3 +283,6 @@ def _check_objective(part: Objective, *names: str) -> None:
             raise InputError(f"{name}={value!r} must be a tuple of names: ({value!r},)")
         if value and part.interaction is None and name.startswith("interaction_"):
             raise InputError(f"{name}={value!r} without an interaction= function")
+    unread = sorted(set(part.detached) - set(part.all_reads))
+    if unread:
+        raise InputError(f"detached={unread} are not read; name them in reads= too")

@@ -1,17 +1,54 @@
 """Floor 3: learning by passing tests: a tester makes exams, a learner passes them."""
 
-import jax
-import jax.numpy as jnp
+from collections.abc import Mapping
+from types import MappingProxyType
+from typing import Any, Literal
 
 from skillearn_jax.errors import InputError
-from skillearn_jax.framework import Aux, Learner, Program, Stage, Validation
-from skillearn_jax.hypergrad import Adjoint, Exact
+from skillearn_jax.framework import Learner, Program, Stage, Validation
+from skillearn_jax.hypergrad import Adjoint, Exact, FirstOrder
 from skillearn_jax.skills.baseline import learn, learner_card
-from skillearn_jax.skills.models import Batch, LearnerModel, ModelState, TesterModel
-from skillearn_jax.tree import sum_over_devices
-from skillearn_jax.types import Array, Key, ParamSets
+from skillearn_jax.skills.curriculum import Curriculum
+from skillearn_jax.skills.exams import normalized_exam_loss
+from skillearn_jax.skills.lpt_losses import ExamLoss, ExamLosses, ExamScores
+from skillearn_jax.skills.models import LearnerModel, TesterModel
+
+__all__ = ["LPT_VARIANTS", "learning_by_passing_tests", "normalized_exam_loss"]
 
 _EXACT = Exact()
+
+Ablation = Literal["none", "difficulty_only", "exam_only"]
+
+_CHOICES = {
+    "exam_loss": ("normalized", "mean"),
+    "exam_scores": ("live", "fixed", "normalized"),
+    "ablation": ("none", "difficulty_only", "exam_only"),
+}
+
+LPT_VARIANTS: Mapping[str, Mapping[str, Any]] = MappingProxyType(
+    {
+        "paper": MappingProxyType({}),
+        "released_code": MappingProxyType(
+            {"exam_loss": "mean", "stale_reads": True, "order": "alternate"}
+        ),
+        "released_code_first_order": MappingProxyType(
+            {
+                "exam_loss": "mean",
+                "order": "alternate",
+                "adjoint": FirstOrder(),
+                "tester_adjoint": FirstOrder(),
+            }
+        ),
+    }
+)
+"""Bundles of options: `learning_by_passing_tests(..., **LPT_VARIANTS["released_code"])`.
+
+`"released_code"` is the DARTS variant of the authors' code with `--unrolled`,
+`"released_code_first_order"` its P-DARTS and PC-DARTS variants. Not reproduced: gradients
+of the tester that are left over from the iteration before and enter its virtual step; the
+gradient of the tester's exam training that stays in C's; the tester's validation gradient in
+the vector of the exam's mixed product; running statistics that move in every pass.
+"""
 
 
 def learning_by_passing_tests(
@@ -20,6 +57,12 @@ def learning_by_passing_tests(
     *,
     interaction_weight: float = 1.0,
     tester_weight: float = 1.0,
+    exam_loss: ExamLoss = "normalized",
+    exam_scores: ExamScores = "live",
+    stale_reads: bool = False,
+    ablation: Ablation = "none",
+    order: Literal["simultaneous", "alternate"] = "simultaneous",
+    curriculum: Curriculum | None = None,
     adjoint: Adjoint = _EXACT,
     tester_adjoint: Adjoint = _EXACT,
     tester_train: str = "train",
@@ -43,22 +86,56 @@ def learning_by_passing_tests(
     Args:
         learner: the testee.
         tester: the maker of exams.
-        interaction_weight: gamma, on the scale of a mean over the bank batch.
-        tester_weight: lambda.
+        interaction_weight: gamma, on the scale of a mean over the bank batch. At 0 the
+            tester does not take its exams.
+        tester_weight: lambda. At 0 the tester's own validation loss is left out, with its
+            metrics and the stream `val`.
+        exam_loss: of the validation stage. `"normalized"`: as above; `"mean"`:
+            mean(f l) over the bank, as the released code has it: a longer exam is harder.
+        exam_scores: of stage 2, in which E meets its own selection. With G = mean(f l),
+
+                dG/dE = mean(l df/dE) + mean(f dl/dE)
+
+            and as l > 0 the first term makes E lower all scores: the exam shrinks, gamma's
+            term and C's response with it. `"live"`: so, as in the paper. `"fixed"`: f
+            is held fixed in E, not in C, which leaves the second term alone and C's mixed
+            derivative mean(df/dC dl/dE). `"normalized"`: sum(f l) / sum(f), where
+
+                dG/dE = sum((l - G) df/dE) / sum(f) + sum(f dl/dE) / sum(f);
+
+            scaling all scores changes nothing, so nothing is gained by shrinking, and
+            gamma's term keeps its size whatever the exam's; E may still shift the exam
+            towards what it finds easy.
+        stale_reads: as the released code: A meets the exam of the old E, and C the losses
+            of the old W; neither sees how the other's learner or tester has moved.
+        ablation: `"difficulty_only"`: exams are made to be hard and for nothing else: the
+            tester has no executor, no stage and no validation loss, and E ascends the
+            exam's loss beside C. `"exam_only"`: the tester learns from its exams alone,
+            without L(E, X; D_tt).
+        order: in which A and C move, see `Validation`; `"alternate"` moves A first.
+        curriculum: exams that grow harder as the learner passes them: f becomes f^h
+            everywhere, and `curriculum_step` moves h. It needs
+            `model_state={"curriculum": curriculum.init()}` and
+            `LearnerModel.example_errors`. Default: none, h = 1.
         adjoint: of the learner's stage.
         tester_adjoint: of the tester's stage. With `FirstOrder()` C has no path through
             E* and X*, so gamma and lambda do not act on it.
         tester_train: the stream that the tester trains on; by default the learner's own
             mini-batch, as in the authors' code.
-        axis_name: the device axis, see `Program`. The exam loss is one ratio over the
-            whole batch: numerator and denominator are summed over devices.
+        axis_name: the device axis, see `Program`. A normalised loss is one ratio over
+            the whole batch: numerator and denominator are summed over devices.
 
     Returns:
         A program on the streams `train` (and `tester_train`), `bank` and `val`, with the
         sets `weights`, `encoder`, `executor`, `creator` and the learner's supporting
-        sets. Validation metrics: `exam_loss` (normalised), `bank_loss` (the learner's
+        sets. Validation metrics: `exam_loss`, `bank_loss` (the learner's
         plain mean loss on the same batch: an exam is difficult if its loss is larger),
-        `exam_size` (mean of f), `tester_loss` and `tester_accuracy` on D_val.
+        `exam_size` (mean of f), `tester_loss` and `tester_accuracy` on D_val; with a
+        curriculum also `exam_error` (of the discrete exam, `exams.hold`), `bank_error`,
+        `exam_hardness`, and `tester_bank_error` where capacity is measured.
+
+    Raises:
+        InputError: for negative weights, and options that contradict each other.
 
     References:
         Du, Zhang, Xie 2020, learning by passing tests, arXiv 2011.15102.
@@ -67,92 +144,72 @@ def learning_by_passing_tests(
         ("interaction_weight", interaction_weight),
         ("tester_weight", tester_weight),
     ):
-        if weight < 0:
+        if not weight >= 0:
             raise InputError(f"{name}={weight}; it must not be negative")
-
-    def tester_loss(
-        moves: ParamSets,
-        reads: ParamSets,
-        model_state: ModelState,
-        batch: Batch,
-        key: Key,
-    ) -> tuple[Array, Aux]:
-        del reads
-        data = batch[tester_train]
-        features, new_state = tester.encode(moves["encoder"], model_state, data, key)
-        losses = tester.losses(moves["executor"], features, data)
-        return jnp.mean(losses), Aux(model_state=new_state)
-
-    def exam_training_loss(
-        moves: ParamSets,
-        reads: ParamSets,
-        model_state: ModelState,
-        batch: Batch,
-        key: Key,
-    ) -> tuple[Array, Aux]:
-        bank = batch["bank"]
-        features, new_state = tester.encode(moves["encoder"], model_state, bank, key)
-        scores = tester.scores(reads["creator"], features)
-        losses = tester.losses(moves["executor"], features, bank)
-        return jnp.mean(scores * losses), Aux(model_state=new_state)
-
-    def exam(
-        moves: ParamSets,
-        reads: ParamSets,
-        model_state: ModelState,
-        batch: Batch,
-        key: Key,
-    ) -> tuple[Array, Aux]:
-        bank, val = batch["bank"], batch["val"]
-        bank_key, learner_key, val_key = jax.random.split(key, 3)
-        encoder, executor = reads["encoder"], reads["executor"]
-
-        features, _ = tester.encode(encoder, model_state, bank, bank_key)
-        scores = tester.scores(moves["creator"], features)
-        supporting = {name: moves[name] for name in learner.supporting}
-        losses = learner.example_losses(
-            reads["weights"], supporting, model_state, bank, learner_key
+    _check_choices(exam_loss=exam_loss, exam_scores=exam_scores, ablation=ablation)
+    if ablation == "exam_only" and interaction_weight == 0:
+        raise InputError(
+            "ablation='exam_only' with interaction_weight=0 leaves the tester nothing to "
+            "learn from; raise interaction_weight="
         )
-        exam_loss = normalized_exam_loss(losses, scores, axis_name)
-
-        features, _ = tester.encode(encoder, model_state, val, val_key)
-        own_loss = jnp.mean(tester.losses(executor, features, val))
-        metrics = {
-            "exam_loss": exam_loss,
-            "bank_loss": jnp.mean(losses),
-            "exam_size": jnp.mean(scores),
-            "tester_loss": own_loss,
-            "tester_accuracy": jnp.mean(tester.accuracies(executor, features, val)),
-        }
-        return exam_loss - tester_weight * own_loss, Aux(metrics)
-
-    study = Stage(
-        "tester",
-        moves=("encoder", "executor"),
-        loss_fn=tester_loss,
-        data=(tester_train,),
-        interaction=exam_training_loss,
-        interaction_reads=("creator",),
-        interaction_data=("bank",),
+    tester_trains = ablation != "difficulty_only"
+    if curriculum is not None:
+        if learner.example_errors is None:
+            raise InputError("curriculum= needs LearnerModel(example_errors=...)")
+        if curriculum.capacity_aware and not tester_trains:
+            raise InputError(
+                "capacity_aware=True compares with the tester's executor, which "
+                "ablation='difficulty_only' has not; set one of them off"
+            )
+    losses = ExamLosses(
+        learner=learner,
+        tester=tester,
         interaction_weight=interaction_weight,
-        optimizer={name: tester.optimizers[name] for name in ("encoder", "executor")},
-        adjoint=tester_adjoint,
+        tester_weight=tester_weight,
+        tester_train=tester_train,
+        exam_loss=exam_loss,
+        exam_scores=exam_scores,
+        stale_reads=stale_reads,
+        tester_trains=tester_trains,
+        curriculum=curriculum,
+        axis_name=axis_name,
+    )
+    stages = [learn(learner, adjoint)]
+    if tester_trains:
+        stages.append(_study(losses, ablation == "exam_only", tester_adjoint))
+    own = tester_trains and tester_weight > 0
+    # The executor is read for the tester's own loss, and to measure capacities.
+    executor = own or (curriculum is not None and curriculum.capacity_aware)
+    ascending = ("creator",) if tester_trains else ("encoder", "creator")
+    moved = (
+        "weights",
+        *(("encoder",) if tester_trains else ()),
+        *(("executor",) if executor else ()),
+    )
+    program_data = tuple(
+        dict.fromkeys(name for stage in stages[1:] for name in stage.all_data)
     )
     return Program(
-        stages=(learn(learner, adjoint), study),
+        stages=tuple(stages),
         validation=Validation(
-            exam,
-            reads=("weights", "encoder", "executor"),
-            data=("bank", "val"),
+            losses.exam,
+            reads=moved,
+            data=("bank", "val") if own else ("bank",),
             minimize=learner.supporting,
-            maximize={"creator": tester.optimizers["creator"]},
+            maximize={name: tester.optimizers[name] for name in ascending},
+            before=tuple(n for n in moved if n != "executor") if stale_reads else (),
+            order=order,
         ),
         learners=(
             learner_card(learner, data=("train", "bank")),
             Learner(
                 "tester",
-                sets=("encoder", "executor", "creator"),
-                data=(tester_train, "bank", "val"),
+                sets=("encoder", "executor", "creator")
+                if tester_trains
+                else ("encoder", "creator"),
+                data=tuple(
+                    dict.fromkeys((*program_data, "bank", *(("val",) if own else ())))
+                ),
                 task=tester.task,
             ),
         ),
@@ -160,22 +217,41 @@ def learning_by_passing_tests(
     )
 
 
-def normalized_exam_loss(
-    losses: Array, scores: Array, axis_name: str | None = None
-) -> Array:
-    """Returns the loss of an exam per selected example, `sum(f l) / sum(f)`.
-
-    Args:
-        losses: `[B]` the learner's loss on each example of the bank.
-        scores: `[B]` selection probabilities f in (0, 1).
-        axis_name: the device axis that the batch is split over, if it is.
-
-    Returns:
-        `[]`; zero for an exam of size zero.
-    """
-    total, size = sum_over_devices(
-        (jnp.sum(scores * losses), jnp.sum(scores)), axis_name
+def _study(losses: ExamLosses, exam_only: bool, adjoint: Adjoint) -> Stage:
+    """Returns the tester's training stage."""
+    optimizers = losses.tester.optimizers
+    common: dict[str, Any] = {
+        "moves": ("encoder", "executor"),
+        "optimizer": {name: optimizers[name] for name in ("encoder", "executor")},
+        "adjoint": adjoint,
+    }
+    if exam_only:
+        return Stage(
+            "tester",
+            loss_fn=losses.weighed_exam_training_loss,
+            reads=("creator",),
+            data=("bank",),
+            **common,
+        )
+    exam: dict[str, Any] = {}
+    if losses.interaction_weight:
+        exam = {
+            "interaction": losses.exam_training_loss,
+            "interaction_reads": ("creator",),
+            "interaction_data": ("bank",),
+            "interaction_weight": losses.interaction_weight,
+        }
+    return Stage(
+        "tester",
+        loss_fn=losses.tester_loss,
+        data=(losses.tester_train,),
+        **common,
+        **exam,
     )
-    # Scores that all underflow make an empty exam: a loss and a gradient of zero.
-    empty = size == 0
-    return jnp.where(empty, 0, total / jnp.where(empty, 1, size))
+
+
+def _check_choices(**options: str) -> None:
+    for name, value in options.items():
+        if value not in _CHOICES[name]:
+            allowed = ", ".join(map(repr, _CHOICES[name]))
+            raise InputError(f"{name}={value!r}; it must be one of {allowed}")

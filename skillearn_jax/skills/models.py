@@ -30,6 +30,8 @@ class LearnerModel:
         optimizer: of the weights.
         supporting: the supporting sets, such as `"alphas"`, with their optimisers.
         task: for people.
+        example_errors: like `example_losses`, `[B]`: 1 for a wrong answer, 0 for a right
+            one. Only exams that grow harder (`Curriculum`) ask for it.
     """
 
     train_loss: LossFn
@@ -39,6 +41,9 @@ class LearnerModel:
     optimizer: Optimizer
     supporting: Mapping[str, Optimizer]
     task: str = ""
+    example_errors: (
+        Callable[[PyTree, Mapping[str, PyTree], ModelState, Batch, Key], Array] | None
+    ) = None
 
 
 @dataclass(frozen=True)

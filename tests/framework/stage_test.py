@@ -650,3 +650,87 @@ def test_a_stage_that_returns_an_unknown_model_state_is_named():
 def test_an_interaction_without_a_function_is_refused():
     with pytest.raises(InputError, match="interaction"):
         stage(interaction_reads=("c",))
+
+
+# Reads that are held fixed, and reads from before.
+
+
+@pytest.mark.parametrize("adjoint", [Exact(), Autodiff()], ids=["exact", "autodiff"])
+def test_no_gradient_passes_through_a_detached_read(toy, assert_close, adjoint):
+    """As if the earlier result had been given as data; its direct way stays."""
+    sgd = {"optimizer": optax.sgd(0.3)}  # a fresh Adam passes next to nothing
+    first, second = {"adjoint": adjoint}, {"adjoint": adjoint, **sgd}
+    cut = toy.program(first, {**second, "detached": ("w",)})
+    state = cut.init(toy.params, jax.random.key(0))
+    grads, info = jax.jit(cut.hypergrad)(state, toy.batches)
+
+    def fixed(moves, reads, model_state, batch, key):
+        reads = {**reads, "w": jax.lax.stop_gradient(reads["w"])}
+        return toy.agreement(moves, reads, model_state, batch, key)
+
+    by_hand = toy.program(first, {**second, "interaction": fixed})
+    want, _ = jax.jit(by_hand.hypergrad)(state, toy.batches)
+    assert_close(grads, want)
+    full, whole = jax.jit(toy.program(first, second).hypergrad)(state, toy.batches)
+    assert_close(info.lookahead, whole.lookahead)
+    assert_close(grads["c"], full["c"])
+    assert jnp.abs(grads["a"] - full["a"]).max() > 1e-4 * jnp.abs(full["a"]).max()
+
+
+def test_a_detached_read_is_no_path(toy):
+    text = str(toy.program(None, {"detached": ("w",)}))
+    assert "a -> first -> second -> objective" not in text
+    assert "a -> first -> objective" in text
+    assert "w' (held fixed)" in text
+    text = str(toy.program({"detached": ("a",)}))
+    assert "a -> first  (cut: held fixed)" in text
+
+
+def test_a_supporting_set_whose_only_read_is_detached_has_no_path():
+    with pytest.raises(InputError, match="'a' has no path to the objective"):
+        Program(
+            (stage(reads=("a",), detached=("a",)),),
+            validation(indirect=("a",)),
+        )
+
+
+def test_what_is_detached_must_be_read():
+    with pytest.raises(InputError, match=r"detached=\['b'\] are not read"):
+        stage(reads=("a",), detached=("b",))
+    with pytest.raises(InputError, match="detached='a' must be a tuple"):
+        stage(reads=("a",), detached="a")
+
+
+def test_the_objective_may_read_what_a_set_was_before(x64):
+    """J = (w' - w)^2 a with w' = w - 0.1 dL/dw: the old value is there, as data."""
+
+    def loss(moves, reads, model_state, batch, key):
+        return 3.0 * moves["w"] * reads["a"]
+
+    def moved(moves, reads, model_state, batch, key):
+        assert set(reads) == {"w", "w_before"}
+        return (reads["w"] - reads["w_before"]) ** 2 * moves["a"]
+
+    program = Program(
+        (stage(loss_fn=loss, reads=("a",)),),
+        validation(loss_fn=moved, before=("w",)),
+    )
+    state = program.init({"w": 5.0, "a": 2.0}, jax.random.key(0))
+    grads, info = program.hypergrad(state, {})
+    # w' - w = -0.3 a, so J = 0.09 a^3; direct 0.09 a^2, response 0.18 a^2.
+    np.testing.assert_allclose(info.objective, 0.09 * 8, rtol=1e-14)
+    np.testing.assert_allclose(grads["a"], 0.27 * 4, rtol=1e-14)
+    np.testing.assert_allclose(info.direct["a"], 0.09 * 4, rtol=1e-14)
+    assert "and old  w" in str(program)
+
+
+def test_what_was_before_must_have_been_moved_and_be_named_apart():
+    with pytest.raises(InputError, match="before='a', which no training stage moves"):
+        Program((stage(),), validation(before=("a",)))
+    with pytest.raises(InputError, match="needs the name 'w_before', a set's"):
+        Program(
+            (stage(), stage(name="other", moves=("w_before",))),
+            validation(before=("w",)),
+        )
+    with pytest.raises(InputError, match="before='w' must be a tuple"):
+        validation(before="w")

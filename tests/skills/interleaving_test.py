@@ -12,11 +12,14 @@ import pytest
 from skillearn_jax.errors import InputError
 from skillearn_jax.hypergrad import Autodiff, FirstOrder
 from skillearn_jax.skills import (
+    LearnerModel,
     TaskModel,
+    baseline,
     blocked,
     interleaved,
     interleaving_learning,
     joint_learning,
+    sequential_fine_tuning,
 )
 
 XI, LAMBDA = 0.07, 0.9
@@ -133,29 +136,117 @@ def test_the_coupling_matters():
     assert jnp.abs(full - cut).max() > 1e-3 * jnp.abs(full).max()
 
 
+STORED = [
+    ("proximal", "copies"),
+    ("proximal", "per_task"),
+    ("copy", "copies"),
+    ("copy", "per_task"),
+    ("copy", "shared"),
+]
+"""All ways to hand an encoder on, and to store it."""
+
+
+def names(turns, weights):
+    """The names of encoder and head, turn by turn."""
+    if weights == "copies":
+        return [(f"encoder_{i}", f"head_{i}") for i in range(1, len(turns) + 1)]
+    encoders = {"shared": "encoder", "per_task": "encoder_{}"}[weights]
+    return [(encoders.format(turn), f"head_{turn}") for turn in turns]
+
+
+def stored(params, turns, weights):
+    """The values of `problem`, of the first turn where turns share a set."""
+    kept = {"alphas": params["alphas"]}
+    for i, pair in enumerate(names(turns, weights), start=1):
+        for kind, name in zip(("encoder", "head"), pair, strict=True):
+            kept.setdefault(name, params[f"{kind}_{i}"])
+    return kept
+
+
+def turn_by_turn(params, batches, turns, transfer, weights):
+    """The sets after plain SGD steps in order, written as a loop over turns."""
+    now, before = dict(params), None
+    pairs = names(turns, weights)
+    for i, (turn, (encoder, head)) in enumerate(zip(turns, pairs, strict=True)):
+        w, h = now[encoder], now[head]
+        if transfer == "copy":
+            w = now[pairs[i - 1][0]] if i == 0 else before
+        g_w, g_h = jax.grad(mean_loss, (0, 1))(
+            w, h, now["alphas"], batches[f"train_{turn}"]
+        )
+        # A set that was just moved is at distance zero from itself.
+        if transfer == "proximal" and i and pairs[i - 1][0] != encoder:
+            g_w = g_w + 2 * LAMBDA * (w - before)
+        before = now[encoder] = w - XI * g_w
+        now[head] = h - XI * g_h
+    return now
+
+
 @pytest.mark.usefixtures("x64")
-@pytest.mark.parametrize("transfer", ["proximal", "copy"])
-def test_real_optimisers_equal_plain_autodiff(transfer):
+@pytest.mark.parametrize(("transfer", "weights"), STORED)
+@pytest.mark.parametrize("turns", [("b", "a", "b", "a"), ("a", "a", "b")], ids="".join)
+def test_every_way_to_store_and_hand_on(transfer, weights, turns):
+    values, batches = problem(turns)
+    params = stored(values, turns, weights)
+    skill = program(2, turns, transfer=transfer, weights=weights)
+    last = dict(zip(turns, names(turns, weights), strict=True))
+
+    @jax.jit
+    @jax.value_and_grad
+    def objective(alphas):
+        now = turn_by_turn(
+            {**params, "alphas": alphas}, batches, turns, transfer, weights
+        )
+        return sum(
+            mean_loss(now[last[n][0]], now[last[n][1]], alphas, batches[f"val_{n}"])
+            for n in last
+        )
+
+    state = skill.init(params, jax.random.key(0))
+    got, info = jax.jit(skill.hypergrad)(state, batches)
+    value, want = objective(params["alphas"])
+    np.testing.assert_allclose(info.objective, value, rtol=1e-13)
+    np.testing.assert_allclose(got["alphas"], want, rtol=1e-11)
+    train = skill.training_only()
+    state, _ = jax.jit(train.step)(train.init(params, jax.random.key(0)), batches)
+    now = turn_by_turn(params, batches, turns, transfer, weights)
+    for name in params:
+        np.testing.assert_allclose(state.params[name], now[name], rtol=1e-11)
+
+
+@pytest.mark.usefixtures("x64")
+@pytest.mark.parametrize(("transfer", "weights"), [STORED[0], STORED[3]])
+def test_real_optimisers_equal_plain_autodiff(transfer, weights):
     optimizer = optax.chain(
         optax.clip_by_global_norm(0.5),
         optax.add_decayed_weights(0.01),
         optax.sgd(XI, momentum=0.9),
     )
     turns = ("b", "a", "a", "b")
-    params, batches = problem(turns)
-    if transfer == "copy":
-        params = {
-            "alphas": params["alphas"],
-            "encoder": params["encoder_1"],
-            "head_b": params["head_1"],
-            "head_a": params["head_2"],
-        }
-    skill = program(2, turns, optimizer, transfer=transfer)
+    values, batches = problem(turns)
+    params = stored(values, turns, weights)
+    skill = program(2, turns, optimizer, transfer=transfer, weights=weights)
     state = jax.jit(skill.step)(skill.init(params, jax.random.key(0)), batches)[0]
-    got = skill.hypergrad(state, batches)[0]["alphas"]
-    want = skill.with_adjoint(Autodiff()).hypergrad(state, batches)[0]["alphas"]
+    got = jax.jit(skill.hypergrad)(state, batches)[0]["alphas"]
+    plain = skill.with_adjoint(Autodiff())
+    want = jax.jit(plain.hypergrad)(state, batches)[0]["alphas"]
     np.testing.assert_allclose(got, want, rtol=1e-12)
     assert jnp.abs(got).max() > 1e-3
+
+
+@pytest.mark.usefixtures("x64")
+def test_a_clip_takes_encoder_and_head_together_unless_each_has_its_own():
+    turns = ("a",)
+    params, batches = problem(turns)
+    clip = optax.chain(optax.clip_by_global_norm(1e-3), optax.sgd(1.0))
+    for optimizer, norm in (
+        (clip, 1e-3),
+        ({"encoder": clip, "head": clip}, 2**0.5 * 1e-3),
+    ):
+        skill = program(1, turns, optimizer)
+        _, info = skill.hypergrad(skill.init(params, jax.random.key(0)), batches)
+        moved = [info.lookahead[n] - params[n] for n in ("encoder_1", "head_1")]
+        np.testing.assert_allclose(optax.tree.norm(moved), norm, rtol=1e-9)
 
 
 @pytest.mark.usefixtures("x64")
@@ -178,26 +269,96 @@ def test_a_proximal_step_solves_the_pull_exactly():
     np.testing.assert_allclose(exact, plain, rtol=1e-12)
 
 
-def test_a_copied_encoder_goes_from_turn_to_turn():
-    turns = ("a", "b", "a")
+@pytest.mark.usefixtures("x64")
+def test_a_proximal_step_leaves_the_first_turn_as_it_is_and_holds_any_weight():
+    """The first turn has no pull; a huge one makes the encoders one, at once."""
+    turns, heavy = ("a", "b", "a"), 1e6
+    params, batches = problem(turns)
+    skill = program(
+        2, turns, interaction_weight=heavy, step_size=XI, proximal_step=True
+    )
+    _, info = skill.hypergrad(skill.init(params, jax.random.key(0)), batches)
+    g = jax.grad(mean_loss)(
+        params["encoder_1"], params["head_1"], params["alphas"], batches["train_a"]
+    )
+    first = params["encoder_1"] - XI * g
+    np.testing.assert_allclose(info.lookahead["encoder_1"], first, rtol=1e-12)
+    np.testing.assert_allclose(info.lookahead["encoder_3"], first, rtol=1e-3)
+
+
+def test_a_detached_pull_is_shown_as_such():
+    turns = ("a", "b")
+    full, cut = (str(program(2, turns, coupling=c)) for c in ("full", "stop_gradient"))
+    assert "alphas -> turn_1_a -> turn_2_b -> objective" in full
+    assert "alphas -> turn_1_a -> turn_2_b -> objective" not in cut
+    assert "encoder_1' (held fixed)" in cut
+    assert "interact 0.9 x distance" in cut
+
+
+@pytest.mark.usefixtures("x64")
+def test_a_single_task_is_the_baseline():
+    params, batches = problem(("a",))
+    learner = LearnerModel(
+        train_loss=lambda moves, reads, model_state, batch, key: mean_loss(
+            *moves["weights"], reads["alphas"], batch["train"]
+        ),
+        example_losses=lambda weights, supporting, model_state, batch, key: losses(
+            *weights, supporting, model_state, batch, key
+        )[0],
+        optimizer=optax.sgd(XI),
+        supporting={"alphas": optax.adam(0.01)},
+    )
+    weights = (params["encoder_1"], params["head_1"])
+    want = gradient(
+        baseline(learner),
+        {"weights": weights, "alphas": params["alphas"]},
+        {"train": batches["train_a"], "val": batches["val_a"]},
+    )
+    got = gradient(program(1, ("a",)), params, batches)
+    np.testing.assert_allclose(got, want, rtol=1e-13)
+
+
+def test_sequential_fine_tuning_is_blocked_copying_without_a_pull():
+    turns = ("a", "a", "b", "b")
     values, batches = problem(turns)
-    params = {
-        "alphas": values["alphas"],
-        "encoder": values["encoder_1"],
-        "head_a": values["head_1"],
-        "head_b": values["head_2"],
-    }
-    skill = program(2, turns, transfer="copy")
-    state = skill.training_only().init(params, jax.random.key(0))
-    state, _ = skill.training_only().step(state, batches)
-    encoder, heads = params["encoder"], {"a": params["head_a"], "b": params["head_b"]}
-    for turn in turns:
-        g_w, g_h = jax.grad(mean_loss, (0, 1))(
-            encoder, heads[turn], params["alphas"], batches[f"train_{turn}"]
-        )
-        encoder, heads[turn] = encoder - XI * g_w, heads[turn] - XI * g_h
-    np.testing.assert_allclose(state.params["encoder"], encoder, rtol=1e-5, atol=1e-6)
-    np.testing.assert_allclose(state.params["head_a"], heads["a"], rtol=1e-5, atol=1e-6)
+    params = stored(values, turns, "shared")
+    skill = sequential_fine_tuning(
+        tasks(2),
+        supporting={"alphas": optax.adam(0.01)},
+        optimizer=optax.sgd(XI),
+        turns=2,
+    )
+    assert all(stage.interaction is None for stage in skill.stages)
+    train = skill.training_only()
+    state, _ = jax.jit(train.step)(train.init(params, jax.random.key(0)), batches)
+    now = turn_by_turn(params, batches, turns, "copy", "shared")
+    for name in params:
+        np.testing.assert_allclose(state.params[name], now[name], rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.usefixtures("x64")
+def test_the_same_key_gives_the_same_step_with_and_without_jit():
+    def noisy(encoder, head, supporting, model_state, batch, key):
+        keep = jax.random.bernoulli(key, 0.5, encoder.shape)
+        return losses(encoder * keep, head, supporting, model_state, batch, key)
+
+    turns = ("a", "a")
+    params, batches = problem(turns)
+    skill = interleaving_learning(
+        [TaskModel("a", noisy)],
+        supporting={"alphas": optax.sgd(0.1)},
+        optimizer=optax.sgd(XI),
+        schedule=turns,
+    )
+    one, again, other = (
+        jax.jit(skill.step)(skill.init(params, jax.random.key(seed)), batches)[0].params
+        for seed in (0, 0, 1)
+    )
+    plain = skill.step(skill.init(params, jax.random.key(0)), batches)[0].params
+    for name in params:
+        np.testing.assert_array_equal(one[name], again[name])
+        np.testing.assert_allclose(one[name], plain[name], rtol=1e-12)
+    assert jnp.any(one["encoder_2"] != other["encoder_2"])
 
 
 @pytest.mark.usefixtures("x64")
@@ -281,6 +442,11 @@ def test_schedules():
             "2 xi lambda is 5, .* over",
         ),
         ({"proximal_step": True}, "needs step_size="),
+        ({"step_size": -1.0}, "step_size=-1.0; it must be positive"),
+        ({"weights": "shared"}, "nothing to pull to"),
+        ({"weights": "all"}, "weights='all'; it must be one of 'copies', 'per_task'"),
+        ({"transfer": "copy", "coupling": "stop_gradient"}, "'copy' has none"),
+        ({"optimizer": {"encoder": optax.sgd(1.0)}}, "needs 'encoder' and 'head'"),
     ],
 )
 def test_what_cannot_be_meant_is_refused(options, message):

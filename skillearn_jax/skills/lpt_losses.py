@@ -1,0 +1,202 @@
+"""Floor 3: the loss functions of learning by passing tests, with their options."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+import jax
+import jax.numpy as jnp
+
+from skillearn_jax.errors import InputError
+from skillearn_jax.framework import Aux
+from skillearn_jax.skills.curriculum import CURRICULUM, Curriculum
+from skillearn_jax.skills.exams import harden, hold, normalized_exam_loss
+from skillearn_jax.skills.models import Batch, LearnerModel, ModelState, TesterModel
+from skillearn_jax.types import Array, Key, ParamSets, PyTree
+
+ExamLoss = Literal["normalized", "mean"]
+ExamScores = Literal["live", "fixed", "normalized"]
+
+
+@dataclass(frozen=True)
+class ExamLosses:
+    """The losses of both stages and the objective, all in the framework's signature.
+
+    Attributes:
+        learner: the testee.
+        tester: the maker of exams.
+        interaction_weight: gamma; only `weighed_exam_training_loss` reads it here.
+        tester_weight: lambda; at 0 the tester's own loss is left out.
+        tester_train: the stream that the tester trains on.
+        exam_loss: of the objective; see `learning_by_passing_tests`, as for the rest.
+        exam_scores: of the tester's training.
+        stale_reads: one supporting set each sees the old value of what is not its own.
+        tester_trains: whether E is moved by a stage; if not, by the validation stage.
+        curriculum: what hardens the exams.
+        axis_name: the device axis.
+    """
+
+    learner: LearnerModel
+    tester: TesterModel
+    interaction_weight: float
+    tester_weight: float
+    tester_train: str
+    exam_loss: ExamLoss
+    exam_scores: ExamScores
+    stale_reads: bool
+    tester_trains: bool
+    curriculum: Curriculum | None
+    axis_name: str | None
+
+    def tester_loss(
+        self,
+        moves: ParamSets,
+        reads: ParamSets,
+        model_state: ModelState,
+        batch: Batch,
+        key: Key,
+    ) -> tuple[Array, Aux]:
+        """Returns L(E, X; D_tt)."""
+        del reads
+        data = batch[self.tester_train]
+        features, new_state = self.tester.encode(
+            moves["encoder"], model_state, data, key
+        )
+        losses = self.tester.losses(moves["executor"], features, data)
+        return jnp.mean(losses), Aux(model_state=new_state)
+
+    def exam_training_loss(
+        self,
+        moves: ParamSets,
+        reads: ParamSets,
+        model_state: ModelState,
+        batch: Batch,
+        key: Key,
+    ) -> tuple[Array, Aux]:
+        """Returns L(E, X, sigma(C, E, D_b)), on the scale of a mean over the bank."""
+        bank = batch["bank"]
+        features, new_state = self.tester.encode(
+            moves["encoder"], model_state, bank, key
+        )
+        losses = self.tester.losses(moves["executor"], features, bank)
+        if self.exam_scores == "fixed":
+            features = jax.lax.stop_gradient(features)
+        scores = self._scores(reads["creator"], features, model_state)
+        aux = Aux(model_state=new_state)
+        if self.exam_scores == "normalized":
+            return normalized_exam_loss(losses, scores, self.axis_name), aux
+        return jnp.mean(scores * losses), aux
+
+    def weighed_exam_training_loss(
+        self,
+        moves: ParamSets,
+        reads: ParamSets,
+        model_state: ModelState,
+        batch: Batch,
+        key: Key,
+    ) -> tuple[Array, Aux]:
+        """Returns gamma L(E, X, sigma(C, E, D_b)): all that an exam-only tester has."""
+        loss, aux = self.exam_training_loss(moves, reads, model_state, batch, key)
+        return self.interaction_weight * loss, aux
+
+    def exam(
+        self,
+        moves: ParamSets,
+        reads: ParamSets,
+        model_state: ModelState,
+        batch: Batch,
+        key: Key,
+    ) -> tuple[Array, Aux]:
+        """Returns the objective: the exam's loss less the tester's own."""
+        bank = batch["bank"]
+        bank_key, learner_key, val_key = jax.random.split(key, 3)
+        encoder = (reads if self.tester_trains else moves)["encoder"]
+        features, _ = self.tester.encode(encoder, model_state, bank, bank_key)
+        scores = self._scores(moves["creator"], features, model_state)
+        supporting = {name: moves[name] for name in self.learner.supporting}
+
+        def losses_of(weights: PyTree) -> Array:
+            return self.learner.example_losses(
+                weights, supporting, model_state, bank, learner_key
+            )
+
+        losses = losses_of(reads["weights"])
+        if self.stale_reads:
+            old_scores = scores
+            if self.tester_trains:
+                old, _ = self.tester.encode(
+                    reads["encoder_before"], model_state, bank, bank_key
+                )
+                old_scores = self._scores(moves["creator"], old, model_state)
+            of_learner = self._reduce(losses, jax.lax.stop_gradient(old_scores))
+            old_losses = jax.lax.stop_gradient(losses_of(reads["weights_before"]))
+            exam_loss = self._reduce(old_losses, scores)
+            # Two functions, one gradient each: the value is that of the tester's.
+            exam_loss += of_learner - jax.lax.stop_gradient(of_learner)
+        else:
+            exam_loss = self._reduce(losses, scores)
+        metrics = {
+            "exam_loss": exam_loss,
+            "bank_loss": jnp.mean(losses),
+            "exam_size": jnp.mean(scores),
+        }
+        if self.curriculum is not None:
+            metrics |= self._held_exam(
+                moves, reads, model_state, bank, features, learner_key
+            )
+        if not (self.tester_trains and self.tester_weight):
+            return exam_loss, Aux(metrics)
+        val, executor = batch["val"], reads["executor"]
+        features, _ = self.tester.encode(encoder, model_state, val, val_key)
+        own_loss = jnp.mean(self.tester.losses(executor, features, val))
+        accuracies = self.tester.accuracies(executor, features, val)
+        metrics |= {"tester_loss": own_loss, "tester_accuracy": jnp.mean(accuracies)}
+        return exam_loss - self.tester_weight * own_loss, Aux(metrics)
+
+    def _reduce(self, losses: Array, scores: Array) -> Array:
+        if self.exam_loss == "mean":
+            return jnp.mean(scores * losses)
+        return normalized_exam_loss(losses, scores, self.axis_name)
+
+    def _scores(
+        self, creator: PyTree, features: PyTree, model_state: ModelState
+    ) -> Array:
+        """Returns f(d; C, E), hardened if exams are."""
+        scores = self.tester.scores(creator, features)
+        if self.curriculum is None:
+            return scores
+        if CURRICULUM not in model_state:
+            raise InputError(
+                "exams that grow harder need model_state={'curriculum': "
+                f"curriculum.init()}} in init; given are {sorted(model_state)}"
+            )
+        ledger = jax.lax.stop_gradient(model_state[CURRICULUM])
+        return harden(scores, self.curriculum.exam_hardness(ledger))
+
+    def _held_exam(
+        self,
+        moves: ParamSets,
+        reads: ParamSets,
+        model_state: ModelState,
+        bank: Batch,
+        features: PyTree,
+        learner_key: Key,
+    ) -> dict[str, Array]:
+        """Returns the error rates of the discrete exam, of which there is no gradient."""
+        assert self.curriculum is not None
+        assert self.learner.example_errors is not None
+        ledger = model_state[CURRICULUM]
+        supporting = {name: moves[name] for name in self.learner.supporting}
+        errors = self.learner.example_errors(
+            reads["weights"], supporting, model_state, bank, learner_key
+        )
+        scores = self.tester.scores(moves["creator"], features)
+        held = hold(scores, self.curriculum.exam_share(ledger))
+        rates = {
+            "exam_error": jnp.sum(held * errors) / jnp.sum(held),
+            "bank_error": jnp.mean(errors),
+            "exam_hardness": self.curriculum.exam_hardness(ledger),
+        }
+        if self.curriculum.capacity_aware:
+            right = self.tester.accuracies(reads["executor"], features, bank)
+            rates["tester_bank_error"] = 1 - jnp.mean(right)
+        return jax.lax.stop_gradient(rates)

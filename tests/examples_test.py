@@ -1,0 +1,26 @@
+"""The worked examples outside the package: short, and doing what they say."""
+
+import re
+import subprocess
+import sys
+
+
+def test_learning_by_teaching_finds_the_right_labels(repo_root, tmp_path):
+    script = repo_root / "examples" / "learning_by_teaching.py"
+    code = [line for line in script.read_text().splitlines() if line.strip()]
+    assert len(code) <= 60
+    done = subprocess.run(
+        [sys.executable, script],
+        cwd=tmp_path,  # it needs nothing but the installed package
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert "trust -> teacher -> student -> objective" in done.stdout
+    found = re.findall(r"(\w+): student right (\S+), .* labels (\S+)", done.stdout)
+    (before, right, trust), (after, more_right, more_trust) = found
+    assert (before, after) == ("before", "after")
+    assert float(more_right) > float(right) + 0.05
+    assert float(more_trust) > float(trust) + 0.2
