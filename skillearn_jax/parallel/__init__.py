@@ -1,5 +1,5 @@
 """Devices: how many there are, and how a step is mapped over them."""
 
-from skillearn_jax.parallel.devices import AXIS_NAME, Devices
+from skillearn_jax.parallel.devices import AXIS_NAME, BACKENDS, Devices
 
-__all__ = ["AXIS_NAME", "Devices"]
+__all__ = ["AXIS_NAME", "BACKENDS", "Devices"]

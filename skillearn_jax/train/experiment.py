@@ -67,7 +67,7 @@ def run(
     if not isinstance(config, Config):
         config = Config.parse(config)
     check(config)
-    devices = Devices.take(config.parallel.devices)
+    devices = Devices.take(config.parallel.devices, config.parallel.backend)
     if data is None:
         data = load(
             config.data.name,

@@ -2,7 +2,8 @@
 
 import dataclasses
 
-from skillearn_jax.train.fields import number
+from skillearn_jax.parallel import BACKENDS
+from skillearn_jax.train.fields import choice, number
 
 
 @dataclasses.dataclass(frozen=True)
@@ -10,7 +11,11 @@ class ParallelConfig:
     """Devices.
 
     Attributes:
-        devices: how many to split a batch over; 0 takes all that this process sees.
+        devices: how many to split a batch over; 0 takes all, those of other processes
+            included.
+        backend: how a step is mapped over several: `pmap` or `shard_map`; `none` runs
+            on one device.
     """
 
     devices: int = number(0, at_least=0)
+    backend: str = choice("pmap", BACKENDS)
