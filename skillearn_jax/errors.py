@@ -15,3 +15,7 @@ class NonFiniteError(ArithmeticError):
     The message is one line that names the step and the term. The command line prints it
     and exits with code 3; the last checkpoint is that of the epoch before.
     """
+
+
+class MissingProcessError(RuntimeError):
+    """A process of the run has not come in time; the message says which."""

@@ -1,5 +1,25 @@
-"""Devices: how many there are, and how a step is mapped over them."""
+"""Devices and processes: how many there are, and how a step is mapped over them."""
 
 from skillearn_jax.parallel.devices import AXIS_NAME, BACKENDS, Devices
+from skillearn_jax.parallel.processes import (
+    Processes,
+    check_same,
+    is_first,
+    on_first,
+    own,
+    spanning,
+    spanning_sharding,
+)
 
-__all__ = ["AXIS_NAME", "BACKENDS", "Devices"]
+__all__ = [
+    "AXIS_NAME",
+    "BACKENDS",
+    "Devices",
+    "Processes",
+    "check_same",
+    "is_first",
+    "on_first",
+    "own",
+    "spanning",
+    "spanning_sharding",
+]

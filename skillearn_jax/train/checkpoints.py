@@ -10,6 +10,7 @@ from orbax.checkpoint import v1 as ocp
 
 from skillearn_jax.errors import InputError
 from skillearn_jax.framework import State
+from skillearn_jax.parallel import is_first, own, spanning, spanning_sharding
 
 
 class Checkpoints:
@@ -19,6 +20,8 @@ class Checkpoints:
     which the next run removes. Orbax does not notice changed bytes, so each checkpoint
     gets a digest of its files, in `digests.json` beside them; it is written once the
     save is complete, and a checkpoint whose run was killed before that is taken as it is.
+
+    Of a run of several processes all save and load together, in a folder that all see.
     """
 
     def __init__(self, path: Path) -> None:
@@ -37,7 +40,7 @@ class Checkpoints:
         step = int(state.step)
         # By default Orbax skips a save, silently, while another is under way.
         response = self._checkpointer.save_async(
-            step, state, force=True, overwrite=True
+            step, spanning(state), force=True, overwrite=True
         )
         self._pending = (step, response)
 
@@ -61,7 +64,7 @@ class Checkpoints:
         digest = self._digests().get(str(step))
         if digest is not None and digest != _digest(folder):
             raise self._unreadable(folder, "its files have changed since it was saved")
-        sharding = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
+        sharding = spanning_sharding()
         abstract = jax.tree.map(
             lambda leaf: jax.ShapeDtypeStruct(
                 leaf.shape, leaf.dtype, sharding=sharding
@@ -69,7 +72,7 @@ class Checkpoints:
             like,
         )
         try:
-            return self._checkpointer.load(step, abstract)
+            return own(self._checkpointer.load(step, abstract))
         except Exception as error:
             reason = str(error.__cause__ or error).strip().splitlines()[0]
             raise self._unreadable(folder, reason[:200]) from error
@@ -86,6 +89,8 @@ class Checkpoints:
         step, response = self._pending
         response.result()
         self._pending = None
+        if not is_first():
+            return
         # Only the newest is kept, so only its digest is.
         partial = self._path / ".digests.json.partial"
         partial.write_text(json.dumps({str(step): _digest(self._path / str(step))}))

@@ -12,12 +12,13 @@ from skillearn_jax.data import ImageData, halves, load
 from skillearn_jax.errors import InputError
 from skillearn_jax.nas import CIFAR_AUXILIARY, Genotype
 from skillearn_jax.nas.draw import genotype_text
-from skillearn_jax.parallel import Devices
+from skillearn_jax.parallel import Devices, is_first, on_first
 from skillearn_jax.train.config import Config
 from skillearn_jax.train.console import Console
 from skillearn_jax.train.evaluate import evaluate
 from skillearn_jax.train.report import write_report
 from skillearn_jax.train.search import SearchResult, search
+from skillearn_jax.train.shared_workdir import open_workdir
 from skillearn_jax.train.stages import check_stages
 from skillearn_jax.train.workdir import Workdir
 
@@ -76,8 +77,8 @@ def run(
         )
     check_images(config, data)
     check_batches(config, data, devices)
-    folder = Workdir(workdir, config)
-    console = Console(quiet=quiet)
+    folder = open_workdir(workdir, config)
+    console = Console(quiet=quiet or not is_first())
     summary = folder.read_json("summary.json")
     if summary is not None:
         console.message(f"{folder.path} holds this run already, finished")
@@ -171,7 +172,7 @@ def check_batches(config: Config, data: ImageData, devices: Devices) -> None:
 
 
 def _report(folder: Workdir, summary: dict[str, Any], console: Console) -> Result:
-    report = write_report(folder.path)
+    report = Path(on_first(lambda: str(write_report(folder.path))))
     console.message(f"report: {report}")
     return Result(Genotype.from_json(summary["genotype"]), summary, report)
 
