@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 from ml_collections import ConfigDict
 
-from skillearn_jax.data import ImageData, halves, load
+from skillearn_jax.data import ImageData, halves
 from skillearn_jax.errors import InputError
 from skillearn_jax.nas import CIFAR_AUXILIARY, Genotype
 from skillearn_jax.nas.draw import genotype_text
@@ -16,10 +16,13 @@ from skillearn_jax.parallel import Devices, is_first, on_first
 from skillearn_jax.train.config import Config
 from skillearn_jax.train.console import Console
 from skillearn_jax.train.evaluate import evaluate
+from skillearn_jax.train.evaluate_tasks import evaluate_tasks
 from skillearn_jax.train.report import write_report
+from skillearn_jax.train.rivals import read_rivals
 from skillearn_jax.train.search import SearchResult, search
 from skillearn_jax.train.shared_workdir import open_workdir
 from skillearn_jax.train.stages import check_stages
+from skillearn_jax.train.tasks import Images, check_tasks, each_set, load_images
 from skillearn_jax.train.workdir import Workdir
 
 
@@ -41,7 +44,7 @@ def run(
     config: Mapping[str, Any] | ConfigDict | Config,
     workdir: str | Path,
     *,
-    data: ImageData | None = None,
+    data: Images | None = None,
     quiet: bool = False,
 ) -> Result:
     """Searches a cell, trains the derived network beside random ones, writes a report.
@@ -52,8 +55,8 @@ def run(
     Args:
         config: a `Config`, or what `configs/*.py` return from `get_config()`.
         workdir: folder for everything that the run writes.
-        data: the images, instead of those that `config.data` names: a user's own, made
-            by `skillearn_jax.data.from_arrays`.
+        data: the images, instead of those that `config` names: a user's own, made
+            by `skillearn_jax.data.from_arrays`; for several tasks by their names.
         quiet: print nothing.
 
     Returns:
@@ -69,14 +72,10 @@ def run(
         config = Config.parse(config)
     check(config)
     devices = Devices.take(config.parallel.devices, config.parallel.backend)
-    if data is None:
-        data = load(
-            config.data.name,
-            config.data.dir,
-            heldout_fraction=config.data.heldout_fraction,
-        )
-    check_images(config, data)
-    check_batches(config, data, devices)
+    data = load_images(config, data)
+    for each in each_set(data):
+        check_images(config, each)
+        check_batches(config, each, devices)
     folder = open_workdir(workdir, config)
     console = Console(quiet=quiet or not is_first())
     summary = folder.read_json("summary.json")
@@ -84,10 +83,13 @@ def run(
         console.message(f"{folder.path} holds this run already, finished")
         return _report(folder, summary, console)
     console.banner(
-        f"{config.skill} on {data.name}",
+        f"{config.skill} on {' and '.join(each.name for each in each_set(data))}",
         (
-            f"{data.train.size} training and {data.heldout.size} held-out images, "
-            f"{data.num_classes} classes",
+            *(
+                f"{each.name}: {each.train.size} training and {each.heldout.size} "
+                f"held-out images, {each.num_classes} classes"
+                for each in each_set(data)
+            ),
             f"seed {config.seed}, {devices.count} device(s), workdir {folder.path}",
         ),
     )
@@ -95,7 +97,12 @@ def run(
     console.message(genotype_text(found.genotype))
     summary = _summary(config, data, found)
     if config.evaluation.epochs:
-        evaluation = evaluate(config, data, found.genotype, folder, devices, console)
+        rest = (found.genotype, folder, devices, console)
+        evaluation = (
+            evaluate(config, data, *rest)
+            if isinstance(data, ImageData)
+            else evaluate_tasks(config, data, *rest)
+        )
         summary["evaluation"] = evaluation
         summary["params"] = evaluation["rows"][0]["params"]
         summary["macs"] = evaluation["rows"][0]["macs"]
@@ -110,6 +117,8 @@ def check(config: Config) -> None:
     """Raises `InputError` for values that are fine alone and not together."""
     config.space.build()
     check_stages(config)
+    check_tasks(config)
+    read_rivals(config.evaluation.rivals)
     if config.search.channels % config.search.partial:
         raise InputError(
             f"config.search.channels is {config.search.channels}; it must be a multiple "
@@ -177,13 +186,14 @@ def _report(folder: Workdir, summary: dict[str, Any], console: Console) -> Resul
     return Result(Genotype.from_json(summary["genotype"]), summary, report)
 
 
-def _summary(config: Config, data: ImageData, found: SearchResult) -> dict[str, Any]:
+def _summary(config: Config, data: Images, found: SearchResult) -> dict[str, Any]:
+    sets = each_set(data)
     return {
         "task": config.skill,
-        "dataset": data.name,
+        "dataset": " and ".join(each.name for each in sets),
         "seed": config.seed,
-        "num_train": data.train.size,
-        "num_heldout": data.heldout.size,
+        "num_train": sum(each.train.size for each in sets),
+        "num_heldout": sum(each.heldout.size for each in sets),
         "genotype": found.genotype.to_json(),
         "search": {
             "epochs": found.epochs,
@@ -219,4 +229,9 @@ def _print_evaluation(console: Console, evaluation: Mapping[str, Any]) -> None:
             f"random cells: {random['mean']:.2f}{spread} % "
             f"({random['count']} cells x {seeds} seeds)"
         )
-        console.message(evaluation["verdict"])
+    for text in (
+        evaluation.get("verdict"),
+        *evaluation.get("comparisons", {}).values(),
+    ):
+        if text:
+            console.message(text)

@@ -15,11 +15,13 @@ from skillearn_jax.nas.schedules import Stability, has_settled
 from skillearn_jax.nas.space import CELL_KINDS
 from skillearn_jax.parallel import Devices
 from skillearn_jax.train.build import SearchSetup, build_search
+from skillearn_jax.train.build_tasks import build_tasks
 from skillearn_jax.train.checkpoints import Checkpoints
 from skillearn_jax.train.config import Config
 from skillearn_jax.train.console import Console, Update
 from skillearn_jax.train.loop import StepMetrics, compile_loop
 from skillearn_jax.train.stages import next_space, noted_space, search_stage
+from skillearn_jax.train.tasks import Images, longest_epoch
 from skillearn_jax.train.workdir import Workdir
 from skillearn_jax.types import Key
 
@@ -93,7 +95,7 @@ def search_streams(
 
 def search(
     config: Config,
-    data: ImageData,
+    data: Images,
     workdir: Workdir,
     devices: Devices,
     console: Console,
@@ -102,7 +104,8 @@ def search(
 
     Args:
         config: of the run.
-        data: whose training images are searched on; the held-out ones are not read.
+        data: whose training images are searched on, one set or several tasks; the
+            held-out ones are not read.
         workdir: gets `config.json`, lines of `metrics.jsonl`, checkpoints at the end of
             each epoch, `genotype.json`; of a search in stages also `stages.json`.
         devices: to run on.
@@ -112,8 +115,8 @@ def search(
         NonFiniteError: if a loss or a gradient becomes NaN or infinite.
         InputError: if the checkpoint cannot be read.
     """
-    streams = search_streams(config, data.train, data)
-    steps_per_epoch = streams["train"].steps_per_epoch
+    streams = _streams(config, data)
+    steps_per_epoch = longest_epoch(streams)
     build_key, run_key = jax.random.split(jax.random.key(config.seed))
     num_stages = config.search.num_stages
     total = num_stages * config.search.epochs * steps_per_epoch
@@ -126,7 +129,7 @@ def search(
             if saved > (index + 1) * config.search.epochs * steps_per_epoch:
                 space = noted_space(stage, workdir)
                 continue
-            setup = build_search(
+            setup = _build(
                 config,
                 data,
                 jax.random.fold_in(build_key, index) if index else build_key,
@@ -156,6 +159,23 @@ def search(
     if steps < total:
         console.message(f"stopped by the rule {config.search.stop!r} at step {steps}")
     return SearchResult(genotype, steps // steps_per_epoch, steps, compile_s, steps_s)
+
+
+def _streams(config: Config, data: Images) -> dict[str, Stream]:
+    """Returns the streams of one data set; of several tasks `train_NAME`, `val_NAME`."""
+    if isinstance(data, ImageData):
+        return search_streams(config, data.train, data)
+    streams: dict[str, Stream] = {}
+    for name, of_task in data.items():
+        drawn = search_streams(config, of_task.train, of_task)
+        streams |= {f"{part}_{name}": drawn[part] for part in ("train", "val")}
+    return streams
+
+
+def _build(config: Config, data: Images, *args: Any) -> SearchSetup:
+    if isinstance(data, ImageData):
+        return build_search(config, data, *args)
+    return build_tasks(config, data, *args)
 
 
 def derived(state: State, space: CellSpace, config: Config) -> Genotype:

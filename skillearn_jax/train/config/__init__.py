@@ -12,6 +12,7 @@ from skillearn_jax.train.config.search import (
     SpaceConfig,
     TesterConfig,
 )
+from skillearn_jax.train.config.tasks import InterleavingConfig
 
 __all__ = [
     "AdamConfig",
@@ -19,6 +20,7 @@ __all__ = [
     "DataConfig",
     "EvaluationConfig",
     "HypergradConfig",
+    "InterleavingConfig",
     "LptConfig",
     "ParallelConfig",
     "SearchConfig",
