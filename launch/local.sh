@@ -24,11 +24,11 @@ fi
 restarts=${RESTARTS:-10}
 pids=()
 
-# Ends what is left: first asked to, then made to.
+# Ends what is left: first asked to, then, after some seconds, made to.
 stop() {
   local pid
   for pid in "${pids[@]}"; do kill -TERM "$pid" 2>/dev/null; done
-  for _ in $(seq 50); do
+  for _ in $(seq $(($1 * 10))); do
     alive || return
     sleep 0.1
   done
@@ -42,8 +42,9 @@ alive() {
   return 1
 }
 
-trap 'stop; exit 143' TERM
-trap 'stop; exit 130' INT
+# Asked from outside, they may want to save; after a death, nobody can go on.
+trap 'stop 60; exit 143' TERM
+trap 'stop 60; exit 130' INT
 
 for ((attempt = 0; ; attempt++)); do
   port=${PORT:-$("$PYTHON" -c 'import socket; s = socket.socket(); s.bind(("", 0)); print(s.getsockname()[1])')}
@@ -72,7 +73,7 @@ for ((attempt = 0; ; attempt++)); do
     left=("${still[@]+"${still[@]}"}")
   done
   ((code == 0)) && exit 0
-  stop
+  stop 3
   case $code in 2 | 3 | 130 | 143) exit $code ;; esac
   if ((attempt >= restarts)); then
     echo "local.sh: a process ended with $code, and $restarts restarts are used up: set RESTARTS" >&2

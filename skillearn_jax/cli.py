@@ -1,7 +1,7 @@
 """Floor 5: the command line: flags in, a run, an exit code out.
 
 Exit codes: 0 done; 2 a mistake in what the user gave, in one line on stderr; 3 a loss
-became NaN or infinite; 4 another process of the run did not come; 130 interrupted.
+became NaN or infinite; 5 another process of the run did not come; 130 interrupted.
 Anything else is a bug and shows its traceback.
 """
 
@@ -69,7 +69,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except NonFiniteError as error:
         return _fail(error, 3)
     except MissingProcessError as error:
-        return _fail(error, 4)
+        return _fail(error, 5)
     except KeyboardInterrupt:
         return _fail("interrupted; the same command goes on from the last epoch", 130)
     return 0
