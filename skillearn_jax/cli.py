@@ -1,8 +1,9 @@
 """Floor 5: the command line: flags in, a run, an exit code out.
 
 Exit codes: 0 done; 2 a mistake in what the user gave, in one line on stderr; 3 a loss
-became NaN or infinite; 5 another process of the run did not come; 130 interrupted.
-Anything else is a bug and shows its traceback.
+became NaN or infinite; 4 the disk is full or not writable; 5 another process of the run
+did not come; 130 interrupted by SIGINT and 143 by SIGTERM. Anything else is a bug and
+shows its traceback.
 """
 
 import contextlib
@@ -22,7 +23,13 @@ import jax
 from absl import flags
 from ml_collections import ConfigDict, config_flags
 
-from skillearn_jax.errors import InputError, MissingProcessError, NonFiniteError
+from skillearn_jax.errors import (
+    InputError,
+    Interrupted,
+    MissingProcessError,
+    NonFiniteError,
+    StorageError,
+)
 from skillearn_jax.parallel import Processes
 from skillearn_jax.train import run
 
@@ -68,10 +75,16 @@ def main(argv: Sequence[str] | None = None) -> int:
         return _fail(error, 2)
     except NonFiniteError as error:
         return _fail(error, 3)
+    except StorageError as error:
+        return _fail(error, 4)
     except MissingProcessError as error:
         return _fail(error, 5)
+    except Interrupted as error:
+        return _fail(error, 128 + error.signal)
     except KeyboardInterrupt:
-        return _fail("interrupted; the same command goes on from the last epoch", 130)
+        return _fail(
+            "interrupted; the same command goes on from the last checkpoint", 130
+        )
     return 0
 
 
@@ -196,7 +209,7 @@ def _quiet_libraries() -> None:
     warnings.filterwarnings("ignore", "coroutine .* was never awaited", RuntimeWarning)
 
 
-def _fail(error: Exception | str, code: int) -> int:
+def _fail(error: BaseException | str, code: int) -> int:
     text = " ".join(str(error).split())
     print(f"skillearn_jax: {text}", file=sys.stderr)
     return code

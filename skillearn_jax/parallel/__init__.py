@@ -4,11 +4,9 @@ from skillearn_jax.parallel.devices import AXIS_NAME, BACKENDS, Devices
 from skillearn_jax.parallel.processes import (
     Processes,
     check_same,
+    in_any,
     is_first,
     on_first,
-    own,
-    spanning,
-    spanning_sharding,
 )
 
 __all__ = [
@@ -17,9 +15,7 @@ __all__ = [
     "Devices",
     "Processes",
     "check_same",
+    "in_any",
     "is_first",
     "on_first",
-    "own",
-    "spanning",
-    "spanning_sharding",
 ]

@@ -112,29 +112,22 @@ class ShardMap:
         return jax.jit(mapped, donate_argnums=0).lower(*args).compile()
 
     def place(self, tree: PyTree) -> PyTree:
-        """Returns a copy on every device."""
-        return replicate(tree, self.devices)
+        """Returns one array a leaf that spans the devices, a copy on each."""
+        sharding = NamedSharding(_mesh(self.devices), PartitionSpec())
+        local = _local(self.devices)
+
+        def put(leaf: Any) -> Array:
+            value = jnp.copy(leaf)  # a donated copy leaves the caller's array alone
+            copies = [jax.device_put(value, device) for device in local]
+            return jax.make_array_from_single_device_arrays(
+                value.shape, sharding, copies
+            )
+
+        return jax.tree.map(put, tree)
 
     def fetch(self, tree: PyTree) -> PyTree:
         """Returns the copy of this process's first device."""
         return jax.tree.map(lambda leaf: leaf.addressable_data(0), tree)
-
-
-def replicate(tree: PyTree, devices: Sequence[jax.Device]) -> PyTree:
-    """Returns one array a leaf that spans the devices, each holding a copy of its own.
-
-    Args:
-        tree: values that are equal in all processes.
-        devices: of all processes.
-    """
-    sharding, local = NamedSharding(_mesh(devices), PartitionSpec()), _local(devices)
-
-    def put(leaf: Any) -> Array:
-        value = jnp.copy(leaf)  # a donated copy leaves the caller's array alone
-        copies = [jax.device_put(value, device) for device in local]
-        return jax.make_array_from_single_device_arrays(value.shape, sharding, copies)
-
-    return jax.tree.map(put, tree)
 
 
 def _mesh(devices: Sequence[jax.Device]) -> Mesh:

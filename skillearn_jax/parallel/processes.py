@@ -16,12 +16,10 @@ from typing import Any
 import jax
 import numpy as np
 from jax.experimental import multihost_utils
-from jax.sharding import Mesh, NamedSharding, PartitionSpec, SingleDeviceSharding
 
 from skillearn_jax.errors import InputError
-from skillearn_jax.parallel.backends import AXIS_NAME, replicate
+from skillearn_jax.parallel.backends import AXIS_NAME
 from skillearn_jax.parallel.rendezvous import meet
-from skillearn_jax.types import PyTree
 
 _REMIND_S = 30.0
 _SMALLEST = 4096  # bytes of a message; larger ones grow by factors of four
@@ -168,47 +166,18 @@ def check_same(value: Any, what: str) -> None:
     if on_first(lambda: text) != text:
         raise InputError(
             f"{what} of process {jax.process_index()} is not that of process 0: start "
-            "all with the same flags"
+            "all with the same flags, and a --workdir that all see"
         )
 
 
-def spanning(tree: PyTree) -> PyTree:
-    """Returns a tree of this process's arrays as arrays that span all processes.
+def in_any(flag: bool) -> bool:
+    """Returns in all processes whether a flag is set in one of them, at least.
 
-    That is how a library wants them which writes them once for all processes. With one
-    process the tree is returned as it is.
-
-    Args:
-        tree: values that are equal in all processes, on the first device.
+    All processes must come here, in the same order.
     """
-    return tree if jax.process_count() == 1 else replicate(tree, _one_of_each())
-
-
-def spanning_sharding() -> jax.sharding.Sharding:
-    """Returns the sharding of what `spanning` returns."""
     if jax.process_count() == 1:
-        return SingleDeviceSharding(jax.local_devices()[0])
-    return NamedSharding(
-        Mesh(np.asarray(_one_of_each()), (AXIS_NAME,)), PartitionSpec()
-    )
-
-
-def own(tree: PyTree) -> PyTree:
-    """Returns this process's arrays of what `spanning` returned."""
-    if jax.process_count() == 1:
-        return tree
-    return jax.tree.map(lambda leaf: leaf.addressable_data(0), tree)
-
-
-def _one_of_each() -> list[jax.Device]:
-    """Returns the first device of each process."""
-    return [
-        min(
-            (d for d in jax.devices() if d.process_index == process),
-            key=lambda device: device.id,
-        )
-        for process in range(jax.process_count())
-    ]
+        return flag
+    return bool(np.any(multihost_utils.process_allgather(np.int32(flag))))
 
 
 def _broadcast(data: bytes) -> bytes:

@@ -1,6 +1,7 @@
 """Floor 4: the folder of a run of several processes: one of them reads and writes it."""
 
-from collections.abc import Iterable, Mapping
+import contextlib
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -8,6 +9,8 @@ import jax
 
 from skillearn_jax.parallel import check_same, is_first, on_first
 from skillearn_jax.train.config import Config
+from skillearn_jax.train.lock import locked
+from skillearn_jax.train.resume import Difference
 from skillearn_jax.train.workdir import Workdir
 
 
@@ -24,6 +27,18 @@ def open_workdir(path: str | Path, config: Config) -> Workdir:
     return SharedWorkdir(path, config)
 
 
+@contextlib.contextmanager
+def locked_by_first(folder: Path, say: Callable[[str], None]) -> Iterator[None]:
+    """Holds a workdir for this run: the first process does, for all.
+
+    Raises:
+        InputError: in all processes, if another run holds it.
+    """
+    with contextlib.ExitStack() as stack:
+        on_first(lambda: stack.enter_context(locked(folder, say)))
+        yield
+
+
 class SharedWorkdir(Workdir):
     """A run's folder as all processes see it through the first.
 
@@ -37,10 +52,11 @@ class SharedWorkdir(Workdir):
         self.path = Path(path)
         self._first: Workdir | None = None
 
-        def open_first() -> None:
+        def open_first() -> list[Difference]:
             self._first = Workdir(path, config)
+            return self._first.changes
 
-        on_first(open_first)
+        self.changes = [Difference(*change) for change in on_first(open_first)]
 
     def write_config(self, program: str) -> None:
         """Writes `config.json`."""
@@ -61,12 +77,10 @@ class SharedWorkdir(Workdir):
         if self._first is not None:
             self._first.append_metrics(rows)
 
-    def keep_metrics(self, keep: Any) -> list[dict[str, Any]]:
+    def keep_metrics(self, keep: Callable[[dict[str, Any]], bool]) -> None:
         """Drops lines of metrics.jsonl for which `keep(row)` is false."""
-        rows: list[dict[str, Any]] = on_first(
-            lambda: self._of_first().keep_metrics(keep)
-        )
-        return rows
+        if self._first is not None:
+            self._first.keep_metrics(keep)
 
     def _of_first(self) -> Workdir:
         assert self._first is not None
