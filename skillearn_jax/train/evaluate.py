@@ -174,7 +174,7 @@ class _Training:
             channels=self._config.channels,
             num_classes=data.num_classes,
             auxiliary=CIFAR_AUXILIARY if self._config.auxiliary_weight else None,
-            axis_name=devices.axis_name,
+            axis_name=config.parallel.statistics_axis(devices.axis_name),
         )
         self._program = _training_program(
             self._network, config, stream.steps_per_epoch, devices.axis_name

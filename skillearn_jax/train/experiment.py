@@ -12,16 +12,16 @@ from skillearn_jax.data import ImageData, halves
 from skillearn_jax.errors import InputError
 from skillearn_jax.nas import CIFAR_AUXILIARY, Genotype
 from skillearn_jax.nas.draw import genotype_text
-from skillearn_jax.parallel import Devices
+from skillearn_jax.parallel import Devices, is_first, on_first
 from skillearn_jax.train import interrupt
 from skillearn_jax.train.config import Config
 from skillearn_jax.train.console import Console
 from skillearn_jax.train.evaluate import evaluate
 from skillearn_jax.train.evaluate_tasks import evaluate_tasks
-from skillearn_jax.train.lock import locked
 from skillearn_jax.train.report import write_report
 from skillearn_jax.train.rivals import read_rivals
 from skillearn_jax.train.search import SearchResult, search
+from skillearn_jax.train.shared_workdir import locked_by_first, open_workdir
 from skillearn_jax.train.stages import check_stages
 from skillearn_jax.train.tasks import Images, check_tasks, each_set, load_images
 from skillearn_jax.train.workdir import Workdir
@@ -75,16 +75,16 @@ def run(
     if not isinstance(config, Config):
         config = Config.parse(config)
     check(config)
-    devices = Devices.take(config.parallel.devices)
+    devices = Devices.take(config.parallel.devices, config.parallel.backend)
     data = load_images(config, data)
     for each in each_set(data):
         check_images(config, each)
         check_batches(config, each, devices)
-    folder = Workdir(workdir, config)
-    console = Console(quiet=quiet)
-    with locked(folder.path, console.message), interrupt.handled():
+    folder = open_workdir(workdir, config)
+    console = Console(quiet=quiet or not is_first())
+    with locked_by_first(folder.path, console.message), interrupt.handled():
         # Again: a run that has ended in between has left its own.
-        folder = Workdir(workdir, config)
+        folder = open_workdir(workdir, config)
         return _run(config, data, folder, devices, console, start)
 
 
@@ -202,7 +202,7 @@ def check_batches(config: Config, data: ImageData, devices: Devices) -> None:
 
 
 def _report(folder: Workdir, summary: dict[str, Any], console: Console) -> Result:
-    report = write_report(folder.path)
+    report = Path(on_first(lambda: str(write_report(folder.path))))
     console.message(f"report: {report}")
     return Result(Genotype.from_json(summary["genotype"]), summary, report)
 

@@ -14,7 +14,7 @@ from skillearn_jax.framework import Phase, State
 from skillearn_jax.nas import CellSpace, Genotype, count_skips, derive_genotype
 from skillearn_jax.nas.schedules import Stability, has_settled
 from skillearn_jax.nas.space import CELL_KINDS
-from skillearn_jax.parallel import Devices
+from skillearn_jax.parallel import Devices, check_same
 from skillearn_jax.train import interrupt
 from skillearn_jax.train.build import SearchSetup, build_search
 from skillearn_jax.train.build_tasks import build_tasks
@@ -142,6 +142,7 @@ def search(
     )
     with contextlib.closing(checkpoints):
         saved = checkpoints.newest()
+        check_same(saved and saved.step, "the newest checkpoint")
         first = 0
         if saved is not None:
             first, space = noted_stage(config, saved.note)
