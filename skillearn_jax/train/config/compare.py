@@ -36,7 +36,7 @@ class CompareConfig:
     problem: str = choice("lpt", PROBLEMS)
     seed: int = number(0, at_least=0)
     batch_size: int = number(64, at_least=1)
-    batch_sizes: tuple[int, ...] = number((8, 512), at_least=1)
+    batch_sizes: tuple[int, ...] = number((8, 256), at_least=1)
     depths: tuple[int, ...] = number((1, 2, 4), at_least=1)
     radii: tuple[float, ...] = number(RADII, above=0)
     dtypes: tuple[str, ...] = choice(DTYPES, DTYPES)
