@@ -36,6 +36,7 @@ from skillearn_jax.train.console import Console, Update
 from skillearn_jax.train.loop import CompiledLoop, compile_loop
 from skillearn_jax.train.optimizers import sgd
 from skillearn_jax.train.saving import Saver
+from skillearn_jax.train.telemetry import Steps, note_compilation, observed
 from skillearn_jax.train.workdir import Workdir
 from skillearn_jax.types import Array, Key, ParamSets, PyTree
 
@@ -209,7 +210,17 @@ class _Training:
         total = self._config.epochs * steps_per_epoch
         if self._loop is None and step < total:
             self._loop = self._compile(placed, step)
-        taken = self._loop.steps(placed, total - step) if self._loop else ()
+            note_compilation(records.workdir, f"evaluate/{name}", step, self._loop)
+        taken: Steps = iter(())
+        if self._loop is not None:
+            taken = observed(
+                self._loop.steps(placed, total - step),
+                self._loop,
+                records.workdir,
+                f"evaluate/{name}/{seed}",
+                step,
+                steps_per_epoch,
+            )
         with interrupt.deferred():
             for latest, metrics in taken:
                 state, step = latest, step + len(metrics)

@@ -1,5 +1,6 @@
 """Floor 4: a run from a config to a report: what the command line and notebooks call."""
 
+import contextlib
 import resource
 import time
 from collections.abc import Mapping
@@ -21,6 +22,7 @@ from skillearn_jax.train.lock import locked
 from skillearn_jax.train.report import write_report
 from skillearn_jax.train.search import SearchResult, search
 from skillearn_jax.train.stages import check_stages
+from skillearn_jax.train.telemetry import parse_profile
 from skillearn_jax.train.workdir import Workdir
 
 
@@ -86,7 +88,8 @@ def run(
     with locked(folder.path, console.message), interrupt.handled():
         # Again: a run that has ended in between has left its own.
         folder = Workdir(workdir, config)
-        return _run(config, data, folder, devices, console, start)
+        with contextlib.closing(folder):
+            return _run(config, data, folder, devices, console, start)
 
 
 def _run(
@@ -131,6 +134,7 @@ def check(config: Config) -> None:
     """Raises `InputError` for values that are fine alone and not together."""
     config.space.build()
     check_stages(config)
+    parse_profile(config.profile)
     if config.search.channels % config.search.partial:
         raise InputError(
             f"config.search.channels is {config.search.channels}; it must be a multiple "

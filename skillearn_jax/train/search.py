@@ -29,6 +29,7 @@ from skillearn_jax.train.stages import (
     noted_stage,
     search_stage,
 )
+from skillearn_jax.train.telemetry import note_compilation, observed, parse_profile
 from skillearn_jax.train.workdir import Workdir
 from skillearn_jax.types import Key
 
@@ -235,8 +236,17 @@ def _run_phases(
         )
         compile_s += loop.compile_s
         clock, step = time.perf_counter(), int(state.step)
+        note_compilation(recorder.workdir, phase.name, step, loop)
         with interrupt.deferred():
-            for latest, metrics in loop.steps(placed, left):
+            for latest, metrics in observed(
+                loop.steps(placed, left),
+                loop,
+                recorder.workdir,
+                phase.name,
+                step,
+                recorder.steps_per_epoch,
+                parse_profile(recorder.config.profile),
+            ):
                 step += len(metrics)
                 recorder.record(phase.name, step, metrics)
                 if step % recorder.steps_per_epoch == 0:

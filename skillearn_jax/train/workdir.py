@@ -13,6 +13,7 @@ import jax
 
 from skillearn_jax.errors import InputError, StorageError
 from skillearn_jax.train.config import Config
+from skillearn_jax.train.events import EventFiles
 from skillearn_jax.train.resume import Difference, differences
 
 _PACKAGES = ("jax", "flax", "optax", "orbax-checkpoint", "numpy", "skillearn-jax")
@@ -21,7 +22,7 @@ _PACKAGES = ("jax", "flax", "optax", "orbax-checkpoint", "numpy", "skillearn-jax
 class Workdir:
     """A run's folder: JSON files that a person or the report reads.
 
-    `config.json`, `metrics.jsonl`, `genotype.json`, `evaluation.json`, `summary.json`,
+    `config.json`, `metrics.jsonl`, `timing.jsonl`, `genotype.json`, `evaluation.json`, `summary.json`,
     `checkpoints/` and `report/`. Files are replaced in one move, so that a run that is
     killed leaves either the old one or the new one. Of several processes, the first writes.
 
@@ -43,6 +44,9 @@ class Workdir:
         self._writes = jax.process_index() == 0
         self._history: list[dict[str, Any]] = []
         self.changes: list[Difference] = []
+        self._events: EventFiles | None = None
+        if config.logging.tensorboard and self._writes:
+            self._events = EventFiles(self.path / "tensorboard")
         try:
             self.path.mkdir(parents=True, exist_ok=True)
             present = {entry.name for entry in self.path.iterdir()}
@@ -98,12 +102,27 @@ class Workdir:
 
     def append_metrics(self, rows: Iterable[Mapping[str, Any]]) -> None:
         """Adds lines to metrics.jsonl."""
+        rows = list(rows)
         text = "".join(json.dumps(row) + "\n" for row in rows)
         if not self._writes or not text:
             return
         path = self.path / "metrics.jsonl"
         with _storage(path), path.open("a", encoding="utf-8") as file:
             file.write(text)
+        if self._events is not None:
+            self._events.add(rows)
+
+    def append_timing(self, row: Mapping[str, Any]) -> None:
+        """Adds a line to timing.jsonl: what differs from run to run."""
+        path = self.path / "timing.jsonl"
+        if self._writes:
+            with _storage(path), path.open("a", encoding="utf-8") as file:
+                file.write(json.dumps(row) + "\n")
+
+    def close(self) -> None:
+        """Writes what is left of the event files."""
+        if self._events is not None:
+            self._events.close()
 
     def keep_metrics(self, keep: Callable[[dict[str, Any]], bool]) -> None:
         """Drops lines of metrics.jsonl for which `keep(row)` is false, and broken ones.
