@@ -17,6 +17,10 @@ class NonFiniteError(ArithmeticError):
     """
 
 
+class MissingProcessError(RuntimeError):
+    """A process of the run has not come in time; the message says which."""
+
+
 class StorageError(OSError):
     """The disk is full, or does not let the run write.
 

@@ -58,3 +58,17 @@ def sum_over_devices(tree: PyTree, axis_name: str | None) -> PyTree:
     denominator, then divide. The mean of the devices' ratios is something else.
     """
     return tree if axis_name is None else jax.lax.psum(tree, axis_name)
+
+
+def widen(tree: PyTree) -> PyTree:
+    """Returns the tree with half precision widened to float32: to accumulate in."""
+    return jax.tree.map(
+        lambda leaf: leaf.astype(jnp.promote_types(leaf.dtype, jnp.float32)), tree
+    )
+
+
+def like(tree: PyTree, other: PyTree) -> PyTree:
+    """Returns the tree with each leaf in the type of its counterpart."""
+    return jax.tree.map(
+        lambda leaf, target: leaf.astype(jnp.result_type(target)), tree, other
+    )

@@ -9,6 +9,7 @@ from skillearn_jax.data.augment import (
     random_flip,
 )
 from skillearn_jax.data.colour import ColourJitter
+from skillearn_jax.data.common_shape import to_common_shape
 from skillearn_jax.data.examples import Examples, ImageData, from_arrays
 from skillearn_jax.data.records import Reading
 from skillearn_jax.data.sources import SOURCES, load
@@ -45,4 +46,5 @@ __all__ = [
     "random_flip",
     "sample",
     "stream_key",
+    "to_common_shape",
 ]

@@ -40,6 +40,8 @@ def _describe_stage(program: Program, stage: Stage, index: int) -> list[str]:
     moves = [name + starts.get(name, "") for name in stage.moves]
     lines.append(f"    moves    {_names(moves)}")
     lines += _describe_objective(program, stage, index)
+    if stage.solver is not None:
+        lines.append(f"    solver   {stage.solver}")
     lines.append(f"    adjoint  {stage.adjoint}")
     return lines
 

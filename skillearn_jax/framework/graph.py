@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from skillearn_jax.errors import InputError
-from skillearn_jax.hypergrad import FirstOrder
+from skillearn_jax.hypergrad import FirstOrder, Implicit
 
 if TYPE_CHECKING:
     from skillearn_jax.framework.program import Program
@@ -47,6 +47,13 @@ def paths(program: Program, name: str) -> list[tuple[str, ...]]:
 def passes_reads(stage: Stage) -> bool:
     """Returns whether gradient flows from a stage's result to what it reads."""
     return not isinstance(stage.adjoint, FirstOrder)
+
+
+def _passes_start(stage: Stage) -> bool:
+    """Returns whether gradient flows from a stage's result to where it started."""
+    return stage.adjoint != FirstOrder(at="lookahead") and not isinstance(
+        stage.adjoint, Implicit
+    )
 
 
 def check_program(program: Program) -> None:
@@ -258,7 +265,7 @@ def _readers(program: Program, index: int) -> tuple[list[int], bool]:
     for later_index in range(index + 1, len(program.stages)):
         later = program.stages[later_index]
         starts = {later.start.get(name, name) for name in later.moves}
-        continues = alive & starts and later.adjoint != FirstOrder(at="lookahead")
+        continues = alive & starts and _passes_start(later)
         if continues or (alive & set(later.attached) and passes_reads(later)):
             readers.append(later_index)
         alive -= set(later.moves)

@@ -11,9 +11,10 @@ import optax
 
 from skillearn_jax.errors import InputError
 from skillearn_jax.framework import checking, describe, graph
+from skillearn_jax.framework.advance import advance
 from skillearn_jax.framework.stage import Aux, Learner, Stage, Validation
 from skillearn_jax.framework.state import Batches, Copies, HypergradInfo, State
-from skillearn_jax.hypergrad import Adjoint, Exact, StepInfo, one_step
+from skillearn_jax.hypergrad import Adjoint, Exact, Implicit
 from skillearn_jax.tree import mean_over_devices
 from skillearn_jax.types import Array, Key, Metrics, ParamSets, PyTree
 
@@ -162,13 +163,13 @@ class Program:
         graph.check_batches(self, batches)
         metrics: dict[str, Array] = {}
         if self.validation is None:
-            run = self._run(state, self._copies(state.params), batches, virtual=False)
+            run = self._run(state, self._copies(state.params), batches)
         else:
             supporting, opt_states, metrics, ahead = self._validate(state, batches)
             run = ahead
             if self.commit != "lookahead":
                 params = {**state.params, **supporting}
-                run = self._run(state, self._copies(params), batches, virtual=False)
+                run = self._run(state, self._copies(params), batches)
             run.values.update(supporting)
             run.opt_states[VALIDATION] = opt_states
         metrics = mean_over_devices({**run.metrics, **metrics}, self.axis_name)
@@ -204,10 +205,18 @@ class Program:
         """
         return checking.check(self, state, batches, radius)
 
+    def look_ahead(self, state: State, batches: Batches) -> State:
+        """Returns the state as the look-ahead leaves it; supporting sets are at rest."""
+        graph.check_batches(self, batches)
+        run = self._run(state, self._copies(state.params), batches, {})
+        return state._replace(
+            params=run.values, opt_states=run.opt_states, model_state=run.model_state
+        )
+
     def objective(self, state: State, batches: Batches) -> Array:
         """Returns the validation objective after the look-ahead, at `state`."""
         graph.check_batches(self, batches)
-        value, _ = self._objective(self._copies(state.params), state, batches)
+        value, _ = self._objective(self._copies(state.params), {}, state, batches)
         return mean_over_devices(value, self.axis_name)
 
     def _validate(
@@ -224,6 +233,7 @@ class Program:
         for names in rounds:
             grads, info, run = self._hypergrad(state, batches)
             metrics |= {f"{VALIDATION}/{k}": v for k, v in info.metrics.items()}
+            metrics |= {f"{k}/residual": v for k, v in info.residuals.items()}
             for name in names:
                 metrics[f"hypergrad/{name}/norm"] = optax.tree.norm(grads[name])
                 metrics[f"hypergrad/{name}/direct"] = optax.tree.norm(info.direct[name])
@@ -260,9 +270,14 @@ class Program:
             raise InputError(
                 "a program without a validation stage has no hypergradient"
             )
-        (objective, (metrics, run)), terms = jax.value_and_grad(
-            self._objective, has_aux=True
-        )(self._copies(state.params), state, batches)
+        probes = {
+            stage.name: jnp.zeros(())
+            for stage in self.stages
+            if isinstance(stage.adjoint, Implicit)
+        }
+        (objective, (metrics, run)), (terms, residuals) = jax.value_and_grad(
+            self._objective, argnums=(0, 1), has_aux=True
+        )(self._copies(state.params), probes, state, batches)
         # The outermost gradient is averaged here, once; see hypergrad.OptimizerStep.
         terms, objective, metrics = mean_over_devices(
             (terms, objective, metrics), self.axis_name
@@ -278,15 +293,24 @@ class Program:
             )
         grads = {name: optax.tree.add(direct[name], response[name]) for name in direct}
         moved = {name: run.values[name] for s in self.stages for name in s.moves}
-        info = HypergradInfo(terms, direct, response, moved, objective, metrics)
+        info = HypergradInfo(
+            terms, direct, response, moved, residuals, objective, metrics
+        )
         return grads, info, run
 
     def _objective(
-        self, copies: Copies, state: State, batches: Batches
+        self,
+        copies: Copies,
+        probes: dict[str, Array],
+        state: State,
+        batches: Batches,
     ) -> tuple[Array, tuple[dict[str, Array], _Run]]:
-        """Returns the objective after the look-ahead, as a function of the supports."""
+        """Returns the objective after the look-ahead, as a function of the supports.
+
+        The gradient of a stage's probe is its residual, see `hypergrad.Implicit`.
+        """
         assert self.validation is not None
-        run = self._run(state, copies, batches, virtual=True)
+        run = self._run(state, copies, batches, probes)
         old = {f"{name}_before": state.params[name] for name in self.validation.before}
         value, aux = self.validation(
             copies[VALIDATION],
@@ -301,12 +325,16 @@ class Program:
         return value, (metrics, run)
 
     def _run(
-        self, state: State, copies: Copies, batches: Batches, *, virtual: bool
+        self,
+        state: State,
+        copies: Copies,
+        batches: Batches,
+        probes: dict[str, Array] | None = None,
     ) -> _Run:
-        """Takes one step in every training stage, virtual or real."""
+        """Takes a step in every training stage: a virtual one where there are probes."""
         values = dict(state.params)
         run = _Run(values, dict(state.opt_states), dict(state.model_state), {})
-        jacobi = self.commit == "jacobi" and not virtual
+        jacobi = self.commit == "jacobi" and probes is None
         for index, stage in enumerate(self.stages):
             seen = state.params if jacobi else values
             active = {name: seen[stage.start.get(name, name)] for name in stage.moves}
@@ -314,23 +342,22 @@ class Program:
                 name: copies[stage.name].get(name, seen[name])
                 for name in stage.all_reads
             }
-            # The real step is the optimiser's own, whatever approximates its derivative.
-            step = one_step(
+            new, opt_state, aux = advance(
                 stage,
-                stage.transformation,
-                stage.adjoint if virtual else Exact(),
+                # The real step is the optimiser's own, whatever approximates its
+                # derivative.
+                Exact() if probes is None else stage.adjoint,
                 self.axis_name,
-            )
-            new, info = step(
                 active,
                 reads,
                 state.opt_states[stage.name],
                 run.model_state,
                 {name: batches[name] for name in stage.all_data},
                 self._key(state, index),
+                (probes or {}).get(stage.name),
             )
             values.update(new)
-            _record(run, stage.name, info)
+            _record(run, stage.name, opt_state, aux)
         return run
 
     def _copies(self, params: ParamSets) -> Copies:
@@ -353,16 +380,15 @@ class Program:
         return jax.random.fold_in(jax.random.fold_in(state.key, state.step), index)
 
 
-def _record(run: _Run, name: str, info: StepInfo) -> None:
+def _record(run: _Run, name: str, opt_state: PyTree, aux: Aux) -> None:
     """Notes what a stage's step returned beside the parameters."""
-    aux: Aux = info.aux
     unknown = set(aux.model_state) - set(run.model_state)
     if unknown:
         raise InputError(
             f"stage {name!r} returned model states {sorted(unknown)}, but init was "
             f"given {sorted(run.model_state)}"
         )
-    run.opt_states[name] = info.opt_state
+    run.opt_states[name] = opt_state
     # Held fixed: statistics are no path for gradients, in no stage and no adjoint.
     run.model_state.update(jax.lax.stop_gradient(dict(aux.model_state)))
     run.metrics.update({f"{name}/{key}": value for key, value in aux.metrics.items()})

@@ -8,7 +8,7 @@ import jax
 import optax
 
 from skillearn_jax.errors import InputError
-from skillearn_jax.hypergrad import Adjoint, Exact
+from skillearn_jax.hypergrad import Adjoint, Exact, Steps
 from skillearn_jax.types import Array, Key, LossFn, ParamSets, PyTree
 
 Optimizer: TypeAlias = optax.GradientTransformation
@@ -157,7 +157,10 @@ class Stage(Objective):
         optimizer: an optax transformation for all of them, or a mapping with one for
             each. Several stages may move the same set, in order; each keeps an optimiser
             state of its own.
-        adjoint: how the one-step solution is differentiated.
+        adjoint: how the approximate solution is differentiated.
+        solver: how it is found: `None` takes one step on one batch; `Steps(k)` takes k,
+            in the look-ahead and for real, and every leaf of the stage's streams then
+            has a leading axis of k, one batch a step.
         start: for sets in `moves`, the set whose value they start from instead of their
             own; the gradient follows. `{"encoder_b": "encoder_a"}` hands an encoder on.
     """
@@ -167,6 +170,7 @@ class Stage(Objective):
     moves: tuple[str, ...]
     optimizer: Optimizer | Mapping[str, Optimizer]
     adjoint: Adjoint = Exact()  # noqa: RUF009 - frozen
+    solver: Steps | None = None
     start: Mapping[str, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:

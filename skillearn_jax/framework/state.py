@@ -41,6 +41,8 @@ class HypergradInfo(NamedTuple):
             stages held fixed.
         response: per supporting set, the rest: through the training stages.
         lookahead: the sets that the training stages moved, after their look-ahead.
+        residuals: for each stage with an implicit adjoint, `[]`: how badly the linear
+            equation of its pull-back was solved, relative to its right-hand side.
         objective: `[]` the value of the validation objective.
         metrics: scalars by name.
     """
@@ -49,5 +51,6 @@ class HypergradInfo(NamedTuple):
     direct: ParamSets
     response: ParamSets
     lookahead: ParamSets
+    residuals: Metrics
     objective: Array
     metrics: Metrics

@@ -8,20 +8,35 @@ from skillearn_jax.hypergrad.adjoints import (
     FirstOrder,
     StepFn,
 )
+from skillearn_jax.hypergrad.implicit import (
+    ConjugateGradient,
+    FixedPoint,
+    Implicit,
+    Neumann,
+    at_solution,
+)
 from skillearn_jax.hypergrad.mixed_hvp import central_difference, mixed_hvp
 from skillearn_jax.hypergrad.one_step import one_step
 from skillearn_jax.hypergrad.optimizer_step import OptimizerStep, StepInfo
+from skillearn_jax.hypergrad.unroll import Steps, unroll
 
 __all__ = [
     "Adjoint",
     "Autodiff",
+    "ConjugateGradient",
     "Exact",
     "FiniteDifference",
     "FirstOrder",
+    "FixedPoint",
+    "Implicit",
+    "Neumann",
     "OptimizerStep",
     "StepFn",
     "StepInfo",
+    "Steps",
+    "at_solution",
     "central_difference",
     "mixed_hvp",
     "one_step",
+    "unroll",
 ]

@@ -14,6 +14,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from skillearn_jax.tree import widen
 from skillearn_jax.types import Array, PyTree
 
 GradientFn = Callable[[PyTree], PyTree]
@@ -65,7 +66,7 @@ def central_difference(
     References:
         Liu, Simonyan, Yang 2018, DARTS, equation 8, arXiv 1806.09055.
     """
-    norm = optax.tree.norm(direction)
+    norm = optax.tree.norm(widen(direction))
     # A zero direction has no unit vector; any positive norm then gives the right zeros.
     eps = radius / jnp.where(norm == 0, 1, norm)
 

@@ -144,26 +144,26 @@ class OptimizerStep(NamedTuple):
             return jax.grad(loss_of, has_aux=True)(chosen._replace(active=active))[0]
 
         # Skipped, not multiplied by zero: in an optimiser's derivative 0 * inf is NaN.
-        if _all_zero((v, v_s)):
+        if all_zero((v, v_s)):
             inputs_bar = jax.tree.map(jnp.zeros_like, chosen)
             opt_state_bar = jax.tree.map(_zero_cotangent, opt_state)
         else:
             outputs, phi_vjp = jax.vjp(self.update, inputs.active, gradient, opt_state)
-            step_bar = self.mean(_materialize((v, v_s), outputs))
+            step_bar = self.mean(materialize((v, v_s), outputs))
             w_bar, u, opt_state_bar = phi_vjp(step_bar)
             inputs_bar = product(gradient_fn, inputs.active, u)
             active_bar = optax.tree.add(inputs_bar.active, w_bar)
             inputs_bar = inputs_bar._replace(active=active_bar)
 
-        if not _all_zero((loss_bar, aux_bar)):
+        if not all_zero((loss_bar, aux_bar)):
             (loss, aux), loss_vjp = jax.vjp(loss_of, chosen)
-            loss_bar, aux_bar = _materialize((loss_bar, aux_bar), (loss, aux))
+            loss_bar, aux_bar = materialize((loss_bar, aux_bar), (loss, aux))
             loss_bar = self.mean(loss_bar)
             inputs_bar = optax.tree.add(inputs_bar, loss_vjp((loss_bar, aux_bar))[0])
         return inputs_bar, opt_state_bar
 
 
-def _all_zero(cotangents: PyTree) -> bool:
+def all_zero(cotangents: PyTree) -> bool:
     """Returns whether nobody differentiates these outputs, known while tracing."""
     return all(
         isinstance(leaf, SymbolicZero) or jnp.result_type(leaf) == float0
@@ -178,7 +178,7 @@ def _zero_cotangent(output: PyTree) -> PyTree:
     return np.zeros(jnp.shape(output), float0)
 
 
-def _materialize(cotangents: PyTree, outputs: PyTree) -> PyTree:
+def materialize(cotangents: PyTree, outputs: PyTree) -> PyTree:
     """Returns the cotangents with arrays in place of symbolic zeros."""
     return jax.tree.map(
         lambda output, cotangent: (

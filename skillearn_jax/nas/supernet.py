@@ -41,7 +41,8 @@ class Supernet(nn.Module):
       space: operations and nodes of a cell, candidates per edge, edge normalisation.
       num_cells: depth L.
       channels: channels C of the first cells; the stem has 3 C.
-      num_classes: size of the logits.
+      num_classes: size of the logits; 0 leaves the head out, and the pooled features are
+        returned, for heads of a caller's own.
       partial: K of PC-DARTS: one of K channels passes the operations; 1 is plain DARTS.
       auxiliary_skip: add a skip connection outside the softmax to every edge (DARTS-).
       remat: compute the cells anew in the backward pass instead of keeping what is
@@ -77,7 +78,7 @@ class Supernet(nn.Module):
         skip_weight: float | jax.Array = 1.0,
         skip_dropout_rate: float | jax.Array = 0.0,
     ) -> jax.Array:
-        """Returns class logits, `[B, num_classes]`.
+        """Returns class logits, `[B, num_classes]`, or features without a head.
 
         Args:
           images: `[B, H, W, channels]`, any size and number of channels.
@@ -116,6 +117,8 @@ class Supernet(nn.Module):
             )
             older, newer = newer, cell(older, newer, mixtures[place.kind], train)
         pooled = jnp.mean(newer, axis=(1, 2))
+        if not self.num_classes:
+            return pooled
         return Dense(self.num_classes, draw, name="head")(pooled)
 
     def _check_options(

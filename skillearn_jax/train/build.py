@@ -1,6 +1,6 @@
 """Floor 4: from a config to a program: the learner and the tester as functions."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple, cast
 
 import jax
@@ -57,7 +57,7 @@ def build_search(
         data: for the shape of images and the number of classes.
         key: PRNG key; consumed.
         steps_per_epoch: for the schedules.
-        axis_name: the device axis; batch statistics are synchronised over it.
+        axis_name: the device axis.
         stage: of a search in stages; by default the first.
     """
     if stage is None:
@@ -65,17 +65,7 @@ def build_search(
     weights_key, alphas_key, tester_key = jax.random.split(key, 3)
     images = jnp.zeros((2, *data.image_shape))
     space = stage.space
-    supernet = Supernet(
-        space=space,
-        num_cells=stage.cells,
-        channels=config.search.channels,
-        num_classes=data.num_classes,
-        partial=config.search.partial,
-        auxiliary_skip=config.search.auxiliary_skip != "off",
-        remat=config.search.remat,
-        initialization=cast(Any, config.search.initialization),
-        axis_name=axis_name,
-    )
+    supernet = make_supernet(config, stage, data.num_classes, axis_name)
     alphas = space.init_alphas(alphas_key)
     variables = jax.jit(supernet.init, static_argnames="train")(
         weights_key, images, alphas, train=False
@@ -103,14 +93,31 @@ def build_search(
             axis_name=axis_name,
         )
     return SearchSetup(
-        _phases(program, config),
+        phases_of(program, config),
         params,
         model_state,
         space,
     )
 
 
-def _phases(program: Program, config: Config) -> tuple[Phase, ...]:
+def make_supernet(
+    config: Config, stage: SearchStage, num_classes: int, axis_name: str | None
+) -> Supernet:
+    """Returns the supernet of a stage; without a head for 0 classes."""
+    return Supernet(
+        space=stage.space,
+        num_cells=stage.cells,
+        channels=config.search.channels,
+        num_classes=num_classes,
+        partial=config.search.partial,
+        auxiliary_skip=config.search.auxiliary_skip != "off",
+        remat=config.search.remat,
+        initialization=cast(Any, config.search.initialization),
+        axis_name=config.parallel.statistics_axis(axis_name),
+    )
+
+
+def phases_of(program: Program, config: Config) -> tuple[Phase, ...]:
     """Returns warm-up, if any, and search.
 
     The first of them begins a stage: of the stage before, only the tester goes on, with
@@ -119,6 +126,8 @@ def _phases(program: Program, config: Config) -> tuple[Phase, ...]:
     warmup, epochs = config.search.warmup_epochs, config.search.epochs
     first = program.training_only() if warmup else program
     tester = {"encoder", "executor", "creator"} & set(first.sets)
+    if config.skill != "lpt":  # several tasks have an encoder too
+        tester = set()
     supporting = first.validation.supporting if first.validation else {}
     begins: dict[str, Any] = {
         "carry": (*sorted(tester), *(["tester"] if tester else [])),
@@ -136,13 +145,14 @@ def _phases(program: Program, config: Config) -> tuple[Phase, ...]:
     )
 
 
-def _supernet_learner(
+def supernet_forward(
     supernet: Supernet, config: Config, steps_per_epoch: int, stage: SearchStage
-) -> LearnerModel:
-    """Returns the supernet as a learner whose supporting set is its architecture.
+) -> Callable[[PyTree, PyTree, PyTree, Array, Key], tuple[Array, PyTree]]:
+    """Returns the supernet as it trains: `(weights, alphas, state, images, key)`.
 
     Its model state counts the steps that its weights have taken, beside the running
-    statistics: what changes from epoch to epoch reads the epoch from there.
+    statistics: what changes from epoch to epoch reads the epoch from there. The result
+    is what the supernet computes, and the new model state.
     """
     options = _of_epoch(config, stage)
 
@@ -153,7 +163,7 @@ def _supernet_learner(
         current: dict[str, Any] = {
             name: by_epoch[epoch] for name, by_epoch in options.items()
         }
-        logits, changed = supernet.apply(
+        outputs, changed = supernet.apply(
             {"params": weights, "batch_stats": state["batch_stats"]},
             images,
             alphas,
@@ -162,10 +172,19 @@ def _supernet_learner(
             rngs={"skip_dropout": key},
             **current,
         )
-        return logits, {
+        return outputs, {
             "batch_stats": changed["batch_stats"],
             "steps": state["steps"] + 1,
         }
+
+    return forward
+
+
+def _supernet_learner(
+    supernet: Supernet, config: Config, steps_per_epoch: int, stage: SearchStage
+) -> LearnerModel:
+    """Returns the supernet as a learner whose supporting set is its architecture."""
+    forward = supernet_forward(supernet, config, steps_per_epoch, stage)
 
     def train_loss(
         moves: ParamSets,
@@ -231,6 +250,7 @@ def _tester(
 ) -> tuple[TesterModel, dict[str, PyTree], PyTree]:
     """Returns the tester, its parameter sets and its encoder's statistics."""
     encoder: Any
+    axis_name = config.parallel.statistics_axis(axis_name)
     if config.tester.encoder == "small":
         encoder = SmallEncoder(axis_name=axis_name)
     else:

@@ -35,6 +35,7 @@ from skillearn_jax.train.config import Config
 from skillearn_jax.train.console import Console, Update
 from skillearn_jax.train.loop import CompiledLoop, compile_loop
 from skillearn_jax.train.optimizers import sgd
+from skillearn_jax.train.rivals import read_rivals
 from skillearn_jax.train.saving import Saver
 from skillearn_jax.train.telemetry import Steps, note_compilation, observed
 from skillearn_jax.train.workdir import Workdir
@@ -174,7 +175,7 @@ class _Training:
             channels=self._config.channels,
             num_classes=data.num_classes,
             auxiliary=CIFAR_AUXILIARY if self._config.auxiliary_weight else None,
-            axis_name=devices.axis_name,
+            axis_name=config.parallel.statistics_axis(devices.axis_name),
         )
         self._program = _training_program(
             self._network, config, stream.steps_per_epoch, devices.axis_name
@@ -346,17 +347,20 @@ def _training_program(
 
 
 def _contestants(config: Config, genotype: Genotype) -> dict[str, Genotype]:
-    """Returns the derived cells, then random ones of the same space."""
+    """Returns the derived cells, those of other runs, then random ones of the space."""
     space = config.space.build()
     rng = np.random.default_rng(config.seed)
     count = config.evaluation.num_random
-    return {"derived": genotype} | {
+    rivals = read_rivals(config.evaluation.rivals)
+    return {"derived": genotype, **rivals} | {
         f"random {i}": random_genotype(rng, space) for i in range(1, count + 1)
     }
 
 
 def _summarize(config: Config, rows: list[dict[str, Any]]) -> dict[str, Any]:
     derived, *others = rows
+    rivals = others[: len(config.evaluation.rivals)]
+    others = others[len(rivals) :]
     evaluation = config.evaluation
     summary: dict[str, Any] = {
         "epochs": evaluation.epochs,
@@ -365,6 +369,13 @@ def _summarize(config: Config, rows: list[dict[str, Any]]) -> dict[str, Any]:
         "num_seeds": evaluation.num_seeds,
         "rows": rows,
     }
+    if rivals:
+        summary["comparisons"] = {
+            row["name"]: verdict(
+                derived["errors"], row["errors"], f"that of the cells of {row['name']}"
+            )
+            for row in rivals
+        }
     if others:
         errors = [error for row in others for error in row["errors"]]
         mean = float(np.mean(errors))
@@ -374,19 +385,22 @@ def _summarize(config: Config, rows: list[dict[str, Any]]) -> dict[str, Any]:
     return summary
 
 
-def verdict(derived: list[float], random: list[float]) -> str:
-    """Returns one sentence on whether the derived cell beats random ones.
+def verdict(
+    derived: list[float], random: list[float], whose: str = "the random cells' mean"
+) -> str:
+    """Returns one sentence on whether the derived cell beats others.
 
     A gain is claimed only if the intervals mean +- one standard deviation are apart, and
     not at all without at least three trainings on both sides.
 
     Args:
         derived: held-out errors in percent, one per seed.
-        random: those of all random cells and seeds.
+        random: those of all random cells and seeds, or of another run's cells.
+        whose: mean, in words.
     """
     difference = np.mean(random) - np.mean(derived)
     points = f"{abs(difference):.2f} points {'below' if difference > 0 else 'above'}"
-    text = f"The derived cell's mean error lies {points} the random cells' mean"
+    text = f"The derived cell's mean error lies {points} {whose}"
     if min(len(derived), len(random)) < 3:
         return f"{text}; too few trainings to say whether that is more than chance."
     spread = np.std(derived, ddof=1) + np.std(random, ddof=1)

@@ -9,19 +9,22 @@ from typing import Any, NamedTuple
 
 from ml_collections import ConfigDict
 
-from skillearn_jax.data import ImageData, halves, load
+from skillearn_jax.data import ImageData, halves
 from skillearn_jax.errors import InputError
 from skillearn_jax.nas import CIFAR_AUXILIARY, Genotype
 from skillearn_jax.nas.draw import genotype_text
-from skillearn_jax.parallel import Devices
+from skillearn_jax.parallel import Devices, is_first, on_first
 from skillearn_jax.train import interrupt
 from skillearn_jax.train.config import Config
 from skillearn_jax.train.console import Console
 from skillearn_jax.train.evaluate import evaluate
-from skillearn_jax.train.lock import locked
+from skillearn_jax.train.evaluate_tasks import evaluate_tasks
 from skillearn_jax.train.report import write_report
+from skillearn_jax.train.rivals import read_rivals
 from skillearn_jax.train.search import SearchResult, search
+from skillearn_jax.train.shared_workdir import locked_by_first, open_workdir
 from skillearn_jax.train.stages import check_stages
+from skillearn_jax.train.tasks import Images, check_tasks, each_set, load_images
 from skillearn_jax.train.telemetry import parse_profile
 from skillearn_jax.train.workdir import Workdir
 
@@ -44,7 +47,7 @@ def run(
     config: Mapping[str, Any] | ConfigDict | Config,
     workdir: str | Path,
     *,
-    data: ImageData | None = None,
+    data: Images | None = None,
     quiet: bool = False,
 ) -> Result:
     """Searches a cell, trains the derived network beside random ones, writes a report.
@@ -56,8 +59,8 @@ def run(
     Args:
         config: a `Config`, or what `configs/*.py` return from `get_config()`.
         workdir: folder for everything that the run writes.
-        data: the images, instead of those that `config.data` names: a user's own, made
-            by `skillearn_jax.data.from_arrays`.
+        data: the images, instead of those that `config` names: a user's own, made
+            by `skillearn_jax.data.from_arrays`; for several tasks by their names.
         quiet: print nothing.
 
     Returns:
@@ -74,27 +77,23 @@ def run(
     if not isinstance(config, Config):
         config = Config.parse(config)
     check(config)
-    devices = Devices.take(config.parallel.devices)
-    if data is None:
-        data = load(
-            config.data.name,
-            config.data.dir,
-            heldout_fraction=config.data.heldout_fraction,
-        )
-    check_images(config, data)
-    check_batches(config, data, devices)
-    folder = Workdir(workdir, config)
-    console = Console(quiet=quiet)
-    with locked(folder.path, console.message), interrupt.handled():
+    devices = Devices.take(config.parallel.devices, config.parallel.backend)
+    data = load_images(config, data)
+    for each in each_set(data):
+        check_images(config, each)
+        check_batches(config, each, devices)
+    folder = open_workdir(workdir, config)
+    console = Console(quiet=quiet or not is_first())
+    with locked_by_first(folder.path, console.message), interrupt.handled():
         # Again: a run that has ended in between has left its own.
-        folder = Workdir(workdir, config)
+        folder = open_workdir(workdir, config)
         with contextlib.closing(folder):
             return _run(config, data, folder, devices, console, start)
 
 
 def _run(
     config: Config,
-    data: ImageData,
+    data: Images,
     folder: Workdir,
     devices: Devices,
     console: Console,
@@ -108,10 +107,13 @@ def _run(
     for change in folder.changes:
         console.message(f"goes on with {change.path} = {change.new}, was {change.old}")
     console.banner(
-        f"{config.skill} on {data.name}",
+        f"{config.skill} on {' and '.join(each.name for each in each_set(data))}",
         (
-            f"{data.train.size} training and {data.heldout.size} held-out images, "
-            f"{data.num_classes} classes",
+            *(
+                f"{each.name}: {each.train.size} training and {each.heldout.size} "
+                f"held-out images, {each.num_classes} classes"
+                for each in each_set(data)
+            ),
             f"seed {config.seed}, {devices.count} device(s), workdir {folder.path}",
         ),
     )
@@ -119,7 +121,12 @@ def _run(
     console.message(genotype_text(found.genotype))
     summary = _summary(config, data, found)
     if config.evaluation.epochs:
-        evaluation = evaluate(config, data, found.genotype, folder, devices, console)
+        rest = (found.genotype, folder, devices, console)
+        evaluation = (
+            evaluate(config, data, *rest)
+            if isinstance(data, ImageData)
+            else evaluate_tasks(config, data, *rest)
+        )
         summary["evaluation"] = evaluation
         summary["params"] = evaluation["rows"][0]["params"]
         summary["macs"] = evaluation["rows"][0]["macs"]
@@ -135,6 +142,8 @@ def check(config: Config) -> None:
     config.space.build()
     check_stages(config)
     parse_profile(config.profile)
+    check_tasks(config)
+    read_rivals(config.evaluation.rivals)
     if config.search.channels % config.search.partial:
         raise InputError(
             f"config.search.channels is {config.search.channels}; it must be a multiple "
@@ -197,18 +206,19 @@ def check_batches(config: Config, data: ImageData, devices: Devices) -> None:
 
 
 def _report(folder: Workdir, summary: dict[str, Any], console: Console) -> Result:
-    report = write_report(folder.path)
+    report = Path(on_first(lambda: str(write_report(folder.path))))
     console.message(f"report: {report}")
     return Result(Genotype.from_json(summary["genotype"]), summary, report)
 
 
-def _summary(config: Config, data: ImageData, found: SearchResult) -> dict[str, Any]:
+def _summary(config: Config, data: Images, found: SearchResult) -> dict[str, Any]:
+    sets = each_set(data)
     return {
         "task": config.skill,
-        "dataset": data.name,
+        "dataset": " and ".join(each.name for each in sets),
         "seed": config.seed,
-        "num_train": data.train.size,
-        "num_heldout": data.heldout.size,
+        "num_train": sum(each.train.size for each in sets),
+        "num_heldout": sum(each.heldout.size for each in sets),
         "genotype": found.genotype.to_json(),
         "search": {
             "epochs": found.epochs,
@@ -244,4 +254,9 @@ def _print_evaluation(console: Console, evaluation: Mapping[str, Any]) -> None:
             f"random cells: {random['mean']:.2f}{spread} % "
             f"({random['count']} cells x {seeds} seeds)"
         )
-        console.message(evaluation["verdict"])
+    for text in (
+        evaluation.get("verdict"),
+        *evaluation.get("comparisons", {}).values(),
+    ):
+        if text:
+            console.message(text)

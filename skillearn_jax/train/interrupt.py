@@ -34,8 +34,8 @@ def finish(step: int) -> None:
     Raises:
         Interrupted: always.
     """
-    assert _request.signal is not None
-    raise _interrupted(_request.signal, f"saved at step {step}")
+    # None if another process of the run was asked, and this one ends with it.
+    raise _interrupted(_request.signal or signal.SIGTERM, f"saved at step {step}")
 
 
 @contextlib.contextmanager

@@ -121,7 +121,9 @@ def error_dots(evaluation: Row) -> str | None:
             )
             ax.axvline(mean, color=_INK, alpha=0.5, linewidth=1, linestyle=(0, (4, 3)))
         for height, row in enumerate(rows):
-            color = _COLORS[0] if height == 0 else _COLORS[-1]
+            # Of several tasks, each has a derived network.
+            named = str(row["name"]).startswith("derived")
+            color = _COLORS[0] if height == 0 or named else _COLORS[-1]
             errors = row["errors"]
             ax.plot(errors, [height] * len(errors), "o", ms=5, mfc="none", mec=color)
             ax.plot([np.mean(errors)], [height], "o", ms=8, color=color)

@@ -12,7 +12,8 @@ _SKILLS = {
     "baseline": "plain differentiable search",
     "interleaving": "interleaving learning",
     "joint": "joint learning of all tasks",
-    "blocked": "learning one task after the other",
+    "blocked": "interleaving learning in blocks",
+    "sequential": "sequential fine-tuning",
 }
 _PAGE = """\
 <!doctype html>
@@ -77,6 +78,7 @@ def render(
         _section(
             "Evaluation",
             _paragraph(evaluation.get("verdict"), "verdict")
+            + "".join(map(_paragraph, (evaluation.get("comparisons") or {}).values()))
             + _figures(figures, "errors")
             + _evaluation_table(evaluation)
             + _figures(figures, "evaluation"),

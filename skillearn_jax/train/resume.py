@@ -49,7 +49,7 @@ def differences(
     accepted, refused = [], []
     for path, before, after in _leaves(old, new, defaults):
         key = path.removeprefix("config.")
-        if key.split(".")[0] in _HARMLESS:
+        if key.split(".")[0] in _HARMLESS and key != "parallel.batch_norm":
             accepted.append(Difference(path, before, after))
         elif _is_more(key, before, after, old, evaluated):
             accepted.append(Difference(path, before, after, more=True))

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 
 from skillearn_jax.framework import State
+from skillearn_jax.parallel import in_any
 from skillearn_jax.train import interrupt
 from skillearn_jax.train.checkpoints import Checkpoints
 from skillearn_jax.train.config import CheckpointConfig
@@ -61,7 +62,7 @@ class Saver:
             Interrupted: after the save, if a signal asked for the end.
             StorageError: if the disk did not take a save.
         """
-        asked = interrupt.requested()
+        asked = in_any(interrupt.requested())
         if not (last or asked or any(map(self._is_due, steps)) or self._is_late()):
             return
         metric = float(np.mean(self._values)) if self._values else None

@@ -14,9 +14,10 @@ from skillearn_jax.framework import Phase, State
 from skillearn_jax.nas import CellSpace, Genotype, count_skips, derive_genotype
 from skillearn_jax.nas.schedules import Stability, has_settled
 from skillearn_jax.nas.space import CELL_KINDS
-from skillearn_jax.parallel import Devices
+from skillearn_jax.parallel import Devices, check_same
 from skillearn_jax.train import interrupt
 from skillearn_jax.train.build import SearchSetup, build_search
+from skillearn_jax.train.build_tasks import build_tasks
 from skillearn_jax.train.checkpoints import Checkpoints, Saved
 from skillearn_jax.train.config import Config
 from skillearn_jax.train.console import Console, Update
@@ -29,6 +30,7 @@ from skillearn_jax.train.stages import (
     noted_stage,
     search_stage,
 )
+from skillearn_jax.train.tasks import Images, longest_epoch
 from skillearn_jax.train.telemetry import note_compilation, observed, parse_profile
 from skillearn_jax.train.workdir import Workdir
 from skillearn_jax.types import Key
@@ -103,7 +105,7 @@ def search_streams(
 
 def search(
     config: Config,
-    data: ImageData,
+    data: Images,
     workdir: Workdir,
     devices: Devices,
     console: Console,
@@ -112,7 +114,8 @@ def search(
 
     Args:
         config: of the run.
-        data: whose training images are searched on; the held-out ones are not read.
+        data: whose training images are searched on, one set or several tasks; the
+            held-out ones are not read.
         workdir: gets `config.json`, lines of `metrics.jsonl`, checkpoints,
             `genotype.json`; of a search in stages also `stages.json`.
         devices: to run on.
@@ -124,8 +127,8 @@ def search(
         Interrupted: after a save, if a signal asked for the end.
         StorageError: if the disk does not take what is to be written.
     """
-    streams = search_streams(config, data.train, data)
-    steps_per_epoch = streams["train"].steps_per_epoch
+    streams = _streams(config, data)
+    steps_per_epoch = longest_epoch(streams)
     build_key, run_key = jax.random.split(jax.random.key(config.seed))
     num_stages = config.search.num_stages
     total = num_stages * config.search.epochs * steps_per_epoch
@@ -140,13 +143,14 @@ def search(
     )
     with contextlib.closing(checkpoints):
         saved = checkpoints.newest()
+        check_same(saved and saved.step, "the newest checkpoint")
         first = 0
         if saved is not None:
             first, space = noted_stage(config, saved.note)
         saver = Saver(checkpoints, config.checkpoint, steps_per_epoch)
         for index in range(first, num_stages):
             stage = search_stage(config, index, space)
-            setup = build_search(
+            setup = _build(
                 config,
                 data,
                 jax.random.fold_in(build_key, index) if index else build_key,
@@ -176,6 +180,23 @@ def search(
     if steps < total:
         console.message(f"stopped by the rule {config.search.stop!r} at step {steps}")
     return SearchResult(genotype, steps // steps_per_epoch, steps, compile_s, steps_s)
+
+
+def _streams(config: Config, data: Images) -> dict[str, Stream]:
+    """Returns the streams of one data set; of several tasks `train_NAME`, `val_NAME`."""
+    if isinstance(data, ImageData):
+        return search_streams(config, data.train, data)
+    streams: dict[str, Stream] = {}
+    for name, of_task in data.items():
+        drawn = search_streams(config, of_task.train, of_task)
+        streams |= {f"{part}_{name}": drawn[part] for part in ("train", "val")}
+    return streams
+
+
+def _build(config: Config, data: Images, *args: Any) -> SearchSetup:
+    if isinstance(data, ImageData):
+        return build_search(config, data, *args)
+    return build_tasks(config, data, *args)
 
 
 def derived(state: State, space: CellSpace, config: Config) -> Genotype:

@@ -151,9 +151,10 @@ class Workdir:
                 f"{self.path / 'config.json'} holds no config: restore it, or set "
                 "--workdir to a new folder"
             )
-        evaluated = (self.path / "evaluation.json").exists() or (
-            self.path / "checkpoints" / "evaluation"
-        ).exists()
+        evaluated = any(
+            (self.path / name).exists()
+            for name in ("evaluation.json", "checkpoints/evaluation", "tasks")
+        )
         self.changes, refused = differences(
             old, self._config, _plain(Config()), evaluated
         )

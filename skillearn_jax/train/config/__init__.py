@@ -16,6 +16,7 @@ from skillearn_jax.train.config.search import (
     SpaceConfig,
     TesterConfig,
 )
+from skillearn_jax.train.config.tasks import InterleavingConfig
 
 __all__ = [
     "AdamConfig",
@@ -24,6 +25,7 @@ __all__ = [
     "DataConfig",
     "EvaluationConfig",
     "HypergradConfig",
+    "InterleavingConfig",
     "LoggingConfig",
     "LptConfig",
     "ParallelConfig",

@@ -12,6 +12,9 @@ class DataConfig:
     Attributes:
         name: the source; see `skillearn_jax.data.SOURCES`.
         dir: where it lies, for sources that are not embedded.
+        dirs: of several tasks, one folder each; empty: all in `dir`.
+        image_size: side in pixels that images are resized to. 0 leaves them as they are,
+            and brings those of several tasks to the largest side among them.
         heldout_fraction: of an embedded set that becomes the held-out images.
         batch_size: of each stream of the search, over all devices.
         train_fraction: of the training images that the search trains on; the rest is
@@ -24,6 +27,8 @@ class DataConfig:
 
     name: str = "digits"
     dir: str = ""
+    dirs: tuple[str, ...] = ()
+    image_size: int = number(0, at_least=0)
     heldout_fraction: float = number(0.2, above=0, below=1)
     batch_size: int = number(64, at_least=1)
     train_fraction: float = number(0.5, above=0, below=1)

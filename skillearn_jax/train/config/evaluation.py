@@ -19,6 +19,8 @@ class EvaluationConfig:
             the head out, as images below 29 pixels need it.
         drop_path: probability of dropping an operation, rising linearly to this.
         num_random: random cells to compare with.
+        rivals: workdirs of finished searches whose cells are trained alike, to compare
+            with.
         num_seeds: trainings of each cell; all are reported, never the best.
     """
 
@@ -29,5 +31,6 @@ class EvaluationConfig:
     auxiliary_weight: float = number(0.4, at_least=0)
     drop_path: float = number(0.2, at_least=0, below=1)
     num_random: int = number(5, at_least=0)
+    rivals: tuple[str, ...] = ()
     num_seeds: int = number(3, at_least=1)
     weights: SgdConfig = SgdConfig(min_lr=0.0)

@@ -24,7 +24,11 @@ from skillearn_jax.train.config.search import (
     SpaceConfig,
     TesterConfig,
 )
+from skillearn_jax.train.config.tasks import InterleavingConfig
 from skillearn_jax.train.fields import choice, number, parse
+
+SKILLS = ("baseline", "lpt", "interleaving", "joint", "blocked", "sequential")
+"""What a run can search by; all but the first two learn several tasks."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -32,14 +36,18 @@ class Config:
     """A run.
 
     Attributes:
-        skill: `lpt`, or `baseline` for plain differentiable search.
+        skill: `lpt`, or `baseline` for plain differentiable search, on one data set;
+            `interleaving`, `joint`, `blocked` or `sequential` on several tasks.
+        tasks: names of the data sets of several tasks, as in `data.name`, which is not
+            read then; empty for the first two skills.
         seed: of everything that is random.
         log_every: steps between two lines of metrics.jsonl.
         profile: steps of the search to profile for xprof, as `START:STOP`: `10:20` are
             ten steps, after the first ten. Empty for none.
     """
 
-    skill: str = choice("lpt", ("baseline", "lpt"))
+    skill: str = choice("lpt", SKILLS)
+    tasks: tuple[str, ...] = ()
     seed: int = number(2, at_least=0)
     log_every: int = number(1, at_least=1)
     profile: str = ""
@@ -49,6 +57,7 @@ class Config:
     hypergrad: HypergradConfig = HypergradConfig()
     tester: TesterConfig = TesterConfig()
     lpt: LptConfig = LptConfig()
+    interleaving: InterleavingConfig = InterleavingConfig()
     evaluation: EvaluationConfig = EvaluationConfig()
     parallel: ParallelConfig = ParallelConfig()
     checkpoint: CheckpointConfig = CheckpointConfig()

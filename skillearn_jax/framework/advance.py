@@ -1,0 +1,75 @@
+"""Floor 2: one training stage takes its step, or its steps."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from skillearn_jax.framework.stage import Aux, Stage
+from skillearn_jax.hypergrad import Adjoint, Implicit, one_step
+from skillearn_jax.types import Array, Key, ParamSets, PyTree
+
+
+def advance(
+    stage: Stage,
+    adjoint: Adjoint,
+    axis_name: str | None,
+    active: ParamSets,
+    reads: ParamSets,
+    opt_state: PyTree,
+    model_state: Mapping[str, PyTree],
+    batches: Mapping[str, Any],
+    key: Key,
+    probe: Array | None = None,
+) -> tuple[ParamSets, PyTree, Aux]:
+    """Returns `(new_active, opt_state, Aux)` of a stage.
+
+    With a solver of several steps, step i gets batch i, a key of its own and the model
+    state that step i - 1 left; metrics are means over the steps.
+
+    Args:
+        stage: the loss, the optimiser, the solver.
+        adjoint: how the result is differentiated.
+        axis_name: the device axis.
+        active: the sets that move.
+        reads: the sets that are read.
+        opt_state: of the stage.
+        model_state: all model states.
+        batches: of the stage's streams.
+        key: of the stage in this step.
+        probe: see `hypergrad.Implicit`.
+    """
+
+    def step_of(adjoint: Adjoint) -> Any:
+        step = one_step(stage, stage.transformation, adjoint, axis_name)
+        told = {"probe": probe} if isinstance(adjoint, Implicit) else {}
+        return lambda *args: step(*args, **told)
+
+    if stage.solver is None:
+        new, info = step_of(adjoint)(
+            active, reads, opt_state, model_state, batches, key
+        )
+        return new, info.opt_state, info.aux
+
+    def body_of(adjoint: Adjoint) -> Any:
+        step = step_of(adjoint)
+
+        def body(carry: Any, data: Any) -> tuple[Any, Any]:
+            active, opt_state, seen = carry
+            new, info = step(active, reads, opt_state, seen, *data)
+            # As between stages: statistics are no path for gradients.
+            changed = jax.lax.stop_gradient(dict(info.aux.model_state))
+            return (new, info.opt_state, {**seen, **changed}), info.aux.metrics
+
+        return body
+
+    keys = jax.random.split(key, stage.solver.num_steps)
+    (new, opt_state, after), metrics = stage.solver.run(
+        adjoint,
+        body_of,
+        (active, opt_state, dict(model_state)),
+        (dict(batches), keys),
+    )
+    metrics = {name: jnp.mean(values) for name, values in metrics.items()}
+    return new, opt_state, Aux(metrics, after)

@@ -1,0 +1,363 @@
+"""Floor 1: implicit adjoints: the derivative of a solution, not of the way to it.
+
+At a minimiser `W*` of `L(., R)` the implicit function theorem gives
+
+    dW*/dR = -(d2L/dW dW)^-1 d2L/dW dR,
+
+so a cotangent `v` of `W*` is pulled back to the reads as `R_bar = -d2L/dR dW . q` with
+`H q = v`. The adjoints here differ in how they solve for `q`, and all of them stop early. They
+take any `W'`, a solution or not, as one: nothing flows back to where it started from, to the
+optimiser's state or to earlier steps. How well the equation was solved is reported as a
+residual, see `Implicit`.
+"""
+
+import functools
+import math
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+from jax.custom_derivatives import SymbolicZero
+
+from skillearn_jax.errors import InputError
+from skillearn_jax.hypergrad.adjoints import StepFn
+from skillearn_jax.hypergrad.mixed_hvp import mixed_hvp
+from skillearn_jax.hypergrad.optimizer_step import (
+    Inputs,
+    OptimizerStep,
+    StepInfo,
+    all_zero,
+    materialize,
+)
+from skillearn_jax.tree import is_differentiable, like, partition, widen
+from skillearn_jax.types import Array, LossFn, PyTree
+
+
+class Implicit(ABC):
+    """An adjoint that takes what the step returns for a solution.
+
+    The functions that it attaches to take one more argument, `probe=`: a scalar that
+    changes nothing and whose gradient is the relative residual of the linear equation
+    that the pull-back solved. A pull-back has no other way to say something.
+
+    The Hessian is that of the loss at `W'` on the data of the (last) step. It should be
+    positive definite; where the residual stays large, the gradient means little.
+    """
+
+    @abstractmethod
+    def pull_back(
+        self, step: OptimizerStep, inputs: Inputs, opt_state: PyTree, v: PyTree
+    ) -> tuple[Inputs, Array]:
+        """Returns the cotangent of the inputs, and the relative residual `[]`.
+
+        Args:
+            step: the optimiser step.
+            inputs: the solution, the reads and the data.
+            opt_state: as the step left it.
+            v: cotangent of the solution, averaged over devices, at least float32.
+        """
+
+    def attach(self, step: OptimizerStep) -> StepFn:
+        """Returns `step.forward` with the implicit derivative at its result."""
+        solution = _solution(step, self)
+
+        def implicit(
+            active: PyTree,
+            reads: PyTree,
+            opt_state: PyTree,
+            *data: Any,
+            probe: Array | None = None,
+        ) -> tuple[PyTree, StepInfo]:
+            loss, aux = step.loss(Inputs(active, reads, data))
+            loss = step.mean(loss)
+            fixed = jax.lax.stop_gradient((active, reads, opt_state, data))
+            found, info = jax.lax.stop_gradient(step.forward(*fixed[:3], *fixed[3]))
+            found = solution(found, info.opt_state, reads, data, _zero(probe))
+            return found, StepInfo(info.opt_state, loss, aux)
+
+        return implicit
+
+
+@dataclass(frozen=True)
+class Neumann(Implicit):
+    """A truncated Neumann series for the inverse Hessian.
+
+        q = step * sum_{i < num_terms} (1 - step * H)^i v
+
+    It converges for `0 < step < 2 / (largest eigenvalue of H)`. On a quadratic loss it
+    equals the gradient through `num_terms` steps of gradient descent at that rate, taken
+    from the solution.
+
+    Attributes:
+        num_terms: of the series; 1 is the one-step hypergradient of gradient descent,
+            at the solution.
+        step: of the series, in the units of a learning rate.
+
+    Cost: `num_terms` Hessian-vector products, in a scan: on CPU, XLA runs convolutions
+    inside a scan many times slower than outside.
+
+    References:
+        Lorraine, Vicol, Duvenaud 2020, Optimizing millions of hyperparameters by
+        implicit differentiation, arXiv 1911.02590.
+    """
+
+    num_terms: int = 10
+    step: float = 0.1
+
+    def __post_init__(self) -> None:
+        _check_count("Neumann num_terms", self.num_terms)
+        if not 0 < self.step < math.inf:
+            raise InputError(f"Neumann step is {self.step}; it must be positive")
+
+    def pull_back(
+        self, step: OptimizerStep, inputs: Inputs, opt_state: PyTree, v: PyTree
+    ) -> tuple[Inputs, Array]:
+        """See `Implicit.pull_back`."""
+        hvp = functools.partial(_hvp, step, inputs)
+
+        def add(
+            carry: tuple[PyTree, PyTree], _: None
+        ) -> tuple[tuple[PyTree, ...], None]:
+            term, total = carry
+            term = optax.tree.add_scale(term, -self.step, hvp(term))
+            return (term, optax.tree.add(total, term)), None
+
+        first = optax.tree.scale(self.step, v)
+        (_, q), _ = jax.lax.scan(add, (first, first), length=self.num_terms - 1)
+        return _mixed_product(step, inputs, q, v, damping=0.0)
+
+
+@dataclass(frozen=True)
+class ConjugateGradient(Implicit):
+    """Conjugate gradients on `(H + damping) q = v`, from zero.
+
+    After `num_steps` steps, `q` is the best of the Krylov space of that dimension in the
+    norm of `H + damping`: in exact arithmetic the solution after as many steps as `H` has
+    distinct eigenvalues.
+
+    Attributes:
+        num_steps: at most; it stops where the residual reaches machine precision.
+        damping: added to the Hessian; makes a slightly indefinite one definite.
+
+    Cost: `num_steps + 1` Hessian-vector products, in a loop; see `Neumann`.
+
+    References:
+        Pedregosa 2016, Hyperparameter optimization with approximate gradient,
+        arXiv 1602.02355. The solver is that of `jax.scipy`.
+    """
+
+    num_steps: int = 10
+    damping: float = 0.0
+
+    def __post_init__(self) -> None:
+        _check_count("ConjugateGradient num_steps", self.num_steps)
+        if not 0 <= self.damping < math.inf:
+            raise InputError(
+                f"ConjugateGradient damping is {self.damping}; it must be at least 0"
+            )
+
+    def pull_back(
+        self, step: OptimizerStep, inputs: Inputs, opt_state: PyTree, v: PyTree
+    ) -> tuple[Inputs, Array]:
+        """See `Implicit.pull_back`."""
+
+        def damped(q: PyTree) -> PyTree:
+            return optax.tree.add_scale(_hvp(step, inputs, q), self.damping, q)
+
+        eps = float(jnp.finfo(jnp.result_type(*jax.tree.leaves(v))).eps)
+        q, _ = jax.scipy.sparse.linalg.cg(damped, v, tol=eps, maxiter=self.num_steps)
+        return _mixed_product(step, inputs, q, v, self.damping)
+
+
+@dataclass(frozen=True)
+class FixedPoint(Implicit):
+    """The adjoint fixed-point iteration of the optimiser's own update map.
+
+    A solution is a fixed point `z = (W, s) = Phi(z, R)` of the optimiser, its state
+    included. With `J` the derivative of `Phi` in `z`,
+
+        l_0 = v,    l_{i+1} = v + J^T l_i,    R_bar = (dPhi/dR)^T l_{num_steps - 1}.
+
+    With gradient descent it is `Neumann(num_steps, rate)`; with momentum, preconditioning or
+    decay it converges as the optimiser does.
+
+    Attributes:
+        num_steps: of the iteration; 1 is the exact one-step hypergradient, at the
+            solution.
+
+    Cost: `num_steps` pull-backs of a step, in a scan; see `Neumann`.
+
+    References:
+        Grazzi, Franceschi, Pontil, Salzo 2020, On the iteration complexity of
+        hypergradient computation, arXiv 2006.16218.
+    """
+
+    num_steps: int = 10
+
+    def __post_init__(self) -> None:
+        _check_count("FixedPoint num_steps", self.num_steps)
+
+    def pull_back(
+        self, step: OptimizerStep, inputs: Inputs, opt_state: PyTree, v: PyTree
+    ) -> tuple[Inputs, Array]:
+        """See `Implicit.pull_back`."""
+        _, gradient = step.value_and_gradient(inputs)
+        (loss, aux), _ = jax.eval_shape(step.value_and_gradient, inputs)
+        unused = jax.tree.map(
+            lambda leaf: SymbolicZero.from_primal_value(leaf), (loss, aux)
+        )
+
+        def pulled(cotangent: tuple[PyTree, PyTree]) -> tuple[Inputs, PyTree]:
+            by_active, by_state = cotangent
+            info = StepInfo(_as_cotangent(by_state, opt_state), *unused)
+            bar, state_bar = step.pull_back(
+                inputs,
+                opt_state,
+                gradient,
+                (like(by_active, inputs.active), info),
+                mixed_hvp,
+            )
+            return bar, widen(_floats(state_bar))
+
+        def iterate(
+            cotangent: tuple[PyTree, PyTree], _: None
+        ) -> tuple[tuple[PyTree, PyTree], None]:
+            bar, state_bar = pulled(cotangent)
+            averaged = step.mean((widen(bar.active), state_bar))
+            return (optax.tree.add(v, averaged[0]), averaged[1]), None
+
+        start = v, jax.tree.map(jnp.zeros_like, widen(_floats(opt_state)))
+        last, _ = jax.lax.scan(iterate, start, length=self.num_steps - 1)
+        bar, _ = pulled(last)
+        (by_active, _), _ = iterate(last, None)
+        residual = _relative(optax.tree.sub(by_active, last[0]), v)
+        return bar._replace(active=None), residual
+
+
+def at_solution(
+    loss_fn: LossFn, adjoint: Neumann | ConjugateGradient, axis_name: str | None = None
+) -> Any:
+    """Returns the function that gives a solution, however found, its derivative.
+
+        solution(W*, R) = W*    with    d solution/dR = -H^-1 d2L/dW dR
+
+        >>> import jax, jax.numpy as jnp
+        >>> def inner(w, t):  # minimised by w = 3 / (1 + t)
+        ...     return (1 + t) * w**2 / 2 - 3 * w
+        >>> solution = at_solution(inner, ConjugateGradient())
+        >>> slope = jax.grad(lambda t: solution(3 / (1 + jax.lax.stop_gradient(t)), t))
+        >>> print(f"{slope(0.5):.4f}")  # -3 / 1.5^2
+        -1.3333
+
+    Args:
+        loss_fn: `(active, reads, *data) -> loss: []` or `(loss, aux)`.
+        adjoint: how the linear equation is solved. `FixedPoint` needs an optimiser: use
+            it with `one_step` or `unroll`.
+        axis_name: as in `one_step`.
+
+    Returns:
+        `(solution, reads, *data, probe=None) -> solution`; no gradient passes to the
+        solution given. For `probe` see `Implicit`.
+    """
+    if not isinstance(adjoint, Neumann | ConjugateGradient):
+        raise InputError(
+            f"at_solution with {adjoint}; it must be Neumann or ConjugateGradient"
+        )
+    attached = _solution(OptimizerStep(loss_fn, optax.identity(), axis_name), adjoint)
+
+    def solution(
+        found: PyTree, reads: PyTree, *data: Any, probe: Array | None = None
+    ) -> PyTree:
+        return attached(jax.lax.stop_gradient(found), (), reads, data, _zero(probe))
+
+    return solution
+
+
+def _solution(step: OptimizerStep, adjoint: Implicit) -> Any:
+    """Returns `(found, opt_state, reads, data, probe) -> found`, differentiable."""
+
+    @jax.custom_vjp
+    def solution(
+        found: PyTree, opt_state: PyTree, reads: PyTree, data: PyTree, probe: Array
+    ) -> PyTree:
+        del opt_state, reads, data, probe
+        return found
+
+    def forward(*primals: Any) -> tuple[PyTree, Any]:
+        found, opt_state, reads, data, probe = jax.tree.map(lambda p: p.value, primals)
+        return found, (Inputs(found, reads, data), opt_state, probe)
+
+    def backward(residuals: Any, v: PyTree) -> tuple[PyTree, ...]:
+        inputs, opt_state, probe = residuals
+        if all_zero(v):
+            return None, None, None, None, None
+        v = step.mean(widen(materialize(v, inputs.active)))
+        bar, residual = adjoint.pull_back(step, inputs, opt_state, v)
+        return None, None, bar.reads, bar.data, residual.astype(probe.dtype)
+
+    solution.defvjp(forward, backward, symbolic_zeros=True)
+    return solution
+
+
+def _gradient_fn(step: OptimizerStep, inputs: Inputs) -> Any:
+    """Returns `W -> grad_(W, R, D) L` on this device's data."""
+    chosen, merge = partition(inputs, is_differentiable)
+
+    def gradient(active: PyTree) -> Inputs:
+        return jax.grad(lambda chosen: step.loss(merge(chosen))[0])(
+            chosen._replace(active=active)
+        )
+
+    return gradient
+
+
+def _hvp(step: OptimizerStep, inputs: Inputs, q: PyTree) -> PyTree:
+    """Returns `H q` over all devices, in the type of `q`."""
+
+    def gradient(active: PyTree) -> PyTree:
+        return jax.grad(lambda w: step.loss(inputs._replace(active=w))[0])(active)
+
+    product = mixed_hvp(gradient, inputs.active, like(q, inputs.active))
+    return step.mean(like(product, q))
+
+
+def _mixed_product(
+    step: OptimizerStep, inputs: Inputs, q: PyTree, v: PyTree, damping: float
+) -> tuple[Inputs, Array]:
+    """Returns `-d2L/d(R, D)dW . q` and how well `(H + damping) q = v` holds."""
+    product = mixed_hvp(
+        _gradient_fn(step, inputs), inputs.active, like(q, inputs.active)
+    )
+    hessian_q = step.mean(like(product.active, q))
+    error = optax.tree.sub(optax.tree.add_scale(hessian_q, damping, q), v)
+    bar = optax.tree.scale(-1, product)
+    return bar._replace(active=None), _relative(error, v)
+
+
+def _relative(error: PyTree, v: PyTree) -> Array:
+    """Returns `||error|| / ||v||`; zero where both are."""
+    size = optax.tree.norm(v)
+    return optax.tree.norm(error) / jnp.where(size == 0, 1, size)
+
+
+def _floats(opt_state: PyTree) -> PyTree:
+    """Returns the float leaves of an optimiser's state, `None` for the others."""
+    return partition(opt_state, is_differentiable)[0]
+
+
+def _as_cotangent(by_state: PyTree, opt_state: PyTree) -> PyTree:
+    """Returns a full cotangent of the state, of its types, from its float leaves."""
+    floats, merge = partition(opt_state, is_differentiable)
+    return materialize(merge(like(by_state, floats)), opt_state)
+
+
+def _zero(probe: Array | None) -> Array:
+    return jnp.zeros(()) if probe is None else probe
+
+
+def _check_count(what: str, value: int) -> None:
+    if value < 1:
+        raise InputError(f"{what} is {value}; it must be at least 1")

@@ -1,0 +1,94 @@
+"""Floor 4: what cells that were searched on several tasks are worth on each of them."""
+
+import contextlib
+from collections.abc import Mapping
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from skillearn_jax.data import ImageData
+from skillearn_jax.nas import Genotype
+from skillearn_jax.parallel import Devices, on_first
+from skillearn_jax.train.config import Config
+from skillearn_jax.train.console import Console
+from skillearn_jax.train.evaluate import evaluate
+from skillearn_jax.train.report import write_report
+from skillearn_jax.train.shared_workdir import open_workdir
+from skillearn_jax.train.tasks import task_config
+from skillearn_jax.train.workdir import Workdir
+
+
+def evaluate_tasks(
+    config: Config,
+    data: Mapping[str, ImageData],
+    genotype: Genotype,
+    workdir: Workdir,
+    devices: Devices,
+    console: Console,
+) -> dict[str, Any]:
+    """Trains the derived, rival and random cells on every task, one after the other.
+
+    Each task is an evaluation like that of a search on one data set, in a folder of its
+    own, `tasks/NAME`, with its `evaluation.json`, `summary.json` and report.
+
+    Args:
+        config: of the run.
+        data: training and held-out images by task.
+        genotype: the derived cells, the same for all tasks.
+        workdir: gets `tasks/` and `evaluation.json`, which holds the held-out errors in
+            percent by task, network and seed.
+        devices: to run on.
+        console: for the progress bar.
+
+    Returns:
+        The entry `evaluation` of `summary.json`: the rows of all tasks, named
+        `NETWORK on TASK`, and under `tasks` each task's own entry.
+    """
+    errors, entries = {}, {}
+    for name, of_task in data.items():
+        console.message(f"evaluation on {name}")
+        own = task_config(config, name)
+        folder = open_workdir(workdir.path / "tasks" / name.replace(":", "_"), own)
+        folder.write_config(f"The evaluation on {name} of a search on {config.tasks}.")
+        folder.write_json("genotype.json", genotype.to_json())
+        with contextlib.closing(folder):
+            entry = evaluate(own, of_task, genotype, folder, devices, console)
+        folder.write_json("summary.json", _summary(config, of_task, genotype, entry))
+        on_first(partial(_report, folder.path))
+        entries[name] = entry
+        errors[name] = folder.read_json("evaluation.json")
+        workdir.write_json("evaluation.json", errors)
+    rows = [
+        {**row, "name": f"{row['name']} on {name}", "task": name}
+        for name, entry in entries.items()
+        for row in entry["rows"]
+    ]
+    first = next(iter(entries.values()))
+    shared = {k: first[k] for k in ("epochs", "channels", "cells", "num_seeds")}
+    verdicts = [
+        f"On {name}: {text}"
+        for name, entry in entries.items()
+        for text in (entry.get("verdict"), *entry.get("comparisons", {}).values())
+        if text
+    ]
+    return {**shared, "rows": rows, "verdict": " ".join(verdicts), "tasks": entries}
+
+
+def _report(folder: Path) -> None:
+    write_report(folder)
+
+
+def _summary(
+    config: Config, data: ImageData, genotype: Genotype, entry: Mapping[str, Any]
+) -> dict[str, Any]:
+    return {
+        "task": config.skill,
+        "dataset": data.name,
+        "seed": config.seed,
+        "num_train": data.train.size,
+        "num_heldout": data.heldout.size,
+        "genotype": genotype.to_json(),
+        "params": entry["rows"][0]["params"],
+        "macs": entry["rows"][0]["macs"],
+        "evaluation": entry,
+    }

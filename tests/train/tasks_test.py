@@ -1,0 +1,274 @@
+"""Runs over several data sets: their programs, their streams, what they leave."""
+
+import dataclasses
+import json
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from skillearn_jax.data import from_arrays
+from skillearn_jax.errors import InputError
+from skillearn_jax.parallel import Devices
+from skillearn_jax.train import run
+from skillearn_jax.train.build import build_search
+from skillearn_jax.train.build_tasks import build_tasks, schedule_of
+from skillearn_jax.train.experiment import check
+from skillearn_jax.train.rivals import read_rivals
+from skillearn_jax.train.search import _streams
+from skillearn_jax.train.tasks import load_images, longest_epoch, task_config
+
+NAMES = ("a", "b")
+TASKS = {
+    "skill": "interleaving",
+    "tasks": NAMES,
+    "hypergrad.adjoint": "first_order",
+    "search.warmup_epochs": 0,
+    "search.epochs": 1,
+    "data.batch_size": 8,
+    "evaluation.batch_size": 8,
+    "evaluation.num_seeds": 1,
+    "evaluation.num_random": 0,
+}
+
+
+def make(name, side, channels, classes, count):
+    rng = np.random.default_rng(side)
+    pixels = rng.integers(0, 256, (count, side, side, channels), np.uint8)
+    labels = np.arange(count) % classes
+    return from_arrays(name, pixels, labels, pixels[:10], labels[:10])
+
+
+@pytest.fixture(scope="module")
+def given():
+    """Two sets that agree in nothing."""
+    return {"b": make("b", 8, 3, 3, 40), "a": make("a", 6, 1, 2, 20)}
+
+
+@pytest.fixture
+def config(tiny):
+    return lambda changes=(): tiny({**TASKS, **dict(changes)})
+
+
+@pytest.mark.parametrize(
+    ("changes", "stages", "sets"),
+    [
+        (
+            {"interleaving.weights": "copies"},
+            ["turn_1_a", "turn_2_b", "turn_3_a", "turn_4_b"],
+            {f"{part}_{i}" for part in ("encoder", "head") for i in (1, 2, 3, 4)},
+        ),
+        (
+            {"skill": "blocked", "interleaving.weights": "per_task"},
+            ["turn_1_a", "turn_2_a", "turn_3_b", "turn_4_b"],
+            {f"{part}_{name}" for part in ("encoder", "head") for name in NAMES},
+        ),
+        ({"skill": "joint"}, ["joint"], {"encoder", "head_a", "head_b"}),
+        (
+            {"skill": "sequential", "interleaving.rounds": 1},
+            ["turn_1_a", "turn_2_b"],
+            {"encoder", "head_a", "head_b"},
+        ),
+        (
+            {
+                "interleaving.schedule": ("b", "a", "b"),
+                "interleaving.transfer": "copy",
+                "interleaving.weights": "shared",
+                "interleaving.heads": (5, 0),
+            },
+            ["turn_1_b", "turn_2_a", "turn_3_b"],
+            {"encoder", "head_a", "head_b"},
+        ),
+    ],
+)
+def test_every_skill_becomes_a_program_that_can_be_traced(
+    changes, stages, sets, config, given
+):
+    config = config(changes)
+    check(config)
+    data = load_images(config, given)
+    setup = build_tasks(config, data, jax.random.key(0), steps_per_epoch=2)
+    (phase,) = setup.phases
+    program = phase.program
+    assert [stage.name for stage in program.stages] == stages
+    assert set(program.sets) == set(setup.params) == sets | {"alphas"}
+    assert set(program.streams) == {"train_a", "train_b", "val_a", "val_b"}
+    batch = {"image": jnp.zeros((4, 8, 8, 3)), "label": jnp.zeros(4, jnp.int32)}
+    batches = dict.fromkeys(program.streams, batch)
+
+    def step(key):
+        state = program.init(setup.params, key, setup.model_state)
+        return state, *program.step(state, batches)
+
+    before, after, metrics = jax.eval_shape(step, jax.random.key(0))
+    assert jax.tree.structure(before) == jax.tree.structure(after)
+    assert {"validation/loss_a", "validation/loss_b"} <= set(metrics)
+
+
+def test_turns_begin_alike_and_heads_fit_their_tasks(config, given):
+    config = config({"interleaving.heads": (5, 0)})
+    data = load_images(config, given)
+    params = build_tasks(config, data, jax.random.key(0), 2).params
+    for name in ("encoder_2", "encoder_3", "encoder_4"):
+        assert jax.tree.all(
+            jax.tree.map(np.array_equal, params["encoder_1"], params[name])
+        )
+    biases = {
+        name: [leaf.shape for leaf in jax.tree.leaves(params[name]) if leaf.ndim == 1]
+        for name in params
+        if name.startswith("head")
+    }
+    assert biases["head_1"] == biases["head_3"] == [(5,), (2,)]
+    assert biases["head_2"] == biases["head_4"] == [(3,)]
+
+
+def test_the_encoder_is_that_of_a_search_on_one_set(config, given):
+    data = load_images(config(), given)
+    several = build_tasks(config(), data, jax.random.key(0), 2).params
+    one = dataclasses.replace(config(), skill="baseline", tasks=())
+    alone = build_search(one, data["a"], jax.random.key(0), 2).params
+    assert set(alone["weights"]) - set(several["encoder_1"]) == {"head"}
+    for name, part in several["encoder_1"].items():
+        assert jax.tree.all(jax.tree.map(np.array_equal, part, alone["weights"][name]))
+    equal = jax.tree.map(np.array_equal, several["alphas"], alone["alphas"])
+    assert jax.tree.all(equal)
+
+
+def test_what_fades_with_the_epochs_counts_steps_and_not_turns(config, given):
+    """Three turns of a task in a step are one step for its schedules."""
+    config = config(
+        {
+            "search.auxiliary_skip": "linear",
+            "search.epochs": 2,
+            "interleaving.schedule": ("a", "a", "a", "b"),
+            "interleaving.transfer": "copy",
+            "interleaving.weights": "shared",
+        }
+    )
+    data = load_images(config, given)
+    setup = build_tasks(config, data, jax.random.key(0), steps_per_epoch=2)
+    program = setup.phases[0].program
+    state = program.init(setup.params, jax.random.key(0), setup.model_state)
+    image = jax.random.normal(jax.random.key(1), (4, 8, 8, 3))
+    batch = {"image": image, "label": jnp.arange(4) % 2}
+    (turn,) = [s for s in program.stages if s.name == "turn_1_a"]
+
+    @jax.jit
+    def loss(steps):
+        learner = {**state.model_state["learner_a"], "steps": steps}
+        moves = {name: state.params[name] for name in turn.moves}
+        model_state = {**state.model_state, "learner_a": learner}
+        reads = {"alphas": state.params["alphas"]}
+        value, _ = turn(moves, reads, model_state, {"train_a": batch}, state.key)
+        return value
+
+    losses = [float(loss(jnp.float32(steps))) for steps in (0, 5, 6, 11)]
+    assert losses[0] == losses[1] != losses[2] == losses[3]
+
+
+def test_an_epoch_passes_the_largest_task_and_streams_differ(config, given):
+    data = load_images(config(), given)
+    streams = _streams(config(), data)
+    assert set(streams) == {"train_a", "val_a", "train_b", "val_b"}
+    assert streams["train_a"].examples.size == 10
+    assert longest_epoch(streams) == 2
+    assert streams["train_a"].mean == data["a"].mean != data["b"].mean
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"tasks": ()}, "config.tasks"),
+        ({"tasks": ("a", "a")}, "distinct"),
+        ({"skill": "lpt"}, "one data set"),
+        ({"interleaving.schedule": ("a",)}, "every one of"),
+        ({"interleaving.schedule": NAMES, "skill": "blocked"}, "makes its own"),
+        ({"interleaving.heads": (1, 2, 3)}, "a width for each"),
+        ({"data.dirs": ("x",)}, "a folder for each"),
+        ({"interleaving.interaction_weight": 100.0}, "proximal_step"),
+        (
+            {"interleaving.coupling": "stop_gradient", "interleaving.transfer": "copy"},
+            "transfer=proximal",
+        ),
+        ({"interleaving.weights": "shared"}, "transfer=copy"),
+        ({"evaluation.rivals": ("nowhere",)}, "nowhere"),
+    ],
+)
+def test_what_does_not_fit_is_one_line_with_a_flag(changes, words, config):
+    with pytest.raises(InputError, match="--config") as error:
+        check(config(changes))
+    assert words in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+def test_large_weights_are_fine_with_a_proximal_step(config):
+    changes = {"interleaving.proximal_step": True}
+    check(config({**changes, "interleaving.interaction_weight": 100.0}))
+
+
+def test_given_data_must_have_the_names(config, given, tiny_baseline):
+    with pytest.raises(InputError, match=r"config\.tasks"):
+        load_images(config(), {"a": given["a"]})
+    with pytest.raises(InputError, match="mapping"):
+        load_images(config(), given["a"])
+    single = load_images(tiny_baseline({"data.image_size": 4}), given["b"])
+    assert single.image_shape == (4, 4, 3)
+
+
+def test_one_task_alone_has_its_own_folder(config):
+    alone = task_config(config({"data.dirs": ("x", "y")}), "b")
+    assert (alone.data.name, alone.data.dir, alone.tasks) == ("b", "y", ())
+    assert schedule_of(config({"interleaving.rounds": 3})) == NAMES * 3
+
+
+@pytest.fixture(scope="module")
+def done(tiny, given, tmp_path_factory):
+    """A finished joint search, compared with itself under another name."""
+    folder = tmp_path_factory.mktemp("tasks")
+    config = tiny({**TASKS, "skill": "joint", "evaluation.epochs": 0})
+    first = run(config, folder / "first", data=given, quiet=True)
+    config = tiny(
+        {**TASKS, "skill": "joint", "evaluation.rivals": (str(folder / "first"),)}
+    )
+    return folder, first, run(config, folder / "second", data=given, quiet=True)
+
+
+def test_a_run_reports_every_task_beside_its_rivals(done):
+    folder, first, second = done
+    assert first.genotype == second.genotype
+    assert second.summary["dataset"] == "a and b"
+    rows = second.summary["evaluation"]["rows"]
+    names = [row["name"] for row in rows]
+    assert names == ["derived on a", "first on a", "derived on b", "first on b"]
+    errors = json.loads((folder / "second" / "evaluation.json").read_text())
+    assert set(errors) == {"a", "b"}
+    for name in NAMES:
+        of_task = errors[name]
+        # The same cells, trained with the same seeds on the same data.
+        assert of_task["derived"] == of_task["first"]
+        own = folder / "second" / "tasks" / name
+        assert (own / "report" / "index.html").exists()
+        summary = json.loads((own / "summary.json").read_text())
+        assert summary["evaluation"]["comparisons"].keys() == {"first"}
+    page = second.report.read_text()
+    assert "derived on b" in page
+    assert "cells of first" in page
+
+
+def test_a_finished_run_is_not_trained_again(done, given, tiny, monkeypatch):
+    folder, _, second = done
+    monkeypatch.setattr(Devices, "compile", None)
+    config = tiny(
+        {**TASKS, "skill": "joint", "evaluation.rivals": (str(folder / "first"),)}
+    )
+    (folder / "second" / "summary.json").unlink()
+    again = run(config, folder / "second", data=given, quiet=True)
+    assert again.summary["evaluation"] == second.summary["evaluation"]
+
+
+def test_rivals_need_names_of_their_own(done):
+    folder, first, _ = done
+    assert read_rivals((str(folder / "first"),)) == {"first": first.genotype}
+    with pytest.raises(InputError, match="a name in the comparison already"):
+        read_rivals((str(folder / "first"), str(folder / "x" / ".." / "first")))
