@@ -43,6 +43,7 @@ def outcome(old, new, evaluated=False):
         ({"evaluation__num_seeds": 5}, True, True),
         ({"evaluation__num_seeds": 2}, True, False),
         ({"evaluation__num_random": 9}, True, True),
+        ({"parallel__batch_norm": "per_device"}, False, False),
         ({"seed": 3}, False, False),
         ({"data__dir": "elsewhere"}, False, False),
         ({"search__weights__lr": 0.1}, False, False),
