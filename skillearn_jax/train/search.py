@@ -333,7 +333,7 @@ class _Recorder(NamedTuple):
             if step % self.config.log_every == 0
         )
         for of_step in metrics:
-            self.saver.watch(of_step)
+            self.saver.watch(of_step, needed=phase == "search")
         self.update(last, _shown(metrics[-1]))
 
     def end_epoch(

@@ -131,6 +131,16 @@ def test_a_finished_run_is_reported_whatever_is_logged(tiny_baseline, tmp_path, 
     assert "holds this run already, finished" in capsys.readouterr().out
 
 
+def test_a_best_metric_that_is_none_is_named(tiny_baseline, tmp_path):
+    config = {"evaluation.epochs": 0, "checkpoint.best_metric": "validation/los"}
+    message = (
+        r"best_metric is 'validation/los'; .* validation/objective: set --config\."
+    )
+    with pytest.raises(InputError, match=message) as e:
+        run(tiny_baseline(config), tmp_path / "run", quiet=True)
+    assert "\n" not in str(e.value)
+
+
 @pytest.mark.long
 def test_a_run_moves_between_one_device_and_eight(
     tiny_baseline, tmp_path, read_rows, monkeypatch
