@@ -37,3 +37,23 @@ def test_search_step_in_torch(repo_root):
     pytest.importorskip("torch", reason="torch is not installed")
     found = lines(repo_root, "search_step_torch.py", *SMALL)
     assert [line["part"] for line in found] == ["weights", "alphas"]
+
+
+@pytest.mark.parametrize(
+    "flags",
+    [
+        ("--problem=mlp", "--width=8", "--batch=4", "--implicit"),
+        ("--problem=chain", "--levels=1,2"),
+    ],
+    ids=["mlp", "chain"],
+)
+def test_hypergradient(flags, repo_root):
+    found = lines(
+        repo_root, "hypergradient.py", *flags, "--dtypes=float32", "--repeats=1"
+    )
+    by_adjoint = {line["adjoint"]: line for line in found}
+    assert {"Autodiff()", "Exact()"} <= set(by_adjoint)
+    assert all(line["step_s"] > 0 and "versions" in line for line in found)
+    assert by_adjoint["Exact()"]["rel_error"] < 1e-5
+    if "--implicit" in flags:
+        assert len(found) == 6

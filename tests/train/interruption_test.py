@@ -165,10 +165,10 @@ def signal_at(patch, condition, number, count=1):
     """Sends a signal to this process as soon as a row of metrics is such."""
     append, left = Workdir.append_metrics, [1]
 
-    def appended(self, rows):
+    def appended(self, rows, *name):
         rows = list(rows)
-        append(self, rows)
-        if left and any(map(condition, rows)):
+        append(self, rows, *name)
+        if left and not name and any(map(condition, rows)):
             left.clear()
             for _ in range(count):
                 os.kill(os.getpid(), number)

@@ -35,9 +35,9 @@ def logged(tiny_baseline, tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         append = Workdir.append_metrics
 
-        def appended(self, rows):
+        def appended(self, rows, *name):
             rows = list(rows)
-            append(self, rows)
+            append(self, rows, *name)
             if any(row["step"] == 7 for row in rows):
                 signal.raise_signal(signal.SIGTERM)
 
