@@ -21,6 +21,7 @@ from skillearn_jax.train.manifest import (
     to_arrays,
     to_tree,
     verify,
+    verify_files,
     write_manifest,
 )
 from skillearn_jax.types import PyTree
@@ -255,6 +256,7 @@ def _read(folder: Path, step: int) -> Saved:
         )
     if manifest["step"] != step:
         raise DamagedError(f"it is that of step {manifest['step']}")
+    verify_files(folder, manifest)
     try:
         with _alone():
             arrays = ocp.load(str((folder / "arrays").absolute()))

@@ -31,6 +31,7 @@ from skillearn_jax.train.stages import (
     search_stage,
 )
 from skillearn_jax.train.tasks import Images, longest_epoch
+from skillearn_jax.train.telemetry import note_compilation, observed, parse_profile
 from skillearn_jax.train.workdir import Workdir
 from skillearn_jax.types import Key
 
@@ -256,8 +257,17 @@ def _run_phases(
         )
         compile_s += loop.compile_s
         clock, step = time.perf_counter(), int(state.step)
+        note_compilation(recorder.workdir, phase.name, step, loop)
         with interrupt.deferred():
-            for latest, metrics in loop.steps(placed, left):
+            for latest, metrics in observed(
+                loop.steps(placed, left),
+                loop,
+                recorder.workdir,
+                phase.name,
+                step,
+                recorder.steps_per_epoch,
+                parse_profile(recorder.config.profile),
+            ):
                 step += len(metrics)
                 recorder.record(phase.name, step, metrics)
                 if step % recorder.steps_per_epoch == 0:
@@ -324,7 +334,7 @@ class _Recorder(NamedTuple):
             if step % self.config.log_every == 0
         )
         for of_step in metrics:
-            self.saver.watch(of_step)
+            self.saver.watch(of_step, needed=phase == "search")
         self.update(last, _shown(metrics[-1]))
 
     def end_epoch(
