@@ -301,6 +301,7 @@ class _Recorder(NamedTuple):
                 row.get("phase") not in ("warmup", "search") or row["step"] <= done
             )
         )
+        self.workdir.keep_metrics(lambda row: row["step"] <= done, "alphas.jsonl")
         if saved is None:
             return Stability(), False
         return Stability(*saved.note["stability"]), saved.note["stopped"]
@@ -345,6 +346,10 @@ class _Recorder(NamedTuple):
         row |= {"alphas/stable_epochs": float(stability.epochs), "stopped": stopped}
         # Before the save: a run that goes on drops the rows beyond its checkpoint.
         self.workdir.append_metrics([self._row(phase.name, step, row)])
+        logits = jax.tree.map(lambda x: x.tolist(), _alphas(state))
+        self.workdir.append_metrics(
+            [{"phase": phase.name, "step": step, **logits}], "alphas.jsonl"
+        )
         return stability, stopped
 
     def _stops(self, normal_skips: int, stability: Stability) -> bool:

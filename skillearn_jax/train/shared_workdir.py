@@ -72,15 +72,19 @@ class SharedWorkdir(Workdir):
         """Returns the content of a JSON file; `None` if there is none."""
         return on_first(lambda: self._of_first().read_json(name))
 
-    def append_metrics(self, rows: Iterable[Mapping[str, Any]]) -> None:
-        """Adds lines to metrics.jsonl."""
+    def append_metrics(
+        self, rows: Iterable[Mapping[str, Any]], name: str = "metrics.jsonl"
+    ) -> None:
+        """Adds lines to metrics.jsonl, or to another file of lines."""
         if self._first is not None:
-            self._first.append_metrics(rows)
+            self._first.append_metrics(rows, name)
 
-    def keep_metrics(self, keep: Callable[[dict[str, Any]], bool]) -> None:
-        """Drops lines of metrics.jsonl for which `keep(row)` is false."""
+    def keep_metrics(
+        self, keep: Callable[[dict[str, Any]], bool], name: str = "metrics.jsonl"
+    ) -> None:
+        """Drops lines for which `keep(row)` is false."""
         if self._first is not None:
-            self._first.keep_metrics(keep)
+            self._first.keep_metrics(keep, name)
 
     def _of_first(self) -> Workdir:
         assert self._first is not None

@@ -21,7 +21,7 @@ _PACKAGES = ("jax", "flax", "optax", "orbax-checkpoint", "numpy", "skillearn-jax
 class Workdir:
     """A run's folder: JSON files that a person or the report reads.
 
-    `config.json`, `metrics.jsonl`, `genotype.json`, `evaluation.json`, `summary.json`,
+    `config.json`, `metrics.jsonl`, `alphas.jsonl`, `genotype.json`, `evaluation.json`, `summary.json`,
     `checkpoints/` and `report/`. Files are replaced in one move, so that a run that is
     killed leaves either the old one or the new one. Of several processes, the first writes.
 
@@ -96,21 +96,25 @@ class Workdir:
                 "--workdir to a new folder"
             ) from error
 
-    def append_metrics(self, rows: Iterable[Mapping[str, Any]]) -> None:
-        """Adds lines to metrics.jsonl."""
+    def append_metrics(
+        self, rows: Iterable[Mapping[str, Any]], name: str = "metrics.jsonl"
+    ) -> None:
+        """Adds lines to metrics.jsonl, or to another file of lines."""
         text = "".join(json.dumps(row) + "\n" for row in rows)
         if not self._writes or not text:
             return
-        path = self.path / "metrics.jsonl"
+        path = self.path / name
         with _storage(path), path.open("a", encoding="utf-8") as file:
             file.write(text)
 
-    def keep_metrics(self, keep: Callable[[dict[str, Any]], bool]) -> None:
-        """Drops lines of metrics.jsonl for which `keep(row)` is false, and broken ones.
+    def keep_metrics(
+        self, keep: Callable[[dict[str, Any]], bool], name: str = "metrics.jsonl"
+    ) -> None:
+        """Drops lines of metrics.jsonl, or of another file of lines, for which `keep(row)` is false, and broken ones.
 
         A run that goes on from a checkpoint writes the steps since then again.
         """
-        path = self.path / "metrics.jsonl"
+        path = self.path / name
         if not path.exists():
             return
         kept = []
@@ -121,7 +125,7 @@ class Workdir:
                 continue
             if isinstance(row, dict) and keep(row):
                 kept.append(line + "\n")
-        self._write("metrics.jsonl", "".join(kept))
+        self._write(name, "".join(kept))
 
     def _check_config(self) -> None:
         """Compares this config with that of the run that is there."""

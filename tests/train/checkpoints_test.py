@@ -15,6 +15,7 @@ from orbax.checkpoint import v1 as ocp
 
 from skillearn_jax.errors import InputError, StorageError
 from skillearn_jax.framework import State
+from skillearn_jax.parallel import Devices
 from skillearn_jax.train import manifest as manifest_module
 from skillearn_jax.train.checkpoints import Checkpoints
 from skillearn_jax.train.manifest import read_manifest
@@ -144,6 +145,18 @@ def test_a_save_is_not_disturbed_by_the_steps_that_follow(tmp_path):
     saved, _ = newest(tmp_path)
     assert np.asarray(saved.restore(state)["x"]).tobytes() == expected
     assert saved.note == {"values": [1.0]}
+
+
+@pytest.mark.parametrize(("saved_on", "loaded_on"), [(8, 1), (1, 8), (8, 2)])
+def test_any_number_of_devices_may_load_it(tmp_path, saved_on, loaded_on):
+    before, after = Devices(saved_on), Devices(loaded_on)
+    checkpoints = Checkpoints(tmp_path)
+    checkpoints.save(4, before.fetch(before.place(make_state(4))))
+    checkpoints.close()
+    saved, _ = newest(tmp_path)
+    state = after.place(saved.restore(make_state(0)))
+    assert len(jax.tree.leaves(state)[0].devices()) == loaded_on
+    assert bits(after.fetch(state)) == bits(make_state(4))
 
 
 def test_what_a_kill_left_is_no_checkpoint_and_is_removed(copy):
