@@ -170,15 +170,14 @@ def check_same(value: Any, what: str) -> None:
         )
 
 
-def in_any(*flags: bool) -> tuple[bool, ...]:
-    """Returns in all processes whether each flag is set in one of them, at least.
+def in_any(flag: bool) -> bool:
+    """Returns in all processes whether a flag is set in one of them, at least.
 
     All processes must come here, in the same order.
     """
     if jax.process_count() == 1:
-        return flags
-    gathered = multihost_utils.process_allgather(np.array(flags, np.int32))
-    return tuple(bool(flag) for flag in np.any(gathered, axis=0))
+        return flag
+    return bool(np.any(multihost_utils.process_allgather(np.int32(flag))))
 
 
 def _broadcast(data: bytes) -> bytes:
