@@ -1,6 +1,7 @@
 """The benchmarks run and print what they promise; nothing here is timed."""
 
 import json
+import os
 import subprocess
 import sys
 
@@ -31,6 +32,43 @@ def test_search_step(part, repo_root):
     for key in ("compile_s", "step_s", "cpu_s", "peak_bytes", "flops"):
         assert line[key] > 0, key
     assert {"device", "versions"} <= set(line)
+
+
+@pytest.mark.long
+def test_scaling_counts_what_is_sent(repo_root):
+    flags = ("--mode=strong", "--counts=2", "--skill=baseline", "--nodes=1")
+    (line,) = lines(repo_root, "scaling.py", *flags, *SMALL, "--steps=2", "--batch=4")
+    assert line["devices"] == 2
+    assert 0 < line["minimum_bytes"] <= line["sent_bytes"]
+    assert line["sent_by"] == {"all-reduce": line["sent_bytes"]}
+    assert line["step_s"] > 0
+
+
+def test_scaling_knows_the_sizes_of_the_published_search(repo_root):
+    flags = ("--nodes=4", "--cells=8", "--channels=16", "--side=32")
+    (line,) = lines(
+        repo_root, "scaling.py", "--mode=sizes", "--encoder=resnet18", *flags
+    )
+    params = line["params"]
+    assert params["weights"] == 1_930_618
+    trained = params["weights"] + params["encoder"] + params["executor"]
+    moved = 4 * (3 * trained + params["alphas"] + params["creator"])
+    assert line["minimum_bytes"] == moved
+
+
+def test_bytes_are_read_off_a_compiled_program(repo_root, monkeypatch):
+    monkeypatch.syspath_prepend(str(repo_root / "benchmarks"))
+    monkeypatch.setenv("XLA_FLAGS", os.environ["XLA_FLAGS"])
+    from scaling import sent_bytes
+
+    text = """
+      %a = f32[3,4]{1,0} all-reduce(%x), channel_id=1
+      %b = (f32[5]{0}, /*index=1*/f64[2,2]{1,0}) all-reduce(%y, %z), channel_id=2
+      %c = f32[] all-reduce-start(%w), channel_id=3
+      %d = u8[16]{0} all-gather(%v), channel_id=4
+      %e = f32[9]{0} add(%all-reduce.1, %q)
+    """
+    assert sent_bytes(text) == {"all-reduce": 48 + 20 + 32 + 4, "all-gather": 16}
 
 
 def test_search_step_in_torch(repo_root):

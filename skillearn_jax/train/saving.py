@@ -77,8 +77,9 @@ class Saver:
             Interrupted: after the save, if a signal asked for the end.
             StorageError: if the disk did not take a save.
         """
-        asked = in_any(interrupt.requested())
-        if not (last or asked or any(map(self._is_due, steps)) or self._is_late()):
+        # Both are asked at every step: the processes come here together.
+        asked, late = in_any(interrupt.requested()), in_any(self._is_late())
+        if not (last or asked or late or any(map(self._is_due, steps))):
             return
         metric = float(np.mean(self._values)) if self._values else None
         step = steps[-1] + offset
