@@ -17,6 +17,7 @@ from skillearn_jax.train.config import Config
 from skillearn_jax.train.console import Console
 from skillearn_jax.train.evaluate import evaluate
 from skillearn_jax.train.evaluate_tasks import evaluate_tasks
+from skillearn_jax.train.exams import check_exams, load_bank
 from skillearn_jax.train.report import write_report
 from skillearn_jax.train.rivals import read_rivals
 from skillearn_jax.train.search import SearchResult, search
@@ -75,6 +76,7 @@ def run(
     for each in each_set(data):
         check_images(config, each)
         check_batches(config, each, devices)
+    bank = load_bank(config, data) if isinstance(data, ImageData) else None
     folder = Workdir(workdir, config)
     console = Console(quiet=quiet)
     summary = folder.read_json("summary.json")
@@ -92,7 +94,7 @@ def run(
             f"seed {config.seed}, {devices.count} device(s), workdir {folder.path}",
         ),
     )
-    found = search(config, data, folder, devices, console)
+    found = search(config, data, folder, devices, console, bank)
     console.message(genotype_text(found.genotype))
     summary = _summary(config, data, found)
     if config.evaluation.epochs:
@@ -117,6 +119,7 @@ def check(config: Config) -> None:
     config.space.build()
     check_stages(config)
     check_tasks(config)
+    check_exams(config)
     read_rivals(config.evaluation.rivals)
     if config.search.channels % config.search.partial:
         raise InputError(

@@ -1,6 +1,7 @@
 """Floor 4: the search phase: from images to a genotype."""
 
 import contextlib
+import dataclasses
 import time
 from collections.abc import Mapping
 from typing import Any, NamedTuple
@@ -19,6 +20,7 @@ from skillearn_jax.train.build_tasks import build_tasks
 from skillearn_jax.train.checkpoints import Checkpoints
 from skillearn_jax.train.config import Config
 from skillearn_jax.train.console import Console, Update
+from skillearn_jax.train.exams import EXAMS, append_exams, exams_are_over
 from skillearn_jax.train.loop import StepMetrics, compile_loop
 from skillearn_jax.train.stages import next_space, noted_space, search_stage
 from skillearn_jax.train.tasks import Images, longest_epoch
@@ -99,6 +101,7 @@ def search(
     workdir: Workdir,
     devices: Devices,
     console: Console,
+    bank: ImageData | None = None,
 ) -> SearchResult:
     """Runs the search phase, going on from the newest checkpoint if there is one.
 
@@ -110,12 +113,13 @@ def search(
             each epoch, `genotype.json`; of a search in stages also `stages.json`.
         devices: to run on.
         console: for the printout and the progress bar.
+        bank: that exams are drawn from; by default the validation set.
 
     Raises:
         NonFiniteError: if a loss or a gradient becomes NaN or infinite.
         InputError: if the checkpoint cannot be read.
     """
-    streams = _streams(config, data)
+    streams = _streams(config, data, bank)
     steps_per_epoch = longest_epoch(streams)
     build_key, run_key = jax.random.split(jax.random.key(config.seed))
     num_stages = config.search.num_stages
@@ -161,10 +165,16 @@ def search(
     return SearchResult(genotype, steps // steps_per_epoch, steps, compile_s, steps_s)
 
 
-def _streams(config: Config, data: Images) -> dict[str, Stream]:
+def _streams(
+    config: Config, data: Images, bank: ImageData | None = None
+) -> dict[str, Stream]:
     """Returns the streams of one data set; of several tasks `train_NAME`, `val_NAME`."""
     if isinstance(data, ImageData):
-        return search_streams(config, data.train, data)
+        own = search_streams(config, data.train, data)
+        if bank is not None:
+            examples = jax.device_put(bank.train)
+            own["bank"] = dataclasses.replace(own["bank"], examples=examples)
+        return own
     streams: dict[str, Stream] = {}
     for name, of_task in data.items():
         drawn = search_streams(config, of_task.train, of_task)
@@ -230,6 +240,7 @@ def _run_phases(
             {name: streams[name] for name in phase.program.streams},
             devices,
             recorder.steps_per_epoch,
+            step=setup.step(phase.program),
         )
         compile_s += loop.compile_s
         clock, step = time.perf_counter(), int(state.step)
@@ -271,6 +282,7 @@ class _Recorder(NamedTuple):
                 row.get("phase") not in ("warmup", "search") or row["step"] <= done
             )
         )
+        self.workdir.keep_metrics(lambda row: row["step"] <= done, EXAMS)
         ends = [row for row in rows if "alphas/stable_epochs" in row]
         last = ends[-1] if ends else {}
         stable = int(last.get("alphas/stable_epochs", 0))
@@ -283,11 +295,14 @@ class _Recorder(NamedTuple):
     def record(self, phase: str, last: int, metrics: list[StepMetrics]) -> None:
         """Notes the metrics of some steps, up to the step `last`."""
         first = last - len(metrics) + 1
-        self.workdir.append_metrics(
+        rows = [
             self._row(phase, step, of_step)
             for step, of_step in enumerate(metrics, start=first)
-            if step % self.config.log_every == 0
+        ]
+        self.workdir.append_metrics(
+            row for row in rows if row["step"] % self.config.log_every == 0
         )
+        append_exams(self.workdir, rows)
         self.update(last, _shown(metrics[-1]))
 
     def keep(
@@ -305,15 +320,17 @@ class _Recorder(NamedTuple):
         # As they are, whatever `max_skips` will make of them: this is an alarm.
         skips = count_skips(derive_genotype(_alphas(state), self.space))
         row |= {f"alphas/skips/{kind}": float(skips[kind]) for kind in CELL_KINDS}
-        stopped = searching and self._stops(skips["normal"], stability)
+        stopped = searching and self._stops(skips["normal"], stability, state)
         row |= {"alphas/stable_epochs": float(stability.epochs), "stopped": stopped}
         # Rows first: a run that goes on drops those beyond its checkpoint.
         self.workdir.append_metrics([self._row(phase.name, step, row)])
         self.checkpoints.save(state)
         return stability, stopped
 
-    def _stops(self, normal_skips: int, stability: Stability) -> bool:
+    def _stops(self, normal_skips: int, stability: Stability, state: State) -> bool:
         search = self.config.search
+        if search.stop == "curriculum":
+            return exams_are_over(self.config, state)
         if search.stop == "skips":
             return normal_skips >= search.stop_skips
         return search.stop == "ranking" and has_settled(

@@ -87,12 +87,16 @@ class Workdir:
                 "--workdir to a new folder"
             ) from error
 
-    def append_metrics(self, rows: Iterable[Mapping[str, Any]]) -> None:
-        """Adds lines to metrics.jsonl."""
-        with (self.path / "metrics.jsonl").open("a", encoding="utf-8") as file:
+    def append_metrics(
+        self, rows: Iterable[Mapping[str, Any]], name: str = "metrics.jsonl"
+    ) -> None:
+        """Adds lines to metrics.jsonl, or to another file of lines."""
+        with (self.path / name).open("a", encoding="utf-8") as file:
             file.writelines(json.dumps(row) + "\n" for row in rows)
 
-    def keep_metrics(self, keep: Any) -> list[dict[str, Any]]:
+    def keep_metrics(
+        self, keep: Any, name: str = "metrics.jsonl"
+    ) -> list[dict[str, Any]]:
         """Drops lines of metrics.jsonl for which `keep(row)` is false, and broken ones.
 
         A run that goes on from a checkpoint writes the steps since then again.
@@ -100,7 +104,7 @@ class Workdir:
         Returns:
             The rows that stay.
         """
-        path = self.path / "metrics.jsonl"
+        path = self.path / name
         if not path.exists():
             return []
         kept, rows = [], []
@@ -112,7 +116,7 @@ class Workdir:
             if isinstance(row, dict) and keep(row):
                 kept.append(line + "\n")
                 rows.append(row)
-        partial = self.path / ".metrics.jsonl.partial"
+        partial = self.path / f".{name}.partial"
         partial.write_text("".join(kept), encoding="utf-8")
         partial.replace(path)
         return rows
