@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 
 from skillearn_jax.errors import InputError
+from skillearn_jax.framework import gains
 from skillearn_jax.hypergrad import Autodiff, Exact, FiniteDifference
 from skillearn_jax.types import Array
 
@@ -45,9 +46,15 @@ class CheckRow(NamedTuple):
 
 
 class CheckReport(NamedTuple):
-    """The rows of a check; `print(report)` shows them as a table."""
+    """A check; `print(report)` shows it as a table.
+
+    Attributes:
+        rows: one for each adjoint and leaf.
+        warnings: a line for each stage that passes (almost) no response term.
+    """
 
     rows: tuple[CheckRow, ...]
+    warnings: tuple[str, ...] = ()
 
     def __str__(self) -> str:
         width = max(len(row.leaf) for row in self.rows)
@@ -61,7 +68,7 @@ class CheckReport(NamedTuple):
                 f"{row.rel_error:>12.1e}  {row.cosine:.6f}"
                 + (f"  ! {row.warning}" if row.warning else "")
             )
-        return "\n".join(lines)
+        return "\n".join((*lines, *(f"! {line}" for line in self.warnings)))
 
 
 def check(
@@ -95,7 +102,7 @@ def check(
     for name, variant in variants.items():
         for leaf, value in _leaves(variant, state, batches).items():
             rows.append(_compare(name, leaf, value, reference[leaf]))
-    return CheckReport(tuple(rows))
+    return CheckReport(tuple(rows), gains.warnings(program, state, batches))
 
 
 def _leaves(program: Program, state: State, batches: Batches) -> dict[str, Array]:

@@ -205,6 +205,14 @@ class Program:
         """
         return checking.check(self, state, batches, radius)
 
+    def look_ahead(self, state: State, batches: Batches) -> State:
+        """Returns the state as the look-ahead leaves it; supporting sets are at rest."""
+        graph.check_batches(self, batches)
+        run = self._run(state, self._copies(state.params), batches, {})
+        return state._replace(
+            params=run.values, opt_states=run.opt_states, model_state=run.model_state
+        )
+
     def objective(self, state: State, batches: Batches) -> Array:
         """Returns the validation objective after the look-ahead, at `state`."""
         graph.check_batches(self, batches)
@@ -225,6 +233,7 @@ class Program:
         for names in rounds:
             grads, info, run = self._hypergrad(state, batches)
             metrics |= {f"{VALIDATION}/{k}": v for k, v in info.metrics.items()}
+            metrics |= {f"{k}/residual": v for k, v in info.residuals.items()}
             for name in names:
                 metrics[f"hypergrad/{name}/norm"] = optax.tree.norm(grads[name])
                 metrics[f"hypergrad/{name}/direct"] = optax.tree.norm(info.direct[name])

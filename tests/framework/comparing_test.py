@@ -1,0 +1,156 @@
+"""`compare`: what the tables say is what the adjoints do."""
+
+import json
+
+import jax
+import numpy as np
+import pytest
+
+from skillearn_jax.errors import InputError
+from skillearn_jax.framework import compare
+from skillearn_jax.hypergrad import (
+    Autodiff,
+    ConjugateGradient,
+    Exact,
+    FiniteDifference,
+    FirstOrder,
+)
+
+RADII = (1e-3, 1e-2)
+
+
+@pytest.fixture(autouse=True)
+def _quick_compilation():
+    """Small arrays, many programs: unoptimised ones are ready sooner."""
+    jax.config.update("jax_disable_most_optimizations", True)
+    yield
+    jax.config.update("jax_disable_most_optimizations", False)
+
+
+@pytest.fixture(scope="module")
+def report_of():
+    """The report is taken once for all tests that read it."""
+    return {}
+
+
+@pytest.fixture
+def report(toy, warm, report_of):
+    if not report_of:
+        program = toy.program()
+        state = warm(program, toy.params, toy.batches)
+        report_of["state"], report_of["program"] = state, program
+        report_of["report"] = compare(
+            program, state, toy.batches, radii=RADII, repeats=2
+        )
+    return report_of["report"]
+
+
+def rows_of(report, **wanted):
+    return [
+        row
+        for row in report.rows
+        if all(getattr(row, name) == value for name, value in wanted.items())
+    ]
+
+
+def test_exact_is_right_to_machine_precision_in_each_type(report):
+    for dtype, most in (("float64", 1e-13), ("float32", 2e-5), ("bfloat16", 0.5)):
+        rows = rows_of(report, adjoint="Exact()", dtype=dtype, stage="total")
+        assert {row.supporting for row in rows} == {"a", "c"}
+        assert all(row.rel_error < most for row in rows)
+    assert all(
+        row.rel_error > 1e-9
+        for row in rows_of(report, adjoint="Exact()", dtype="float32", stage="total")
+    )
+
+
+def test_rows_hold_the_errors_that_they_name(toy, report, report_of):
+    program, state = report_of["program"], report_of["state"]
+    want, want_info = program.with_adjoint(Autodiff()).hypergrad(state, toy.batches)
+    got, got_info = program.with_adjoint(FiniteDifference(0.01)).hypergrad(
+        state, toy.batches
+    )
+    for name in ("a", "c"):
+        (row,) = rows_of(
+            report, radius=0.01, dtype="float64", supporting=name, stage="total"
+        )
+        error = np.linalg.norm(got[name] - want[name]) / np.linalg.norm(want[name])
+        assert row.norm == pytest.approx(np.linalg.norm(want[name]), rel=1e-12)
+        assert row.rel_error == pytest.approx(error, rel=1e-6)
+        cosine = np.vdot(got[name], want[name])
+        cosine /= np.linalg.norm(got[name]) * np.linalg.norm(want[name])
+        assert row.cosine == pytest.approx(cosine, abs=1e-12)
+    (row,) = rows_of(
+        report, radius=0.01, dtype="float64", supporting="a", stage="first"
+    )
+    got, want = got_info.terms["first"]["a"], want_info.terms["first"]["a"]
+    error = np.linalg.norm(got - want) / np.linalg.norm(want)
+    assert row.rel_error == pytest.approx(error, rel=1e-6)
+
+
+def test_each_radius_is_there_once_in_each_type(report):
+    for dtype in ("float64", "float32", "bfloat16"):
+        rows = rows_of(report, dtype=dtype, supporting="a", stage="total")
+        assert sorted(row.radius for row in rows if row.radius) == list(RADII)
+    coarse, fine = (
+        rows_of(report, radius=r, dtype="float64", supporting="a", stage="first")[0]
+        for r in (1e-2, 1e-3)
+    )
+    # The swept radius and the fixed one go different ways to the same difference.
+    assert coarse.rel_error / fine.rel_error == pytest.approx(100, rel=0.1)
+
+
+def test_a_part_that_is_not_there_is_no_number(report):
+    """FirstOrder passes nothing through a stage: error one, and no angle."""
+    (row,) = rows_of(
+        report,
+        adjoint=repr(FirstOrder("lookahead")),
+        dtype="float64",
+        supporting="a",
+        stage="first",
+    )
+    assert row.rel_error == 1
+    assert np.isnan(row.cosine)
+    text = json.dumps(report.to_dict(), allow_nan=False)
+    assert json.loads(text)["reference"] == "plain autodiff in float64"
+
+
+def test_costs_are_of_every_adjoint_in_every_type(report):
+    assert len(report.costs) == 4 * 3
+    assert all(row.step_s > 0 and row.compile_s > 0 for row in report.costs)
+    assert all(row.peak_bytes > 0 for row in report.costs)
+    assert "Exact()" in str(report)
+
+
+def test_implicit_adjoints_and_no_radii(toy):
+    program = toy.program()
+    state = program.init(toy.params, jax.random.key(0))
+    report = compare(
+        program,
+        state,
+        toy.batches,
+        adjoints=(Exact(), ConjugateGradient(3, 0.1)),
+        radii=(),
+        dtypes=("float32",),
+        repeats=1,
+    )
+    assert {row.adjoint for row in report.rows} == {
+        "Exact()",
+        "ConjugateGradient(num_steps=3, damping=0.1)",
+    }
+    # Adam at its first step: told, whatever the adjoint.
+    assert len(report.warnings) == 1
+
+
+def test_the_callers_number_types_are_left_alone(report, toy):
+    assert toy.params["a"].dtype == np.float64
+    assert jax.numpy.ones(()).dtype == np.float64
+
+
+def test_nonsense_is_refused(toy):
+    program = toy.program()
+    state = program.init(toy.params, jax.random.key(0))
+    with pytest.raises(InputError, match="dtypes has 'int8'"):
+        compare(program, state, toy.batches, dtypes=("int8",))
+    with pytest.raises(InputError, match="without axis_name='devices'"):
+        compare(program.replace(axis_name="devices"), state, toy.batches)
