@@ -86,3 +86,16 @@ def test_each_pair_can_be_stepped(pair, repo_root, images):
     assert metrics["validation/objective"].shape == ()
     turns = {"baseline": 1, "lpt": 2, "il": 4, "joint": 1}[pair.partition("_")[0]]
     assert len(programs[0].stages) == turns
+
+
+def test_every_ablation_is_valid_and_another(repo_root):
+    module = load_module(repo_root, "lpt_ablations")
+    seen = set()
+    for name in module.ABLATIONS:
+        for variant in (name, f"{name}_smoke"):
+            config = Config.parse(module.get_config(variant))
+            check(config)
+            assert config.data.name == ("digits" if "smoke" in variant else "cifar10")
+            seen.add(str(config))
+    # Their testers are the only difference; the smoke variants keep it.
+    assert len(seen) == 2 * len(module.ABLATIONS)
