@@ -4,6 +4,7 @@ import json
 import subprocess
 import sys
 
+import numpy as np
 import pytest
 
 
@@ -20,6 +21,7 @@ def lines(repo_root, script, *flags):
     return [json.loads(line) for line in done.stdout.splitlines()]
 
 
+ORDERS = ("interleaved", "blocked")
 SMALL = ("--cells=1", "--channels=2", "--batch=2")
 
 
@@ -37,3 +39,25 @@ def test_search_step_in_torch(repo_root):
     pytest.importorskip("torch", reason="torch is not installed")
     found = lines(repo_root, "search_step_torch.py", *SMALL)
     assert [line["part"] for line in found] == ["weights", "alphas"]
+
+
+def test_retention(repo_root):
+    flags = ("--seeds=1", "--rounds=2", "--updates=2")
+    found = lines(repo_root, "retention.py", *flags)
+    runs = [(line["order"], line["lambda"] > 0) for line in found]
+    assert sorted(runs) == sorted((o, p) for o in ORDERS for p in (False, True))
+    for line in found:
+        assert np.shape(line["errors"]) == (6, 3)
+        assert line["forgetting"] >= 0
+    # The same updates, in another order.
+    assert sorted(found[0]["schedule"]) == sorted(found[1]["schedule"])
+
+
+@pytest.mark.long
+def test_skills(repo_root, tmp_path):
+    flags = ("--seeds=1", "--updates=4", "--epochs=1", "--channels=1", "--cells=1")
+    found = lines(repo_root, "skills.py", f"--workdir={tmp_path}", *flags)
+    kinds = {line["cells"] for line in found}
+    assert {"random", "joint", "interleaving", "blocked", "lpt_digits"} <= kinds
+    assert {line["task"] for line in found} == {"mnist5k", "digits"}
+    assert all(0 <= error <= 100 for line in found for error in line["errors"])
