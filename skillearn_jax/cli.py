@@ -1,11 +1,14 @@
 """Floor 5: the command line: flags in, a run, an exit code out.
 
 Exit codes: 0 done; 2 a mistake in what the user gave, in one line on stderr; 3 a loss
-became NaN or infinite; 130 interrupted. Anything else is a bug and shows its traceback.
+became NaN or infinite; 4 the disk is full or not writable; 5 another process of the run
+did not come; 130 interrupted by SIGINT and 143 by SIGTERM. Anything else is a bug and
+shows its traceback.
 """
 
 import contextlib
 import difflib
+import functools
 import io
 import logging
 import os
@@ -14,12 +17,20 @@ import sys
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any, NamedTuple
 
 import jax
 from absl import flags
 from ml_collections import ConfigDict, config_flags
 
-from skillearn_jax.errors import InputError, NonFiniteError
+from skillearn_jax.errors import (
+    InputError,
+    Interrupted,
+    MissingProcessError,
+    NonFiniteError,
+    StorageError,
+)
+from skillearn_jax.parallel import Processes
 from skillearn_jax.train import run
 
 USAGE = """\
@@ -32,6 +43,13 @@ Searches a cell with a learning skill, trains the derived network, writes a repo
 Any key of the config is a flag: --config.GROUP.KEY=VALUE. A workdir that holds an
 unfinished run of the same config is continued. Compiled programs are cached in
 ~/.cache/skillearn_jax, or where JAX_COMPILATION_CACHE_DIR says.
+
+On several machines, the same command on each, with a workdir that all see, and
+
+  --coordinator=HOST:PORT --num_processes=N --process_id=I
+
+or, on Slurm and TPU pods, --distributed. On one machine: launch/local.sh N, with the
+flags of the command. See docs/scaling.md.
 """
 
 _OVERRIDE = re.compile(r"--?(no)?config\.(?P<path>[\w.]+)")
@@ -48,21 +66,49 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(USAGE)
         return 0
     try:
-        config, workdir = parse_flags(argv)
+        command = parse_command(argv)
         _cache_compilations()
         _quiet_libraries()
-        run(config, workdir)
+        command.processes.start()
+        run(command.config, command.workdir)
     except InputError as error:
         return _fail(error, 2)
     except NonFiniteError as error:
         return _fail(error, 3)
+    except StorageError as error:
+        return _fail(error, 4)
+    except MissingProcessError as error:
+        return _fail(error, 5)
+    except Interrupted as error:
+        return _fail(error, 128 + error.signal)
     except KeyboardInterrupt:
-        return _fail("interrupted; the same command goes on from the last epoch", 130)
+        return _fail(
+            "interrupted; the same command goes on from the last checkpoint", 130
+        )
     return 0
 
 
+class Command(NamedTuple):
+    """What a command line says.
+
+    Attributes:
+        config: with its overrides.
+        workdir: of the run.
+        processes: how this process finds those that it runs with.
+    """
+
+    config: ConfigDict
+    workdir: str
+    processes: Processes
+
+
 def parse_flags(argv: Sequence[str]) -> tuple[ConfigDict, str]:
-    """Returns the config, with its overrides, and the workdir.
+    """Returns the config, with its overrides, and the workdir; see `parse_command`."""
+    return parse_command(argv)[:2]
+
+
+def parse_command(argv: Sequence[str]) -> Command:
+    """Returns what a command line says.
 
     Args:
         argv: the program's name and its flags.
@@ -73,21 +119,22 @@ def parse_flags(argv: Sequence[str]) -> tuple[ConfigDict, str]:
     overrides = [arg for arg in argv if _OVERRIDE.match(arg)]
     plain = [arg for arg in argv if arg not in overrides]
     # Once without overrides: their keys are checked against the file's own.
-    config, _ = _parse(plain)
+    config = _parse(plain).config
     for override in overrides:
         _check_key(config, override)
-    config, workdir = _parse(argv)
-    if not workdir:
+    command = _parse(argv)
+    if not command.workdir:
         raise InputError("--workdir is missing; see --help")
-    return config, workdir
+    return command
 
 
-def _parse(argv: Sequence[str]) -> tuple[ConfigDict, str]:
+def _parse(argv: Sequence[str]) -> Command:
     values = flags.FlagValues()
     config = config_flags.DEFINE_config_file(
         "config", flag_values=values, sys_argv=list(argv)
     )
     workdir = flags.DEFINE_string("workdir", "", "", flag_values=values)
+    processes = _define_processes(values)
     try:
         # ml_collections prints hints of its own, which the one line replaces.
         with contextlib.redirect_stderr(io.StringIO()):
@@ -104,7 +151,26 @@ def _parse(argv: Sequence[str]) -> tuple[ConfigDict, str]:
         raise InputError("--config is missing; see --help")
     if rest[1:]:
         raise InputError(f"unexpected argument {rest[1]!r}; flags are --name=value")
-    return config.value, workdir.value
+    found = {name: holder.value for name, holder in processes.items()}
+    return Command(config.value, workdir.value, Processes(**found))
+
+
+def _define_processes(values: flags.FlagValues) -> dict[str, flags.FlagHolder[Any]]:
+    """Defines the flags that become `Processes`, by its fields."""
+    of = Processes()
+    integer = functools.partial(flags.DEFINE_integer, help="", flag_values=values)
+    return {
+        "coordinator": flags.DEFINE_string(
+            "coordinator", of.coordinator, "", flag_values=values
+        ),
+        "num_processes": integer("num_processes", of.num_processes),
+        "process_id": integer("process_id", of.process_id),
+        "distributed": flags.DEFINE_boolean(
+            "distributed", of.distributed, "", flag_values=values
+        ),
+        "start_timeout_s": integer("start_timeout", of.start_timeout_s),
+        "heartbeat_timeout_s": integer("heartbeat_timeout", of.heartbeat_timeout_s),
+    }
 
 
 def _check_key(config: ConfigDict, override: str) -> None:
@@ -143,7 +209,7 @@ def _quiet_libraries() -> None:
     warnings.filterwarnings("ignore", "coroutine .* was never awaited", RuntimeWarning)
 
 
-def _fail(error: Exception | str, code: int) -> int:
+def _fail(error: BaseException | str, code: int) -> int:
     text = " ".join(str(error).split())
     print(f"skillearn_jax: {text}", file=sys.stderr)
     return code

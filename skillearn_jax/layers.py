@@ -138,6 +138,16 @@ class Dense(nn.Module):
         return x @ kernel + bias[None]
 
 
+class PerDevice(str):
+    """The name of a device axis whose batch statistics each device keeps to itself.
+
+    Given in place of the name, it tells `BatchMoments` not to synchronise; whatever else
+    reads the name, such as masks keyed by the example, finds the axis as ever.
+    """
+
+    __slots__ = ()
+
+
 class BatchMoments(nn.Module):
     """Mean and deviation per channel, of several arrays side by side.
 
@@ -158,7 +168,8 @@ class BatchMoments(nn.Module):
       momentum: weight of the new batch in the running statistics (PyTorch's meaning).
       epsilon: added to the variance.
       axis_name: mapped axis over which the statistics are synchronised, or None. All
-        its devices hold the same number of values, and n counts them all.
+        its devices hold the same number of values, and n counts them all. A `PerDevice`
+        name does not synchronise: n counts the values of one device.
 
     References: Ioffe and Szegedy 2015, arXiv 1502.03167.
     """
@@ -212,7 +223,7 @@ class BatchMoments(nn.Module):
         # recognises the repeated forward pass, which it does not for E[x^2] - mean^2.
         mean = self._over_devices(jnp.mean(x, axes, keepdims=True))
         var = self._over_devices(jnp.mean((x - mean) ** 2, axes, keepdims=True))
-        if self.axis_name is not None:
+        if self._synchronised:
             count *= lax.axis_size(self.axis_name)
         if count < 2:
             raise ValueError(
@@ -222,7 +233,11 @@ class BatchMoments(nn.Module):
         return mean, var, var * (count / (count - 1))
 
     def _over_devices(self, x: jax.Array) -> jax.Array:
-        return x if self.axis_name is None else lax.pmean(x, self.axis_name)
+        return lax.pmean(x, self.axis_name) if self._synchronised else x
+
+    @property
+    def _synchronised(self) -> bool:
+        return self.axis_name is not None and not isinstance(self.axis_name, PerDevice)
 
 
 class BatchNorm(BatchMoments):

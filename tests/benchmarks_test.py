@@ -41,6 +41,7 @@ def test_search_step_in_torch(repo_root):
     assert [line["part"] for line in found] == ["weights", "alphas"]
 
 
+@pytest.mark.long
 def test_retention(repo_root):
     flags = ("--seeds=1", "--rounds=2", "--updates=2")
     found = lines(repo_root, "retention.py", *flags)

@@ -1,5 +1,21 @@
-"""Devices: how many there are, and how a step is mapped over them."""
+"""Devices and processes: how many there are, and how a step is mapped over them."""
 
-from skillearn_jax.parallel.devices import AXIS_NAME, Devices
+from skillearn_jax.parallel.devices import AXIS_NAME, BACKENDS, Devices
+from skillearn_jax.parallel.processes import (
+    Processes,
+    check_same,
+    in_any,
+    is_first,
+    on_first,
+)
 
-__all__ = ["AXIS_NAME", "Devices"]
+__all__ = [
+    "AXIS_NAME",
+    "BACKENDS",
+    "Devices",
+    "Processes",
+    "check_same",
+    "in_any",
+    "is_first",
+    "on_first",
+]

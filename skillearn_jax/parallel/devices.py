@@ -1,44 +1,69 @@
-"""Floor 1: one place that knows whether a step runs on one device or on several."""
+"""Floor 1: one place that knows on how many devices a step runs, and in which way."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 import jax
-import jax.numpy as jnp
-from flax import jax_utils
 
 from skillearn_jax.errors import InputError
+from skillearn_jax.parallel.backends import (
+    AXIS_NAME,
+    Backend,
+    OneDevice,
+    Pmap,
+    ShardMap,
+)
 from skillearn_jax.types import Array, PyTree
 
-AXIS_NAME = "devices"
-"""The name of the mapped axis that every mean and sum over devices uses."""
+BACKENDS = ("pmap", "shard_map", "none")
+"""Ways to run a step on several devices; `"none"`: on one, under `jit`."""
 
 
 @dataclass(frozen=True)
 class Devices:
-    """The local devices of a run: one under `jit`, several under `pmap`.
+    """The devices of a run, those of all its processes: one under `jit`, or several.
 
     Attributes:
         count: the number of devices that a batch is split over.
+        backend: of `BACKENDS`: how a step is mapped over several.
     """
 
     count: int
+    backend: str = "pmap"
 
     @classmethod
-    def take(cls, requested: int) -> "Devices":
-        """Returns the first `requested` devices; 0 takes all.
+    def take(cls, requested: int, backend: str = "pmap") -> "Devices":
+        """Returns the first `requested` devices; 0 takes all, or one for `"none"`.
 
         Raises:
-            InputError: if there are fewer.
+            InputError: if there are fewer, if several processes are to share fewer than
+                they have, or if `"none"` is to run on several.
         """
-        present = jax.local_device_count()
+        present, processes = jax.device_count(), jax.process_count()
         if not 0 <= requested <= present:
+            owner = f"these {processes} processes have" if processes > 1 else None
             raise InputError(
-                f"config.parallel.devices is {requested}, but this machine has {present} "
+                f"config.parallel.devices is {requested}, but "
+                f"{owner or 'this machine has'} {present} "
                 f"({jax.default_backend()}): set --config.parallel.devices"
             )
-        return cls(requested or present)
+        if backend == "none":
+            if requested > 1 or processes > 1:
+                raise InputError(
+                    "config.parallel.backend is 'none', which runs on one device of one "
+                    f"process, not on {requested or present} devices of {processes}: set "
+                    "--config.parallel.backend=pmap"
+                )
+            requested = 1
+        count = requested or present
+        if processes > 1 and (count < present or present % processes):
+            raise InputError(
+                f"config.parallel.devices is {requested}, but {processes} processes use "
+                f"all their devices, {present}, and each the same number: set "
+                "--config.parallel.devices=0"
+            )
+        return cls(count, backend)
 
     @property
     def axis_name(self) -> str | None:
@@ -70,25 +95,29 @@ class Devices:
         """Returns `step` compiled for these arguments; the first one is donated.
 
         Args:
-            step: a pure function; on several devices it is mapped over `AXIS_NAME`.
+            step: a pure function; on several devices it is mapped over `AXIS_NAME` and
+                returns the same on all of them.
             *args: placed by `place`, for their shapes.
         """
-        if self.count == 1:
-            return jax.jit(step, donate_argnums=0).lower(*args).compile()
-        mapped = jax.pmap(step, AXIS_NAME, devices=self._devices(), donate_argnums=(0,))
-        return mapped.lower(*args).compile()
+        return self._way().compile(step, *args)
 
     def place(self, tree: PyTree) -> PyTree:
-        """Returns a copy on every device: with a leading device axis if several."""
-        if self.count == 1:
-            return jax.tree.map(jnp.copy, tree)
-        return jax_utils.replicate(tree, self._devices())
+        """Returns a copy on every device, as `compile` wants it.
+
+        Args:
+            tree: values that are equal in all processes.
+        """
+        return self._way().place(tree)
 
     def fetch(self, tree: PyTree) -> PyTree:
-        """Returns the copy of the first device."""
-        if self.count == 1:
-            return tree
-        return jax.tree.map(lambda leaf: leaf[0], tree)
+        """Returns the copy of this process's first device.
 
-    def _devices(self) -> list[jax.Device]:
-        return jax.local_devices()[: self.count]
+        It may share memory with `tree`, which must not be donated before it is read.
+        """
+        return self._way().fetch(tree)
+
+    def _way(self) -> Backend:
+        if self.count == 1:
+            return OneDevice()
+        devices = jax.devices()[: self.count]
+        return ShardMap(devices) if self.backend == "shard_map" else Pmap(devices)

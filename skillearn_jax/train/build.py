@@ -73,7 +73,7 @@ def build_search(
         data: for the shape of images and the number of classes.
         key: PRNG key; consumed.
         steps_per_epoch: for the schedules.
-        axis_name: the device axis; batch statistics are synchronised over it.
+        axis_name: the device axis.
         stage: of a search in stages; by default the first.
     """
     if stage is None:
@@ -144,7 +144,7 @@ def make_supernet(
         auxiliary_skip=config.search.auxiliary_skip != "off",
         remat=config.search.remat,
         initialization=cast(Any, config.search.initialization),
-        axis_name=axis_name,
+        axis_name=config.parallel.statistics_axis(axis_name),
     )
 
 
@@ -291,6 +291,7 @@ def _tester(
 ) -> tuple[TesterModel, dict[str, PyTree], PyTree]:
     """Returns the tester, its parameter sets and its encoder's statistics."""
     encoder: Any
+    axis_name = config.parallel.statistics_axis(axis_name)
     if config.tester.encoder == "small":
         encoder = SmallEncoder(axis_name=axis_name)
     else:

@@ -1,117 +1,301 @@
-"""Floor 4: the state of a search on disk, through Orbax."""
+"""Floor 4: states of a run on disk: saved in the background, verified when read."""
 
-import hashlib
 import json
+import os
+import re
+import shutil
+from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 from orbax.checkpoint import v1 as ocp
 
-from skillearn_jax.errors import InputError
-from skillearn_jax.framework import State
+from skillearn_jax.errors import InputError, StorageError
+from skillearn_jax.train.manifest import (
+    FORMAT,
+    Arrays,
+    DamagedError,
+    read_manifest,
+    to_arrays,
+    to_tree,
+    verify,
+    write_manifest,
+)
+from skillearn_jax.types import PyTree
+
+_FULL = re.compile("No space left|RESOURCE_EXHAUSTED|File too large|quota", re.I)
+
+
+class Saved(NamedTuple):
+    """A checkpoint that was read and is as it was saved.
+
+    Attributes:
+        path: its folder.
+        step: that it was taken at.
+        note: what was saved beside the state; JSON.
+        arrays: the leaves of the state, by path.
+    """
+
+    path: Path
+    step: int
+    note: Any
+    arrays: Arrays
+
+    def restore(self, like: PyTree) -> PyTree:
+        """Returns the state, on this machine's first device, whatever saved it.
+
+        Args:
+            like: a state of the same structure and shapes.
+
+        Raises:
+            InputError: if it is the state of another program.
+        """
+        try:
+            return to_tree(self.arrays, like)
+        except DamagedError as error:
+            raise _unreadable(self.path, error) from error
 
 
 class Checkpoints:
-    """The newest state of a run, saved in the background.
+    """The last states of a run, and the best ones, each in a folder named by its step.
 
-    A save is complete or absent: one that a kill interrupts leaves a temporary folder,
-    which the next run removes. Orbax does not notice changed bytes, so each checkpoint
-    gets a digest of its files, in `digests.json` beside them; it is written once the
-    save is complete, and a checkpoint whose run was killed before that is taken as it is.
+    A folder is complete or absent: it is written under another name, then moved. It holds
+    `arrays/`, written by Orbax, and `manifest.json`: the format, a digest of every array,
+    what else the run needs, and a digest of all that. Orbax itself notices no changed
+    bytes. A checkpoint that is not what was saved is passed over for the one before it.
+    One process writes; every process may read.
     """
 
-    def __init__(self, path: Path) -> None:
-        """Opens the folder, which need not exist."""
-        self._path = path
-        self._pending: tuple[int, Any] | None = None
-        self._checkpointer = ocp.training.Checkpointer(
-            str(path.absolute()),
-            cleanup_tmp_directories=True,
-            preservation_policy=ocp.training.preservation_policies.LatestN(1),
-        )
-
-    def save(self, state: State) -> None:
-        """Begins to save the state under its step; waits for the save before it."""
-        self._seal()
-        step = int(state.step)
-        # By default Orbax skips a save, silently, while another is under way.
-        response = self._checkpointer.save_async(
-            step, state, force=True, overwrite=True
-        )
-        self._pending = (step, response)
-
-    def latest_step(self) -> int | None:
-        """Returns the step of the newest checkpoint, if there is one."""
-        newest = self._checkpointer.latest
-        return None if newest is None else newest.step
-
-    def load(self, like: State) -> State:
-        """Returns the newest checkpoint.
+    def __init__(
+        self,
+        path: Path,
+        *,
+        keep: int = 2,
+        keep_best: int = 0,
+        beside: Path | None = None,
+        say: Callable[[str], None] = lambda line: None,
+    ) -> None:
+        """Opens the folder, which need not exist.
 
         Args:
-            like: a state of the same structure, shapes and devices.
+            path: of the folder.
+            keep: how many of the newest stay.
+            keep_best: how many more stay for their metric.
+            beside: a file that must be on the disk before a checkpoint is: the metrics up
+                to it.
+            say: is told in one line of each checkpoint that is passed over.
+        """
+        self._path, self._keep, self._keep_best = path, keep, keep_best
+        self._beside, self._say = beside, say
+        self._writer = ThreadPoolExecutor(1, "checkpoints")
+        self._pending: Future[None] | None = None
+        self._damaged: set[int] = set()
+        self._last: int | None = None
+
+    def save(
+        self, step: int, state: PyTree, note: Any = None, metric: float | None = None
+    ) -> None:
+        """Begins to save a state; waits for the save before it.
+
+        Args:
+            step: names the checkpoint. Saving one again does nothing: a run that goes on
+                from it has the same.
+            state: is copied at once, so that the next step may overwrite it.
+            note: what else is needed to go on; JSON.
+            metric: the lower the better; without one it is never among the best.
 
         Raises:
-            InputError: if it is damaged or of another structure; nothing is changed on
-                disk.
+            StorageError: if the disk did not take the save before.
         """
-        step = self.latest_step()
-        folder = self._path / str(step)
-        digest = self._digests().get(str(step))
-        if digest is not None and digest != _digest(folder):
-            raise self._unreadable(folder, "its files have changed since it was saved")
-        sharding = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
-        abstract = jax.tree.map(
-            lambda leaf: jax.ShapeDtypeStruct(
-                leaf.shape, leaf.dtype, sharding=sharding
-            ),
-            like,
-        )
-        try:
-            return self._checkpointer.load(step, abstract)
-        except Exception as error:
-            reason = str(error.__cause__ or error).strip().splitlines()[0]
-            raise self._unreadable(folder, reason[:200]) from error
+        self.wait()
+        if step == self._last:
+            return
+        self._last = step
+        if jax.process_index():
+            return
+        arrays = to_arrays(state)
+        # Copied like the state: a run may change its lists while they are written.
+        note = json.loads(json.dumps(note))
+        self._pending = self._writer.submit(self._write, step, arrays, note, metric)
+
+    def wait(self) -> None:
+        """Waits for the save that is under way.
+
+        Raises:
+            StorageError: if the disk does not take it; the ones before are untouched.
+        """
+        pending, self._pending = self._pending, None
+        if pending is not None:
+            pending.result()
 
     def close(self) -> None:
-        """Waits for the save that is under way."""
-        self._seal()
-        self._checkpointer.close()
-
-    def _seal(self) -> None:
-        """Waits for the last save and writes its digest, in one move."""
-        if self._pending is None:
-            return
-        step, response = self._pending
-        response.result()
-        self._pending = None
-        # Only the newest is kept, so only its digest is.
-        partial = self._path / ".digests.json.partial"
-        partial.write_text(json.dumps({str(step): _digest(self._path / str(step))}))
-        partial.replace(self._path / "digests.json")
-
-    def _digests(self) -> dict[str, str]:
+        """Waits, and ends the thread that writes."""
         try:
-            digests = json.loads((self._path / "digests.json").read_bytes())
-        except FileNotFoundError:
-            return {}
-        except ValueError as error:
-            raise self._unreadable(self._path / "digests.json", "not JSON") from error
-        return digests if isinstance(digests, dict) else {}
+            self.wait()
+        finally:
+            self._writer.shutdown()
 
-    def _unreadable(self, path: Path, reason: str) -> InputError:
-        return InputError(
-            f"the checkpoint {path} cannot be read ({reason}): remove {self._path} to "
-            "start again, or set --workdir"
+    def steps(self) -> list[int]:
+        """Returns the steps of the checkpoints that are there, damaged or not."""
+        if not self._path.is_dir():
+            return []
+        return sorted(
+            int(entry.name) for entry in self._path.iterdir() if entry.name.isdecimal()
+        )
+
+    def newest(self) -> Saved | None:
+        """Returns the newest checkpoint that is as it was saved; `None` if none exist.
+
+        Raises:
+            InputError: if there are some and all are damaged, or the newest is of another
+                format; nothing is changed on disk.
+        """
+        _refuse_older(self._path)
+        reason: tuple[Path, DamagedError] | None = None
+        for step in reversed(self.steps()):
+            folder = self._path / str(step)
+            try:
+                saved = _read(folder, step)
+            except DamagedError as error:
+                self._say(f"the checkpoint {folder} is passed over: {error}")
+                self._damaged.add(step)
+                reason = reason or (folder, error)
+                continue
+            self._last = step
+            return saved
+        if reason is not None:
+            raise _unreadable(*reason) from reason[1]
+        return None
+
+    def _write(
+        self, step: int, arrays: Arrays, note: Any, metric: float | None
+    ) -> None:
+        """Writes a checkpoint under another name, moves it, removes old ones."""
+        partial = self._path / f".{step}.partial"
+        try:
+            self._clear_remains()
+            partial.mkdir(parents=True)
+            with _alone():
+                filled = {name: array for name, array in arrays.items() if array.size}
+                ocp.save(str((partial / "arrays").absolute()), filled)
+            write_manifest(partial / "manifest.json", arrays, step, note, metric)
+            _sync(partial / "manifest.json")
+            if self._beside is not None and self._beside.exists():
+                _sync(self._beside)
+            self._move(partial, step)
+            self._prune(step)
+        except Exception as error:
+            shutil.rmtree(partial, ignore_errors=True)
+            text = f"{error} {error.__cause__ or ''}"
+            if not isinstance(error, OSError) and not _FULL.search(text):
+                raise
+            why = getattr(error, "strerror", None) or text.strip().splitlines()[0][:160]
+            raise StorageError(
+                f"cannot save the checkpoint {self._path / str(step)} ({why}): make room "
+                "or allow writing; the same command goes on from the last checkpoint"
+            ) from error
+
+    def _move(self, partial: Path, step: int) -> None:
+        final, old = self._path / str(step), self._path / f".{step}.old"
+        if final.exists():  # damaged, or of before a fall back: a run goes on beyond it
+            final.rename(old)
+        partial.rename(final)
+        _sync(self._path)
+        shutil.rmtree(old, ignore_errors=True)
+        self._damaged.discard(step)
+
+    def _prune(self, newest: int) -> None:
+        """Removes what is neither among the newest nor among the best."""
+        metrics = {}
+        for step in self.steps():
+            try:
+                metrics[step] = read_manifest(self._folder(step) / "manifest.json")
+            except DamagedError:
+                self._damaged.add(step)
+        # One beyond the newest was fallen back from; it stays until it is replaced.
+        passed = [step for step in self.steps() if step <= newest]
+        good = [step for step in passed if step not in self._damaged]
+        ranked = sorted(
+            (step for step in good if metrics[step]["metric"] is not None),
+            key=lambda step: (metrics[step]["metric"], -step),
+        )
+        stay = {*good[-self._keep :], *ranked[: self._keep_best]}
+        for step in set(passed) - stay:
+            # Renamed first, so that a kill leaves no half of it.
+            removed = self._path / f".{step}.old"
+            self._folder(step).rename(removed)
+            shutil.rmtree(removed)
+
+    def _clear_remains(self) -> None:
+        """Removes what a run that was killed while it wrote has left."""
+        if self._path.is_dir():
+            for entry in self._path.iterdir():
+                if re.fullmatch(r"\.\d+\.(partial|old)", entry.name):
+                    shutil.rmtree(entry)
+
+    def _folder(self, step: int) -> Path:
+        return self._path / str(step)
+
+
+def _read(folder: Path, step: int) -> Saved:
+    """Returns a checkpoint, verified.
+
+    Raises:
+        DamagedError: if it is not what was saved.
+        InputError: if it is of a newer format.
+    """
+    manifest = read_manifest(folder / "manifest.json")
+    if manifest["format"] != FORMAT:
+        raise InputError(
+            f"the checkpoint {folder} has format {manifest['format']}, and this version "
+            f"of skillearn_jax reads format {FORMAT}: use the version that wrote it, or "
+            "set --workdir"
+        )
+    if manifest["step"] != step:
+        raise DamagedError(f"it is that of step {manifest['step']}")
+    try:
+        with _alone():
+            arrays = ocp.load(str((folder / "arrays").absolute()))
+    except Exception as error:  # whatever a library makes of bytes that it never wrote
+        text = str(error.__cause__ or error).strip() or type(error).__name__
+        raise DamagedError(text.splitlines()[0][:120]) from error
+    if not isinstance(arrays, dict):
+        raise DamagedError("it holds no arrays")
+    return Saved(folder, step, manifest["note"], verify(arrays, manifest))
+
+
+def _alone() -> ocp.Context:
+    """Returns a context in which this process waits for no other of the same run."""
+    context = ocp.Context()
+    context.multiprocessing.primary_host = jax.process_index()
+    context.multiprocessing.active_processes = {jax.process_index()}
+    return context
+
+
+def _refuse_older(path: Path) -> None:
+    """Raises `InputError` for the checkpoints of format 1, one floor higher."""
+    beside = path.parent.iterdir() if path.parent.is_dir() else ()
+    if any(entry.name == "digests.json" or entry.name.isdecimal() for entry in beside):
+        raise InputError(
+            f"{path.parent} holds a checkpoint of format 1, and this version of "
+            f"skillearn_jax reads format {FORMAT}: finish the run with the version that "
+            "began it, or set --workdir"
         )
 
 
-def _digest(folder: Path) -> str:
-    """Returns the SHA-256 of the names and contents of all files in a folder."""
-    total = hashlib.sha256()
-    for path in sorted(path for path in folder.rglob("*") if path.is_file()):
-        total.update(path.relative_to(folder).as_posix().encode() + b"\0")
-        with path.open("rb") as file:
-            total.update(hashlib.file_digest(file, "sha256").digest())
-    return total.hexdigest()
+def _unreadable(path: Path, reason: DamagedError) -> InputError:
+    return InputError(
+        f"the checkpoint {path} cannot be read ({reason}): remove {path.parent} to start "
+        "again, or set --workdir"
+    )
+
+
+def _sync(path: Path) -> None:
+    """Waits until a file, or the names in a folder, are on the disk."""
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)

@@ -1,7 +1,9 @@
 """Floor 4: the evaluation phase: what a derived cell is worth beside random ones."""
 
+import contextlib
 from collections.abc import Mapping
-from typing import Any, cast
+from functools import partial
+from typing import Any, NamedTuple, cast
 
 import jax
 import jax.numpy as jnp
@@ -26,12 +28,15 @@ from skillearn_jax.nas import (
     random_genotype,
 )
 from skillearn_jax.parallel import Devices
+from skillearn_jax.train import interrupt
 from skillearn_jax.train.build import cross_entropy
+from skillearn_jax.train.checkpoints import Checkpoints, Saved
 from skillearn_jax.train.config import Config
 from skillearn_jax.train.console import Console, Update
 from skillearn_jax.train.loop import CompiledLoop, compile_loop
 from skillearn_jax.train.optimizers import sgd
 from skillearn_jax.train.rivals import read_rivals
+from skillearn_jax.train.saving import Saver
 from skillearn_jax.train.workdir import Workdir
 from skillearn_jax.types import Array, Key, ParamSets, PyTree
 
@@ -50,14 +55,13 @@ def evaluate(
 
     Every cell is trained `num_seeds` times from scratch on all training images, with the
     same budget, and judged once, after its last epoch, on the held-out images. Finished
-    trainings are kept in `evaluation.json`, so that a run that was stopped goes on with
-    the next one.
+    trainings are kept in `evaluation.json`; the one under way is in a checkpoint.
 
     Args:
         config: of the run.
         data: training and held-out images.
         genotype: the derived cells.
-        workdir: gets `evaluation.json` and lines of `metrics.jsonl`.
+        workdir: gets `evaluation.json`, checkpoints and lines of `metrics.jsonl`.
         devices: to run on.
         console: for the progress bar.
 
@@ -65,12 +69,6 @@ def evaluate(
         The entry `evaluation` of `summary.json`; errors in percent.
     """
     errors: dict[str, dict[str, float]] = workdir.read_json("evaluation.json") or {}
-    workdir.keep_metrics(
-        lambda row: (
-            row.get("phase") != "evaluate"
-            or str(row["seed"]) in errors.get(row["network"], {})
-        )
-    )
     stream = Stream(
         data.train,
         config.evaluation.batch_size,
@@ -84,19 +82,75 @@ def evaluate(
     seeds = range(config.evaluation.num_seeds)
     per_run = config.evaluation.epochs * stream.steps_per_epoch
     rows = []
-    with console.progress("evaluate", len(genotypes) * len(seeds) * per_run) as update:
-        for index, (name, cells) in enumerate(genotypes.items()):
+    checkpoints = Checkpoints(
+        workdir.path / "checkpoints" / "evaluation",
+        keep=config.checkpoint.keep,
+        beside=workdir.path / "metrics.jsonl",
+        say=console.message,
+    )
+    with (
+        contextlib.closing(checkpoints),
+        console.progress("evaluate", len(genotypes) * len(seeds) * per_run) as update,
+    ):
+        records = _Records(
+            workdir,
+            Saver(checkpoints, config.checkpoint, stream.steps_per_epoch),
+            update,
+            checkpoints.newest(),
+        )
+        records.go_on(errors)
+        for name, cells in genotypes.items():
             training = _Training(config, data, cells, stream, devices)
             of_network = errors.setdefault(name, {})
             for seed in seeds:
                 if str(seed) not in of_network:
-                    before = (index * len(seeds) + seed) * per_run
+                    done = sum(len(seeds_done) for seeds_done in errors.values())
                     of_network[str(seed)] = training.run(
-                        name, seed, workdir, update, before
+                        name, seed, records, done * per_run
                     )
                     workdir.write_json("evaluation.json", errors)
             rows.append(training.describe(name, list(of_network.values())))
     return _summarize(config, rows)
+
+
+class _Records(NamedTuple):
+    """Where the metrics and the states of the trainings go.
+
+    Attributes:
+        workdir: for the metrics.
+        saver: for the states.
+        update: for the progress bar.
+        saved: the checkpoint to go on from.
+    """
+
+    workdir: Workdir
+    saver: Saver
+    update: Update
+    saved: Saved | None
+
+    def go_on(self, errors: Mapping[str, Mapping[str, float]]) -> None:
+        """Forgets the metrics of what will be done again: after the checkpoint.
+
+        Args:
+            errors: of the finished trainings, by network and seed.
+        """
+
+        def is_done(row: Mapping[str, Any]) -> bool:
+            if row.get("phase") != "evaluate":
+                return True
+            saved = self.of(row["network"], row["seed"])
+            return str(row["seed"]) in errors.get(row["network"], {}) or (
+                saved is not None and row["step"] <= saved.note["step"]
+            )
+
+        self.workdir.keep_metrics(is_done)
+
+    def of(self, network: str, seed: int) -> Saved | None:
+        """Returns the checkpoint if it is one of this training."""
+        saved = self.saved
+        if saved and (saved.note["network"], saved.note["seed"]) == (network, seed):
+            return saved
+        return None
 
 
 class _Training:
@@ -120,7 +174,7 @@ class _Training:
             channels=self._config.channels,
             num_classes=data.num_classes,
             auxiliary=CIFAR_AUXILIARY if self._config.auxiliary_weight else None,
-            axis_name=devices.axis_name,
+            axis_name=config.parallel.statistics_axis(devices.axis_name),
         )
         self._program = _training_program(
             self._network, config, stream.steps_per_epoch, devices.axis_name
@@ -136,30 +190,48 @@ class _Training:
 
         self._mistakes = jax.jit(mistakes)
 
-    def run(
-        self, name: str, seed: int, workdir: Workdir, update: Update, before: int
-    ) -> float:
-        """Trains once and returns the held-out error in percent."""
-        placed = self._devices.place(self._initial_state(seed))
-        if self._loop is None:
-            self._loop = self._compile(placed)
+    def run(self, name: str, seed: int, records: _Records, before: int) -> float:
+        """Trains once, or what is left of it; returns the held-out error in percent.
+
+        Args:
+            name: of the network.
+            seed: of the training.
+            records: where it goes on from, and what it leaves.
+            before: steps of the trainings before.
+        """
+        initial, step = self._initial_state(seed), 0
+        values: dict[str, list[float]] = {"loss": [], "error": []}  # of this epoch
+        saved = records.of(name, seed)
+        if saved is not None:
+            initial, step = saved.restore(initial), saved.note["step"]
+            values = saved.note["values"]
+        state = placed = self._devices.place(initial)
         steps_per_epoch = self._stream.steps_per_epoch
-        rows, epoch_metrics, step = [], [], 0
-        for latest, metrics in self._loop.steps(
-            placed, self._config.epochs * steps_per_epoch
-        ):
-            state, step = latest, step + len(metrics)
-            epoch_metrics += metrics
-            update(before + step, {"loss": metrics[-1]["network/loss"]})
-            if step % steps_per_epoch == 0:
-                row = {"phase": "evaluate", "network": name, "seed": seed}
-                row |= {"step": step, "epoch": step // steps_per_epoch - 1}
-                for metric in ("loss", "error"):
-                    values = [m[f"network/{metric}"] for m in epoch_metrics]
-                    row[f"train_{metric}"] = float(np.mean(values))
-                rows.append(row)
-                epoch_metrics = []
-        workdir.append_metrics(rows)
+        total = self._config.epochs * steps_per_epoch
+        if self._loop is None and step < total:
+            self._loop = self._compile(placed, step)
+        taken = self._loop.steps(placed, total - step) if self._loop else ()
+        with interrupt.deferred():
+            for latest, metrics in taken:
+                state, step = latest, step + len(metrics)
+                for metric, of_epoch in values.items():
+                    of_epoch += [m[f"network/{metric}"] for m in metrics]
+                records.update(before + step, {"loss": metrics[-1]["network/loss"]})
+                note = {"network": name, "seed": seed, "step": step}
+                if step % steps_per_epoch == 0:
+                    row = {"phase": "evaluate", **note}
+                    row["epoch"] = step // steps_per_epoch - 1
+                    for metric, of_epoch in values.items():
+                        row[f"train_{metric}"] = float(np.mean(of_epoch))
+                        values[metric] = []
+                    records.workdir.append_metrics([row])
+                records.saver.offer(
+                    range(step - len(metrics) + 1, step + 1),
+                    partial(self._devices.fetch, latest),
+                    partial(dict, note, values=values),
+                    offset=before,
+                    last=step == total,
+                )
         return self._heldout_error(self._devices.fetch(state))
 
     def describe(self, name: str, errors: list[float]) -> dict[str, Any]:
@@ -192,7 +264,7 @@ class _Training:
             {"network": variables["batch_stats"]},
         )
 
-    def _compile(self, placed: State) -> CompiledLoop:
+    def _compile(self, placed: State, begin: int) -> CompiledLoop:
         total = self._config.epochs * self._stream.steps_per_epoch
 
         def with_progress(batches: dict[str, Batch], step: Array) -> dict[str, Any]:
@@ -205,6 +277,7 @@ class _Training:
             self._devices,
             self._stream.steps_per_epoch,
             prepare=with_progress,
+            begin=begin,
         )
 
     def _heldout_error(self, state: State) -> float:

@@ -1,15 +1,18 @@
 """Floor 4: what cells that were searched on several tasks are worth on each of them."""
 
 from collections.abc import Mapping
+from functools import partial
+from pathlib import Path
 from typing import Any
 
 from skillearn_jax.data import ImageData
 from skillearn_jax.nas import Genotype
-from skillearn_jax.parallel import Devices
+from skillearn_jax.parallel import Devices, on_first
 from skillearn_jax.train.config import Config
 from skillearn_jax.train.console import Console
 from skillearn_jax.train.evaluate import evaluate
 from skillearn_jax.train.report import write_report
+from skillearn_jax.train.shared_workdir import open_workdir
 from skillearn_jax.train.tasks import task_config
 from skillearn_jax.train.workdir import Workdir
 
@@ -44,12 +47,12 @@ def evaluate_tasks(
     for name, of_task in data.items():
         console.message(f"evaluation on {name}")
         own = task_config(config, name)
-        folder = Workdir(workdir.path / "tasks" / name.replace(":", "_"), own)
+        folder = open_workdir(workdir.path / "tasks" / name.replace(":", "_"), own)
         folder.write_config(f"The evaluation on {name} of a search on {config.tasks}.")
         folder.write_json("genotype.json", genotype.to_json())
         entry = evaluate(own, of_task, genotype, folder, devices, console)
         folder.write_json("summary.json", _summary(config, of_task, genotype, entry))
-        write_report(folder.path)
+        on_first(partial(_report, folder.path))
         entries[name] = entry
         errors[name] = folder.read_json("evaluation.json")
         workdir.write_json("evaluation.json", errors)
@@ -67,6 +70,10 @@ def evaluate_tasks(
         if text
     ]
     return {**shared, "rows": rows, "verdict": " ".join(verdicts), "tasks": entries}
+
+
+def _report(folder: Path) -> None:
+    write_report(folder)
 
 
 def _summary(

@@ -12,7 +12,8 @@ from skillearn_jax.data import ImageData, halves
 from skillearn_jax.errors import InputError
 from skillearn_jax.nas import CIFAR_AUXILIARY, Genotype
 from skillearn_jax.nas.draw import genotype_text
-from skillearn_jax.parallel import Devices
+from skillearn_jax.parallel import Devices, is_first, on_first
+from skillearn_jax.train import interrupt
 from skillearn_jax.train.config import Config
 from skillearn_jax.train.console import Console
 from skillearn_jax.train.evaluate import evaluate
@@ -21,6 +22,7 @@ from skillearn_jax.train.exams import check_exams, load_bank
 from skillearn_jax.train.report import write_report
 from skillearn_jax.train.rivals import read_rivals
 from skillearn_jax.train.search import SearchResult, search
+from skillearn_jax.train.shared_workdir import locked_by_first, open_workdir
 from skillearn_jax.train.stages import check_stages
 from skillearn_jax.train.tasks import Images, check_tasks, each_set, load_images
 from skillearn_jax.train.workdir import Workdir
@@ -50,7 +52,8 @@ def run(
     """Searches a cell, trains the derived network beside random ones, writes a report.
 
     A workdir that holds an unfinished run of the same config is continued from its last
-    checkpoint, a finished one only reported; one that holds another run is refused.
+    checkpoint, a finished one only reported; one that holds another run, or is in use, is
+    refused. On SIGTERM or SIGINT the state is saved at the next step.
 
     Args:
         config: a `Config`, or what `configs/*.py` return from `get_config()`.
@@ -66,23 +69,43 @@ def run(
         InputError: before anything is written, for a config, data or workdir that cannot
             be meant.
         NonFiniteError: if a loss becomes NaN or infinite.
+        Interrupted: if a signal asked for the end.
+        StorageError: if the disk does not take what is to be written.
     """
     start = time.perf_counter()
     if not isinstance(config, Config):
         config = Config.parse(config)
     check(config)
-    devices = Devices.take(config.parallel.devices)
+    devices = Devices.take(config.parallel.devices, config.parallel.backend)
     data = load_images(config, data)
     for each in each_set(data):
         check_images(config, each)
         check_batches(config, each, devices)
     bank = load_bank(config, data) if isinstance(data, ImageData) else None
-    folder = Workdir(workdir, config)
-    console = Console(quiet=quiet)
+    folder = open_workdir(workdir, config)
+    console = Console(quiet=quiet or not is_first())
+    with locked_by_first(folder.path, console.message), interrupt.handled():
+        # Again: a run that has ended in between has left its own.
+        folder = open_workdir(workdir, config)
+        return _run(config, data, bank, folder, devices, console, start)
+
+
+def _run(
+    config: Config,
+    data: Images,
+    bank: ImageData | None,
+    folder: Workdir,
+    devices: Devices,
+    console: Console,
+    start: float,
+) -> Result:
+    """Runs what is left of an experiment, in a workdir that is locked."""
     summary = folder.read_json("summary.json")
-    if summary is not None:
+    if summary is not None and not any(change.more for change in folder.changes):
         console.message(f"{folder.path} holds this run already, finished")
         return _report(folder, summary, console)
+    for change in folder.changes:
+        console.message(f"goes on with {change.path} = {change.new}, was {change.old}")
     console.banner(
         f"{config.skill} on {' and '.join(each.name for each in each_set(data))}",
         (
@@ -183,7 +206,7 @@ def check_batches(config: Config, data: ImageData, devices: Devices) -> None:
 
 
 def _report(folder: Workdir, summary: dict[str, Any], console: Console) -> Result:
-    report = write_report(folder.path)
+    report = Path(on_first(lambda: str(write_report(folder.path))))
     console.message(f"report: {report}")
     return Result(Genotype.from_json(summary["genotype"]), summary, report)
 

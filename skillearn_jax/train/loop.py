@@ -68,6 +68,8 @@ def compile_loop(
     devices: Devices,
     steps_per_epoch: int,
     prepare: Callable[[dict[str, Batch], jax.Array], dict[str, Batch]] | None = None,
+    *,
+    begin: int = 0,
     step: Callable[..., tuple[State, Metrics]] | None = None,
 ) -> CompiledLoop:
     """Returns the compiled loop body: draw a batch of each stream, then step.
@@ -82,11 +84,13 @@ def compile_loop(
         devices: to run on.
         steps_per_epoch: a chunk never crosses the end of an epoch.
         prepare: `(batches, step) -> batches`, to add what a loss needs to know.
+        begin: the step that it goes on from: one in mid-epoch may need shorter chunks.
         step: `(state, batches) -> (state, metrics)`; by default the program's own.
 
     Cost: one compilation, reported in `compile_s`.
     """
-    chunk = 1 if jax.default_backend() == "cpu" else _divisor(steps_per_epoch, 50)
+    whole = math.gcd(steps_per_epoch, begin)
+    chunk = 1 if jax.default_backend() == "cpu" else _divisor(whole, 50)
 
     def one(state: State, streams: Streams) -> tuple[State, Metrics]:
         data_key = stream_key(state.key, "data")

@@ -4,6 +4,7 @@ import contextlib
 import dataclasses
 import time
 from collections.abc import Mapping
+from functools import partial
 from typing import Any, NamedTuple
 
 import jax
@@ -14,15 +15,23 @@ from skillearn_jax.framework import Phase, State
 from skillearn_jax.nas import CellSpace, Genotype, count_skips, derive_genotype
 from skillearn_jax.nas.schedules import Stability, has_settled
 from skillearn_jax.nas.space import CELL_KINDS
-from skillearn_jax.parallel import Devices
+from skillearn_jax.parallel import Devices, check_same
+from skillearn_jax.train import interrupt
 from skillearn_jax.train.build import SearchSetup, build_search
 from skillearn_jax.train.build_tasks import build_tasks
-from skillearn_jax.train.checkpoints import Checkpoints
+from skillearn_jax.train.checkpoints import Checkpoints, Saved
 from skillearn_jax.train.config import Config
 from skillearn_jax.train.console import Console, Update
 from skillearn_jax.train.exams import EXAMS, append_exams, exams_are_over
 from skillearn_jax.train.loop import StepMetrics, compile_loop
-from skillearn_jax.train.stages import next_space, noted_space, search_stage
+from skillearn_jax.train.saving import Saver
+from skillearn_jax.train.stages import (
+    SearchStage,
+    next_space,
+    note_stage,
+    noted_stage,
+    search_stage,
+)
 from skillearn_jax.train.tasks import Images, longest_epoch
 from skillearn_jax.train.workdir import Workdir
 from skillearn_jax.types import Key
@@ -109,15 +118,17 @@ def search(
         config: of the run.
         data: whose training images are searched on, one set or several tasks; the
             held-out ones are not read.
-        workdir: gets `config.json`, lines of `metrics.jsonl`, checkpoints at the end of
-            each epoch, `genotype.json`; of a search in stages also `stages.json`.
+        workdir: gets `config.json`, lines of `metrics.jsonl`, checkpoints,
+            `genotype.json`; of a search in stages also `stages.json`.
         devices: to run on.
         console: for the printout and the progress bar.
         bank: that exams are drawn from; by default the validation set.
 
     Raises:
         NonFiniteError: if a loss or a gradient becomes NaN or infinite.
-        InputError: if the checkpoint cannot be read.
+        InputError: if no checkpoint of those that are there can be read.
+        Interrupted: after a save, if a signal asked for the end.
+        StorageError: if the disk does not take what is to be written.
     """
     streams = _streams(config, data, bank)
     steps_per_epoch = longest_epoch(streams)
@@ -126,13 +137,22 @@ def search(
     total = num_stages * config.search.epochs * steps_per_epoch
     space, state = config.space.build(), None
     compile_s, steps_s = 0.0, 0.0
-    with contextlib.closing(Checkpoints(workdir.path / "checkpoints")) as checkpoints:
-        saved = checkpoints.latest_step() or 0
-        for index in range(num_stages):
+    checkpoints = Checkpoints(
+        workdir.path / "checkpoints" / "search",
+        keep=config.checkpoint.keep,
+        keep_best=config.checkpoint.keep_best,
+        beside=workdir.path / "metrics.jsonl",
+        say=console.message,
+    )
+    with contextlib.closing(checkpoints):
+        saved = checkpoints.newest()
+        check_same(saved and saved.step, "the newest checkpoint")
+        first = 0
+        if saved is not None:
+            first, space = noted_stage(config, saved.note)
+        saver = Saver(checkpoints, config.checkpoint, steps_per_epoch)
+        for index in range(first, num_stages):
             stage = search_stage(config, index, space)
-            if saved > (index + 1) * config.search.epochs * steps_per_epoch:
-                space = noted_space(stage, workdir)
-                continue
             setup = _build(
                 config,
                 data,
@@ -142,16 +162,16 @@ def search(
                 stage,
             )
             program = str(setup.phases[-1].program)
-            if index == 0:
+            if index == first:
                 workdir.write_config(program)
             console.message(program)
             name = f"search {index + 1}/{num_stages}" if num_stages > 1 else "search"
             with console.progress(name, total) as update:
                 recorder = _Recorder(
-                    config, space, workdir, checkpoints, update, steps_per_epoch
+                    config, stage, workdir, saver, update, steps_per_epoch
                 )
                 state, *seconds = _run_phases(
-                    setup, streams, run_key, devices, recorder, state, index
+                    setup, streams, run_key, devices, recorder, state or saved
                 )
             compile_s, steps_s = compile_s + seconds[0], steps_s + seconds[1]
             if index + 1 < num_stages:
@@ -206,19 +226,23 @@ def _run_phases(
     key: Key,
     devices: Devices,
     recorder: "_Recorder",
-    state: State | None,
-    stage: int,
+    before: State | Saved | None,
 ) -> tuple[State, float, float]:
-    """Steps through what is left of the phases of a stage, from the stage before on.
+    """Steps through what is left of the phases of a stage.
+
+    It goes on from `before`: the state that the stage before ended in, or a checkpoint.
 
     Returns:
         The last state, and the seconds of compilation and of stepping.
     """
+    saved = None if isinstance(before, State) else before
+    state = before if isinstance(before, State) else None
+    stability, stopped = Stability(), False
     if state is None:
-        done, stability, stopped = recorder.go_on()
-    else:
-        done, stability, stopped = int(state.step), Stability(), False
+        stability, stopped = recorder.go_on(saved)
+    done = saved.step if saved else int(state.step) if state else 0
     compile_s, steps_s = 0.0, 0.0
+    stage = recorder.stage.index
     start = stage * recorder.config.search.epochs * recorder.steps_per_epoch
     for phase in setup.phases:
         begin, start = start, start + phase.epochs * recorder.steps_per_epoch
@@ -226,10 +250,8 @@ def _run_phases(
             continue
         params = {name: setup.params[name] for name in phase.program.sets}
         state = phase.enter(params, key, setup.model_state, state)
-        if done > begin:
-            state = recorder.checkpoints.load(state)
-            if phase.program.validation is not None:
-                stability = stability._replace(ranks=recorder.ranks(state))
+        if saved and done > begin:
+            state = saved.restore(state)
         left = start - int(state.step)
         if not left or stopped:
             continue
@@ -240,16 +262,24 @@ def _run_phases(
             {name: streams[name] for name in phase.program.streams},
             devices,
             recorder.steps_per_epoch,
+            begin=int(state.step),
             step=setup.step(phase.program),
         )
         compile_s += loop.compile_s
         clock, step = time.perf_counter(), int(state.step)
-        for latest, metrics in loop.steps(placed, left):
-            step += len(metrics)
-            recorder.record(phase.name, step, metrics)
-            if step % recorder.steps_per_epoch == 0:
-                stability, stopped = recorder.keep(
-                    phase, step, devices.fetch(latest), stability
+        with interrupt.deferred():
+            for latest, metrics in loop.steps(placed, left):
+                step += len(metrics)
+                recorder.record(phase.name, step, metrics)
+                if step % recorder.steps_per_epoch == 0:
+                    stability, stopped = recorder.end_epoch(
+                        phase, step, devices.fetch(latest), stability
+                    )
+                recorder.saver.offer(
+                    range(step - len(metrics) + 1, step + 1),
+                    partial(devices.fetch, latest),
+                    partial(recorder.note, phase, stability, stopped),
+                    last=stopped or step == start,
                 )
                 if stopped:
                     break
@@ -263,34 +293,38 @@ class _Recorder(NamedTuple):
     """Where the metrics and the states of a search go."""
 
     config: Config
-    space: CellSpace
+    stage: SearchStage
     workdir: Workdir
-    checkpoints: Checkpoints
+    saver: Saver
     update: Update
     steps_per_epoch: int
 
-    def go_on(self) -> tuple[int, Stability, bool]:
-        """Returns where to go on from, and forgets the metrics of later steps.
+    def go_on(self, saved: Saved | None) -> tuple[Stability, bool]:
+        """Forgets the metrics of the steps after a checkpoint, or of all without one.
 
         Returns:
-            The step; for how long the ranking had been stable there, without the
-            ranking; whether a rule had stopped the search there.
+            How stable the ranking was at its last end of an epoch, and whether a rule had
+            stopped the search there.
         """
-        done = self.checkpoints.latest_step() or 0
-        rows = self.workdir.keep_metrics(
+        done = saved.step if saved else 0
+        self.workdir.keep_metrics(
             lambda row: (
                 row.get("phase") not in ("warmup", "search") or row["step"] <= done
             )
         )
         self.workdir.keep_metrics(lambda row: row["step"] <= done, EXAMS)
-        ends = [row for row in rows if "alphas/stable_epochs" in row]
-        last = ends[-1] if ends else {}
-        stable = int(last.get("alphas/stable_epochs", 0))
-        return done, Stability(epochs=stable), bool(last.get("stopped", False))
+        if saved is None:
+            return Stability(), False
+        return Stability(*saved.note["stability"]), saved.note["stopped"]
 
-    def ranks(self, state: State) -> Any:
-        """Returns the ranking that `Stability` compares."""
-        return Stability().update(state.params["alphas"], self.space).ranks
+    def note(self, phase: Phase, stability: Stability, stopped: bool) -> dict[str, Any]:
+        """Returns what a checkpoint holds beside the state."""
+        return {
+            "phase": phase.name,
+            **note_stage(self.stage),
+            "stability": list(stability),
+            "stopped": stopped,
+        }
 
     def record(self, phase: str, last: int, metrics: list[StepMetrics]) -> None:
         """Notes the metrics of some steps, up to the step `last`."""
@@ -303,28 +337,29 @@ class _Recorder(NamedTuple):
             row for row in rows if row["step"] % self.config.log_every == 0
         )
         append_exams(self.workdir, rows)
+        for of_step in metrics:
+            self.saver.watch(of_step)
         self.update(last, _shown(metrics[-1]))
 
-    def keep(
+    def end_epoch(
         self, phase: Phase, step: int, state: State, stability: Stability
     ) -> tuple[Stability, bool]:
-        """Saves the state that an epoch ends in.
+        """Notes what an epoch ends with.
 
         Returns:
             The stability after this epoch, and whether a rule ends the search here.
         """
         searching = phase.program.validation is not None
         if searching:
-            stability = stability.update(state.params["alphas"], self.space)
+            stability = stability.update(state.params["alphas"], self.stage.space)
         row: dict[str, Any] = _entropies(state)
         # As they are, whatever `max_skips` will make of them: this is an alarm.
-        skips = count_skips(derive_genotype(_alphas(state), self.space))
+        skips = count_skips(derive_genotype(_alphas(state), self.stage.space))
         row |= {f"alphas/skips/{kind}": float(skips[kind]) for kind in CELL_KINDS}
         stopped = searching and self._stops(skips["normal"], stability, state)
         row |= {"alphas/stable_epochs": float(stability.epochs), "stopped": stopped}
-        # Rows first: a run that goes on drops those beyond its checkpoint.
+        # Before the save: a run that goes on drops the rows beyond its checkpoint.
         self.workdir.append_metrics([self._row(phase.name, step, row)])
-        self.checkpoints.save(state)
         return stability, stopped
 
     def _stops(self, normal_skips: int, stability: Stability, state: State) -> bool:

@@ -80,25 +80,25 @@ def next_space(
     """Returns the space of the stage that follows, and notes it in the workdir."""
     keep = config.search.stage_candidates[stage.index + 1]
     space = drop_candidates(alphas, stage.space, keep)
+    # For a person to read: a run that goes on has them from its checkpoint.
     noted = (workdir.read_json(_FILE) or [])[: stage.index]
-    candidates = {kind: space.edge_ops(kind) for kind in CELL_KINDS}
-    workdir.write_json(_FILE, [*noted, candidates])
+    workdir.write_json(_FILE, [*noted, _candidates(space)])
     return space
 
 
-def noted_space(stage: SearchStage, workdir: Workdir) -> CellSpace:
-    """Returns the space that followed a stage in an earlier process of this run.
+def note_stage(stage: SearchStage) -> dict[str, Any]:
+    """Returns what a checkpoint keeps of a stage; JSON."""
+    return {"stage": stage.index, "candidates": _candidates(stage.space)}
 
-    Raises:
-        InputError: if the workdir does not tell.
-    """
-    try:
-        candidates = workdir.read_json(_FILE)[stage.index]
-        normal, reduction = (tuple(map(tuple, candidates[k])) for k in CELL_KINDS)
-        return dataclasses.replace(stage.space, normal=normal, reduction=reduction)
-    except (TypeError, LookupError, InputError) as error:
-        raise InputError(
-            f"{workdir.path / _FILE} does not hold the candidates of stage "
-            f"{stage.index + 1}, which the checkpoint belongs to: restore it, or set "
-            "--workdir to a new folder"
-        ) from error
+
+def noted_stage(config: Config, note: Mapping[str, Any]) -> tuple[int, CellSpace]:
+    """Returns the index and the space of the stage that a checkpoint was taken in."""
+    space = config.space.build()
+    if note["stage"] == 0:
+        return 0, space
+    normal, reduction = (tuple(map(tuple, note["candidates"][k])) for k in CELL_KINDS)
+    return note["stage"], dataclasses.replace(space, normal=normal, reduction=reduction)
+
+
+def _candidates(space: CellSpace) -> dict[str, Any]:
+    return {kind: space.edge_ops(kind) for kind in CELL_KINDS}

@@ -1,17 +1,19 @@
 """Floor 4: the folder of a run: what is in it, and how nothing in it gets lost."""
 
+import contextlib
 import json
 import os
 import platform
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 import jax
 
-from skillearn_jax.errors import InputError
+from skillearn_jax.errors import InputError, StorageError
 from skillearn_jax.train.config import Config
+from skillearn_jax.train.resume import Difference, differences
 
 _PACKAGES = ("jax", "flax", "optax", "orbax-checkpoint", "numpy", "skillearn-jax")
 
@@ -21,7 +23,12 @@ class Workdir:
 
     `config.json`, `metrics.jsonl`, `genotype.json`, `evaluation.json`, `summary.json`,
     `checkpoints/` and `report/`. Files are replaced in one move, so that a run that is
-    killed leaves either the old one or the new one.
+    killed leaves either the old one or the new one. Of several processes, the first writes.
+
+    Attributes:
+        path: of the folder.
+        changes: keys of the config that differ from the run that is there, all of them
+            such that it may go on.
     """
 
     def __init__(self, path: str | Path, config: Config) -> None:
@@ -29,10 +36,13 @@ class Workdir:
 
         Raises:
             InputError: if the folder cannot be written, holds something else, or holds a
-                run with another config.
+                run with a config that this one cannot go on from.
         """
         self.path = Path(path)
-        self._config = json.loads(json.dumps(config.to_dict()))
+        self._config = _plain(config)
+        self._writes = jax.process_index() == 0
+        self._history: list[dict[str, Any]] = []
+        self.changes: list[Difference] = []
         try:
             self.path.mkdir(parents=True, exist_ok=True)
             present = {entry.name for entry in self.path.iterdir()}
@@ -48,8 +58,8 @@ class Workdir:
                 "set --workdir to a new folder"
             )
         if "config.json" in present:
-            self._refuse_other_config()
-        elif present - {".config.json.partial"}:  # of a run killed at once
+            self._check_config()
+        elif present - {".config.json.partial", ".lock"}:  # of a run killed at once
             raise InputError(
                 f"the workdir {self.path} is not empty and holds no run "
                 f"({sorted(present)[0]}, ...): set --workdir to a new folder"
@@ -58,22 +68,21 @@ class Workdir:
     def write_config(self, program: str) -> None:
         """Writes what was run, with which versions and on which devices."""
         device = jax.local_devices()[0]
-        self.write_json(
-            "config.json",
-            {
-                "config": self._config,
-                "versions": {name: metadata.version(name) for name in _PACKAGES}
-                | {"python": platform.python_version()},
-                "device": f"{jax.local_device_count()} x {device.device_kind}",
-                "program": program,
-            },
-        )
+        record: dict[str, Any] = {
+            "config": self._config,
+            "versions": {name: metadata.version(name) for name in _PACKAGES}
+            | {"python": platform.python_version()},
+            "device": f"{jax.local_device_count()} x {device.device_kind}",
+            "program": program,
+        }
+        changed = {other.path: [other.old, other.new] for other in self.changes}
+        if self._history or changed:  # with which it began and went on
+            record["changes"] = [*self._history, *([changed] if changed else [])]
+        self.write_json("config.json", record)
 
     def write_json(self, name: str, value: Any) -> None:
         """Writes a JSON file in one move."""
-        partial = self.path / f".{name}.partial"
-        partial.write_text(json.dumps(value, indent=2) + "\n", encoding="utf-8")
-        partial.replace(self.path / name)
+        self._write(name, json.dumps(value, indent=2) + "\n")
 
     def read_json(self, name: str) -> Any:
         """Returns the content of a JSON file; `None` if there is none."""
@@ -91,23 +100,24 @@ class Workdir:
         self, rows: Iterable[Mapping[str, Any]], name: str = "metrics.jsonl"
     ) -> None:
         """Adds lines to metrics.jsonl, or to another file of lines."""
-        with (self.path / name).open("a", encoding="utf-8") as file:
-            file.writelines(json.dumps(row) + "\n" for row in rows)
+        text = "".join(json.dumps(row) + "\n" for row in rows)
+        if not self._writes or not text:
+            return
+        path = self.path / name
+        with _storage(path), path.open("a", encoding="utf-8") as file:
+            file.write(text)
 
     def keep_metrics(
-        self, keep: Any, name: str = "metrics.jsonl"
-    ) -> list[dict[str, Any]]:
+        self, keep: Callable[[dict[str, Any]], bool], name: str = "metrics.jsonl"
+    ) -> None:
         """Drops lines of metrics.jsonl for which `keep(row)` is false, and broken ones.
 
         A run that goes on from a checkpoint writes the steps since then again.
-
-        Returns:
-            The rows that stay.
         """
         path = self.path / name
         if not path.exists():
-            return []
-        kept, rows = [], []
+            return
+        kept = []
         for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
             try:
                 row = json.loads(line)
@@ -115,13 +125,10 @@ class Workdir:
                 continue
             if isinstance(row, dict) and keep(row):
                 kept.append(line + "\n")
-                rows.append(row)
-        partial = self.path / f".{name}.partial"
-        partial.write_text("".join(kept), encoding="utf-8")
-        partial.replace(path)
-        return rows
+        self._write(name, "".join(kept))
 
-    def _refuse_other_config(self) -> None:
+    def _check_config(self) -> None:
+        """Compares this config with that of the run that is there."""
         record = self.read_json("config.json")
         old = record.get("config") if isinstance(record, dict) else None
         if not isinstance(old, dict):
@@ -129,19 +136,42 @@ class Workdir:
                 f"{self.path / 'config.json'} holds no config: restore it, or set "
                 "--workdir to a new folder"
             )
-        for path, before, after in _differences(old, self._config):
+        evaluated = (self.path / "evaluation.json").exists() or (
+            self.path / "checkpoints" / "evaluation"
+        ).exists()
+        self.changes, refused = differences(
+            old, self._config, _plain(Config()), evaluated
+        )
+        if refused:
+            flags = ", ".join(f"--{other.path}={other.old}" for other in refused)
             raise InputError(
-                f"the workdir {self.path} holds a run with {path} = {before!r}, not "
-                f"{after!r}: set --workdir to a new folder, or --{path}={before}"
+                f"the workdir {self.path} holds a run with "
+                f"{'; '.join(map(str, refused))}: set --workdir to a new folder, or "
+                f"{flags}"
             )
+        self._history = record.get("changes", [])
+
+    def _write(self, name: str, text: str) -> None:
+        """Writes a file in one move."""
+        if not self._writes:
+            return
+        partial = self.path / f".{name}.partial"
+        with _storage(self.path / name):
+            partial.write_text(text, encoding="utf-8")
+            partial.replace(self.path / name)
 
 
-def _differences(
-    old: Any, new: Any, path: str = "config"
-) -> Iterable[tuple[str, Any, Any]]:
-    """Yields `(path, old, new)` for every leaf in which two nested dicts differ."""
-    if isinstance(old, dict) and isinstance(new, dict):
-        for name in dict.fromkeys((*new, *old)):
-            yield from _differences(old.get(name), new.get(name), f"{path}.{name}")
-    elif old != new:
-        yield path, old, new
+@contextlib.contextmanager
+def _storage(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise StorageError(
+            f"cannot write {path} ({error.strerror}): make room or allow writing; the "
+            "same command goes on from the last checkpoint"
+        ) from error
+
+
+def _plain(config: Config) -> dict[str, Any]:
+    """Returns a config as JSON gives it back."""
+    return json.loads(json.dumps(config.to_dict()))

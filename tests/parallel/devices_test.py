@@ -1,4 +1,4 @@
-"""Devices: one under `jit`, several under `pmap`, and the same batch either way."""
+"""Devices: one under `jit`, several under a backend, and the same batch either way."""
 
 import jax
 import jax.numpy as jnp
@@ -9,6 +9,8 @@ from skillearn_jax.errors import InputError
 from skillearn_jax.parallel import Devices
 from skillearn_jax.parallel.devices import AXIS_NAME
 
+SEVERAL = pytest.mark.parametrize("backend", ["pmap", "shard_map"])
+
 
 def test_zero_takes_all_and_a_number_takes_that_many():
     assert Devices.take(0).count == jax.local_device_count() == 8
@@ -18,6 +20,12 @@ def test_zero_takes_all_and_a_number_takes_that_many():
 def test_more_than_exist_are_refused():
     with pytest.raises(InputError, match=r"devices is 9, but .* has 8 \(cpu\)"):
         Devices.take(9)
+
+
+def test_no_backend_is_one_device():
+    assert Devices.take(0, "none") == Devices.take(1, "none") == Devices(1, "none")
+    with pytest.raises(InputError, match=r"runs on one device .* not on 2 .*=pmap"):
+        Devices.take(2, "none")
 
 
 def test_the_axis_has_a_name_only_where_there_is_one():
@@ -43,12 +51,14 @@ def test_parts_are_the_batch_cut_in_order():
     np.testing.assert_array_equal(parts, np.arange(10, 22).reshape(4, 3))
 
 
+@SEVERAL
 @pytest.mark.parametrize("count", [1, 2, 8])
-def test_place_and_fetch_are_there_and_back(count):
-    devices = Devices(count)
+def test_place_and_fetch_are_there_and_back(count, backend):
+    devices = Devices(count, backend)
     tree = {"w": jnp.arange(6.0).reshape(2, 3), "key": jax.random.key(3)}
     placed = devices.place(tree)
-    assert placed["w"].shape == ((2, 3) if count == 1 else (count, 2, 3))
+    rows = count > 1 and backend == "pmap"
+    assert placed["w"].shape == ((count, 2, 3) if rows else (2, 3))
     assert len(placed["w"].devices()) == count
     back = devices.fetch(placed)
     np.testing.assert_array_equal(back["w"], tree["w"])
@@ -57,9 +67,10 @@ def test_place_and_fetch_are_there_and_back(count):
     )
 
 
+@SEVERAL
 @pytest.mark.parametrize("count", [1, 2])
-def test_what_was_placed_outlives_the_donation_of_the_copy(count):
-    devices = Devices(count)
+def test_what_was_placed_outlives_the_donation_of_the_copy(count, backend):
+    devices = Devices(count, backend)
     value = jnp.arange(4.0)
     step = devices.compile(lambda x, y: (x + y, y), *devices.place((value, value)))
     placed = devices.place(value)
@@ -69,8 +80,9 @@ def test_what_was_placed_outlives_the_donation_of_the_copy(count):
     assert placed.is_deleted()
 
 
-def test_several_devices_sum_over_the_axis():
-    devices = Devices(4)
+@SEVERAL
+def test_several_devices_sum_over_the_axis(backend):
+    devices = Devices(4, backend)
     batch = jnp.arange(8)
 
     def step(total):

@@ -1,28 +1,42 @@
-"""Checkpoints: complete or absent, bit for bit, and never a crash when damaged."""
+"""Checkpoints: complete or absent, bit for bit, and damage is passed over."""
 
-import gc
+import errno
+import json
+import os
 import shutil
+import subprocess
+import sys
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from orbax.checkpoint import v1 as ocp
 
-from skillearn_jax.errors import InputError
+from skillearn_jax.errors import InputError, StorageError
 from skillearn_jax.framework import State
+from skillearn_jax.parallel import Devices
+from skillearn_jax.train import manifest as manifest_module
 from skillearn_jax.train.checkpoints import Checkpoints
+from skillearn_jax.train.manifest import read_manifest
+
+# Orbax leaves the reads that it no longer needs behind, unawaited.
+pytestmark = [
+    pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning"),
+    pytest.mark.filterwarnings("ignore:coroutine:RuntimeWarning"),
+]
 
 
-def make_state(step, seed=0, size=3):
-    rng = np.random.default_rng(seed)
+def make_state(step, size=3):
+    rng = np.random.default_rng(step)
     params = {
-        "weights": {"kernel": jnp.asarray(rng.normal(size=(size, 4)), jnp.float32)},
-        "alphas": {"normal": jnp.asarray(rng.normal(size=(2,)), jnp.float32)},
+        "weights": {"a/b": jnp.asarray(rng.normal(size=(size, 4)), jnp.float32)},
+        "alphas": {"normal": jnp.asarray(rng.normal(size=(2,)), jnp.bfloat16)},
     }
     return State(
         params,
         {"learner": ((), {"count": jnp.int32(7)}), "validation": {}},
-        {"learner": {"mean": jnp.full((2,), 0.1)}},
+        {"learner": {"mean": jnp.full((2,), 0.1), "none": jnp.zeros((0, 3))}},
         jnp.int32(step),
         jax.random.key(5),
     )
@@ -41,151 +55,393 @@ def contents(folder):
     }
 
 
-def saved(path, *states):
-    checkpoints = Checkpoints(path)
-    for state in states:
-        checkpoints.save(state)
+def save(path, *steps, **options):
+    checkpoints = Checkpoints(path, **options)
+    for step in steps:
+        checkpoints.save(step, make_state(step), {"at": [step]}, metric=None)
     checkpoints.close()
+    return checkpoints
+
+
+def newest(path):
+    """Returns the newest checkpoint, and what was said of those passed over."""
+    said = []
+    checkpoints = Checkpoints(path, say=said.append)
+    saved = checkpoints.newest()
+    checkpoints.close()
+    return saved, said
+
+
+@pytest.fixture(scope="module")
+def two(tmp_path_factory):
+    """Checkpoints of steps 2 and 4."""
+    path = tmp_path_factory.mktemp("two") / "c" / "search"
+    save(path, 2, 4)
+    return path
+
+
+@pytest.fixture
+def copy(two, tmp_path):
+    """A copy of them, to damage."""
+    return shutil.copytree(two, tmp_path / "c" / "search")
 
 
 def test_nothing_is_there_at_first(tmp_path):
-    checkpoints = Checkpoints(tmp_path / "checkpoints")
-    assert checkpoints.latest_step() is None
-    checkpoints.close()
+    assert newest(tmp_path / "c") == (None, [])
+    assert list(tmp_path.iterdir()) == []
 
 
-def test_the_newest_state_comes_back_bit_for_bit(tmp_path):
-    saved(tmp_path / "c", *(make_state(step, seed=step) for step in (2, 4, 6)))
-    checkpoints = Checkpoints(tmp_path / "c")
-    assert checkpoints.latest_step() == 6
-    state = checkpoints.load(make_state(0))
-    checkpoints.close()
-    assert bits(state) == bits(make_state(6, seed=6))
-    assert state.key.dtype == jax.random.key(0).dtype
+def test_the_newest_state_comes_back_bit_for_bit(two):
+    saved, said = newest(two)
+    state = saved.restore(make_state(0))
+    assert (saved.step, saved.note, said) == (4, {"at": [4]}, [])
+    assert bits(state) == bits(make_state(4))
     assert jax.tree.structure(state) == jax.tree.structure(make_state(0))
+    for leaf, wanted in zip(*map(jax.tree.leaves, (state, make_state(0))), strict=True):
+        assert leaf.dtype == wanted.dtype
+        assert isinstance(leaf, jax.Array)
 
 
-def test_only_the_newest_is_kept(tmp_path):
-    saved(tmp_path / "c", *(make_state(step) for step in (2, 4, 6)))
-    assert sorted(p.name for p in (tmp_path / "c").iterdir()) == ["6", "digests.json"]
-
-
-def test_a_step_may_be_saved_again(tmp_path):
-    saved(tmp_path / "c", make_state(2, seed=1))
-    saved(tmp_path / "c", make_state(2, seed=9))
-    checkpoints = Checkpoints(tmp_path / "c")
-    assert bits(checkpoints.load(make_state(0))) == bits(make_state(2, seed=9))
+@pytest.mark.parametrize(
+    ("keep", "keep_best", "kept"),
+    [(1, 0, [9]), (2, 0, [8, 9]), (1, 2, [3, 5, 9]), (3, 1, [3, 7, 8, 9])],
+)
+def test_the_newest_and_the_best_stay(tmp_path, keep, keep_best, kept):
+    metrics = {2: 0.4, 3: 0.1, 5: 0.2, 6: 0.3, 7: 0.3, 8: None, 9: 0.9}
+    checkpoints = Checkpoints(tmp_path / "c", keep=keep, keep_best=keep_best)
+    for step, metric in metrics.items():
+        checkpoints.save(step, {"a": jnp.ones(2)}, metric=metric)
     checkpoints.close()
+    assert checkpoints.steps() == kept
+    assert sorted(path.name for path in (tmp_path / "c").iterdir()) == list(
+        map(str, kept)
+    )
+
+
+def test_the_best_of_an_earlier_process_stays(tmp_path):
+    for step, metric in ((1, 0.1), (2, 0.5), (3, 0.6)):
+        checkpoints = Checkpoints(tmp_path, keep=1, keep_best=1)
+        checkpoints.save(step, {"a": jnp.ones(2)}, metric=metric)
+        checkpoints.close()
+    assert checkpoints.steps() == [1, 3]
 
 
 def test_a_save_is_not_disturbed_by_the_steps_that_follow(tmp_path):
     """The next step is given the saved buffers to overwrite while they are written."""
     advance = jax.jit(
-        lambda state: jax.tree.map(lambda x: x + 1, state._replace(key=jnp.int32(0))),
-        donate_argnums=0,
+        lambda state: jax.tree.map(lambda x: x + 1, state), donate_argnums=0
     )
-    state = make_state(2, size=500_000)._replace(key=jnp.int32(0))
+    state = {"x": jnp.arange(2_000_000.0)}
+    note = {"values": [1.0]}
     advance(jax.tree.map(jnp.copy, state))  # compiled before the race begins
-    expected = bits_of_leaves(state)
-    checkpoints = Checkpoints(tmp_path / "c")
-    checkpoints.save(state)
+    expected = np.asarray(state["x"]).tobytes()
+    checkpoints = Checkpoints(tmp_path)
+    checkpoints.save(2, state, note)
+    note["values"].append(2.0)
     for _ in range(20):
         state = advance(state)
     jax.block_until_ready(state)
     checkpoints.close()
-    checkpoints = Checkpoints(tmp_path / "c")
-    loaded = checkpoints.load(state)
+    saved, _ = newest(tmp_path)
+    assert np.asarray(saved.restore(state)["x"]).tobytes() == expected
+    assert saved.note == {"values": [1.0]}
+
+
+@pytest.mark.parametrize(("saved_on", "loaded_on"), [(8, 1), (1, 8), (8, 2)])
+def test_any_number_of_devices_may_load_it(tmp_path, saved_on, loaded_on):
+    before, after = Devices(saved_on), Devices(loaded_on)
+    checkpoints = Checkpoints(tmp_path)
+    checkpoints.save(4, before.fetch(before.place(make_state(4))))
     checkpoints.close()
-    assert bits_of_leaves(loaded) == expected
+    saved, _ = newest(tmp_path)
+    state = after.place(saved.restore(make_state(0)))
+    assert len(jax.tree.leaves(state)[0].devices()) == loaded_on
+    assert bits(after.fetch(state)) == bits(make_state(4))
 
 
-def bits_of_leaves(tree):
-    return [np.asarray(leaf).tobytes() for leaf in jax.tree.leaves(tree)]
+def test_what_a_kill_left_is_no_checkpoint_and_is_removed(copy):
+    for name in (".6.partial", ".2.old"):
+        shutil.copytree(copy / "4", copy / name)
+    assert newest(copy)[0].step == 4
+    save(copy, 6)
+    assert sorted(path.name for path in copy.iterdir()) == ["4", "6"]
 
 
-def test_what_a_kill_left_is_removed(tmp_path):
-    saved(tmp_path / "c", make_state(2))
-    torn = tmp_path / "c" / "4.orbax-checkpoint-tmp"
-    shutil.copytree(tmp_path / "c" / "2", torn)
-    checkpoints = Checkpoints(tmp_path / "c")
-    assert checkpoints.latest_step() == 2
-    checkpoints.save(make_state(6, seed=6))
+def test_another_structure_is_refused_by_the_leaf_that_differs(two):
+    saved, _ = newest(two)
+    like = make_state(0)
+    for other, message in (
+        (make_state(0, size=5), r"weights/a/b is float32\[3, 4\], and float32\[5, 4\]"),
+        (like._replace(model_state={}), "it has model_state/learner/mean"),
+        (like._replace(opt_states={"x": jnp.ones(1)}), "opt_states"),
+        (like._replace(step=jnp.float32(0)), r"step is int32\[\], and float32\[\]"),
+    ):
+        with pytest.raises(InputError, match=rf"4 cannot be read \(.*{message}") as e:
+            saved.restore(other)
+        assert "\n" not in str(e.value)
+
+
+# Damage.
+
+
+def largest(folder):
+    files = [path for path in folder.rglob("*") if path.is_file()]
+    return max(files, key=lambda path: path.stat().st_size)
+
+
+def flip(path, where=0.5):
+    content = bytearray(path.read_bytes())
+    content[int(where * len(content))] ^= 1
+    path.write_bytes(content)
+
+
+def truncate(folder):
+    path = largest(folder / "arrays")
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+
+
+def empty(folder):
+    shutil.rmtree(folder)
+    folder.mkdir()
+
+
+DAMAGES = {
+    "flipped byte": (lambda f: flip(largest(f / "arrays")), ""),
+    "truncated": (truncate, ""),
+    "empty folder": (empty, "it has no manifest.json"),
+    "a file": (lambda f: (shutil.rmtree(f), f.write_text("")), "manifest.json"),
+    "no manifest": (
+        lambda f: (f / "manifest.json").unlink(),
+        "it has no manifest.json",
+    ),
+    "flipped manifest": (
+        lambda f: flip(f / "manifest.json", 0.3),
+        "its manifest.json has changed since it was saved",
+    ),
+    "half a manifest": (
+        lambda f: (f / "manifest.json").write_text('{"format": 2'),
+        "its manifest.json is not readable",
+    ),
+    "manifest of another": (
+        lambda f: shutil.copy(f.parent / "2" / "manifest.json", f),
+        "it is that of step 2",
+    ),
+    "arrays of another": (
+        lambda f: (
+            shutil.rmtree(f / "arrays"),
+            shutil.copytree(f.parent / "2" / "arrays", f / "arrays"),
+        ),
+        "has changed since it was saved",
+    ),
+    "no arrays": (lambda f: shutil.rmtree(f / "arrays"), ""),
+}
+
+
+@pytest.mark.parametrize("name", DAMAGES)
+def test_a_damaged_checkpoint_is_passed_over_for_the_one_before(copy, name):
+    damage, reason = DAMAGES[name]
+    damage(copy / "4")
+    before = contents(copy)
+    saved, (line,) = newest(copy)
+    assert bits(saved.restore(make_state(0))) == bits(make_state(2))
+    assert line.startswith(f"the checkpoint {copy}/4 is passed over: ")
+    assert reason in line
+    assert "\n" not in line
+    assert len(line.partition("over: ")[2]) > 5
+    assert contents(copy) == before
+
+
+def test_bits_that_orbax_reads_without_complaint_are_noticed(tmp_path):
+    """Values are changed through Orbax itself: nothing but the digest can tell."""
+    save(tmp_path, 2, 4)
+    arrays = ocp.load(str(tmp_path / "4" / "arrays"))
+    arrays["params/weights/a/b"][0, 0] += 1e-6
+    shutil.rmtree(tmp_path / "4" / "arrays")
+    ocp.save(str(tmp_path / "4" / "arrays"), arrays)
+    saved, (line,) = newest(tmp_path)
+    assert saved.step == 2
+    assert line.endswith("params/weights/a/b has changed since it was saved")
+
+
+def test_every_damaged_one_is_named_and_none_is_left(copy):
+    for step in (2, 4):
+        truncate(copy / str(step))
+    before = contents(copy)
+    said = []
+    checkpoints = Checkpoints(copy, say=said.append)
+    with pytest.raises(InputError, match=rf"{copy}/4 cannot be read .* remove ") as e:
+        checkpoints.newest()
     checkpoints.close()
-    assert sorted(p.name for p in (tmp_path / "c").iterdir()) == ["6", "digests.json"]
+    assert "\n" not in str(e.value)
+    assert [line.split(" is passed")[0][-1] for line in said] == ["4", "2"]
+    assert contents(copy) == before
 
 
-@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
-@pytest.mark.filterwarnings("ignore:coroutine:RuntimeWarning")
-def test_another_structure_is_refused(tmp_path):
-    saved(tmp_path / "c", make_state(2))
-    checkpoints = Checkpoints(tmp_path / "c")
-    other = make_state(0, size=5)
-    with pytest.raises(InputError, match=r"c/2 cannot be read .* remove "):
-        checkpoints.load(other)
-    checkpoints.close()
-    gc.collect()
-
-
-def load_or_message(checkpoints):
-    try:
-        return checkpoints.load(make_state(0)), ""
-    except InputError as error:
-        return None, str(error)
-
-
-# Orbax leaves the reads that it no longer needs behind, unawaited.
-@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
-@pytest.mark.filterwarnings("ignore:coroutine:RuntimeWarning")
-@pytest.mark.parametrize("damage", ["half", "empty", "gone", "noise"])
-def test_damage_is_refused_or_harmless(tmp_path, damage):
-    """Whichever file is hit: one line, or the state as it was; and nothing deleted."""
-    saved(tmp_path / "c", make_state(2, seed=3))
-    whole = contents(tmp_path / "c")
-    refused = 0
-    for name, content in whole.items():
-        file = tmp_path / "c" / name
-        if damage == "gone":
+@pytest.mark.parametrize("change", ["half", "empty", "gone", "noise"])
+def test_whichever_file_is_hit_the_state_is_right_or_the_one_before(copy, change):
+    passed = 0
+    for file in [path for path in (copy / "4").rglob("*") if path.is_file()]:
+        content = file.read_bytes()
+        if change == "gone":
             file.unlink()
-        elif damage == "noise":
+        elif change == "noise":
             file.write_bytes(bytes(255 - byte for byte in content))
         else:
-            file.write_bytes(content[: len(content) // 2 if damage == "half" else 0])
-        before = contents(tmp_path / "c")
-        checkpoints = Checkpoints(tmp_path / "c")
-        state, message = load_or_message(checkpoints)
-        checkpoints.close()
-        if message:
-            assert "\n" not in message
-            assert "cannot be read" in message
-            refused += 1
-        else:
-            assert bits(state) == bits(make_state(2, seed=3)), name
-        assert contents(tmp_path / "c") == before, name
+            file.write_bytes(content[: len(content) // 2 if change == "half" else 0])
+        saved, said = newest(copy)
+        assert saved.step == (2 if said else 4), file
+        assert bits(saved.restore(make_state(0))) == bits(make_state(saved.step)), file
+        passed += len(said)
         file.write_bytes(content)
-    assert refused
-    gc.collect()  # so that its complaints end up in this test
+    assert passed
 
 
-def test_a_changed_byte_is_noticed(tmp_path):
-    """Orbax itself would load it, with wrong values."""
-    saved(tmp_path / "c", make_state(2))
-    largest = max(
-        (p for p in (tmp_path / "c" / "2").rglob("*") if p.is_file()),
-        key=lambda path: path.stat().st_size,
+def test_a_run_that_fell_back_replaces_the_damaged_one(copy):
+    truncate(copy / "4")
+    checkpoints = Checkpoints(copy, keep=2)
+    assert checkpoints.newest().step == 2
+    checkpoints.save(3, make_state(3))
+    checkpoints.wait()
+    assert checkpoints.steps() == [2, 3, 4]  # not counted, and not yet reached
+    checkpoints.save(4, make_state(4))
+    checkpoints.close()
+    saved, said = newest(copy)
+    assert (saved.step, said) == (4, [])
+    assert sorted(path.name for path in copy.iterdir()) == ["3", "4"]
+
+
+def test_a_damaged_one_that_was_passed_is_removed_first(copy):
+    truncate(copy / "4")
+    checkpoints = Checkpoints(copy, keep=2)
+    assert checkpoints.newest().step == 2
+    checkpoints.save(5, make_state(5))
+    checkpoints.close()
+    assert checkpoints.steps() == [2, 5]
+
+
+# Formats.
+
+
+def test_a_newer_format_is_refused_and_not_passed_over(copy, monkeypatch):
+    with monkeypatch.context() as patch:
+        patch.setattr(manifest_module, "FORMAT", 3)
+        save(copy, 6)
+    before = contents(copy)
+    with pytest.raises(InputError, match=r"/6 has format 3, and this .* format 2") as e:
+        newest(copy)
+    assert "\n" not in str(e.value)
+    assert contents(copy) == before
+
+
+@pytest.mark.parametrize("beside", ["digests.json", "12"])
+def test_the_format_before_is_refused(tmp_path, beside):
+    (tmp_path / beside).mkdir()
+    with pytest.raises(InputError, match=r"format 1, .* finish the run with") as e:
+        newest(tmp_path / "search")
+    assert "\n" not in str(e.value)
+
+
+def test_the_manifest_says_what_is_there(two):
+    content = read_manifest(two / "4" / "manifest.json")
+    assert (content["format"], content["step"]) == (2, 4)
+    assert content["arrays"]["params/alphas/normal"]["dtype"] == "bfloat16"
+    assert content["arrays"]["key"] == {
+        "dtype": "uint32",
+        "shape": [2],
+        "sha256": content["arrays"]["key"]["sha256"],
+    }
+    json.dumps(content)
+
+
+# Disks.
+
+
+@pytest.mark.parametrize("where", ["arrays", "manifest", "move"])
+def test_a_full_disk_is_one_line_and_the_old_one_stays(copy, monkeypatch, where):
+    before = contents(copy)
+    full = OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    def fails(*args, **kwargs):
+        raise full
+
+    with monkeypatch.context() as patch:
+        if where == "arrays":
+            patch.setattr(ocp, "save", fails)
+        elif where == "manifest":
+            patch.setattr("skillearn_jax.train.checkpoints.write_manifest", fails)
+        else:
+            patch.setattr(Checkpoints, "_move", fails)
+        checkpoints = Checkpoints(copy)
+        checkpoints.save(6, make_state(6))
+        with pytest.raises(StorageError, match=r"search/6 \(No space left on dev") as e:
+            checkpoints.close()
+    assert "\n" not in str(e.value)
+    assert contents(copy) == before
+    assert newest(copy)[0].step == 4
+
+
+LIMITED = """
+import resource
+import sys
+import jax.numpy as jnp
+from skillearn_jax.errors import StorageError
+from skillearn_jax.train.checkpoints import Checkpoints
+from pathlib import Path
+path = Path(sys.argv[1])
+checkpoints = Checkpoints(path)
+{before}
+checkpoints.save(6, {{"x": jnp.arange(500_000.0)}})
+try:
+    checkpoints.close()
+except StorageError as error:
+    print(error)
+    sys.exit(4)
+"""
+
+
+def in_a_process(path, before):
+    script = LIMITED.format(before=before)
+    return subprocess.run(
+        [sys.executable, "-c", script, str(path)],
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+        env={**os.environ, "JAX_COMPILATION_CACHE_DIR": "", "HOME": "/nonexistent"},
     )
-    content = bytearray(largest.read_bytes())
-    content[len(content) // 2] ^= 1
-    largest.write_bytes(content)
-    checkpoints = Checkpoints(tmp_path / "c")
-    with pytest.raises(InputError, match="have changed since it was saved"):
-        checkpoints.load(make_state(0))
-    checkpoints.close()
 
 
-def test_a_checkpoint_without_its_digest_is_taken_as_it_is(tmp_path):
-    """A run may be killed between the end of a save and its digest."""
-    saved(tmp_path / "c", make_state(2))
-    (tmp_path / "c" / "digests.json").unlink()
-    checkpoints = Checkpoints(tmp_path / "c")
-    assert bits(checkpoints.load(make_state(0))) == bits(make_state(2))
-    checkpoints.close()
+def test_a_disk_that_takes_only_so_much(copy):
+    """A limit on the size of files, which the operating system itself enforces."""
+    before = contents(copy)
+    limit = "resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000))"
+    done = in_a_process(copy, limit)
+    assert done.returncode == 4, done.stderr
+    assert done.stdout.count("\n") == 1
+    assert "cannot save the checkpoint" in done.stdout
+    assert contents(copy) == before
+    assert newest(copy)[0].step == 4
+
+
+def test_a_read_only_folder(two, tmp_path_factory):
+    path = tmp_path_factory.mktemp("readonly") / "c"
+    shutil.copytree(two, path)
+    before = contents(path)
+    path.chmod(0o555)
+    become = ""
+    if os.geteuid() == 0:  # who may write everything; and must have imported all first
+        for folder in path.parents[:3]:
+            folder.chmod(0o755)
+        become = f"""
+import os
+warm = Checkpoints(Path("{path.parent}/warm"))
+warm.save(1, {{"x": jnp.ones(2)}})
+warm.close()
+os.setuid(65534)
+"""
+    done = in_a_process(path, become)
+    path.chmod(0o755)
+    assert done.returncode == 4, done.stderr
+    assert "Permission denied" in done.stdout
+    assert done.stdout.count("\n") == 1
+    assert contents(path) == before

@@ -52,6 +52,7 @@ def test_a_run_leaves_the_documented_files(finished):
         "summary.json",
         "checkpoints",
         "report",
+        ".lock",
     }
     assert finished.result.report == finished.workdir / "report" / "index.html"
     page = finished.result.report.read_text()
@@ -162,10 +163,11 @@ def test_the_genotype_is_that_of_the_last_checkpoint(finished):
     key = jax.random.key(0)
     setup = build_search(finished.config, load("digits"), key, 2)
     like = setup.phases[-1].enter(setup.params, key, setup.model_state)
-    checkpoints = Checkpoints(finished.workdir / "checkpoints")
-    assert checkpoints.latest_step() == 4
-    state = checkpoints.load(like)
+    checkpoints = Checkpoints(finished.workdir / "checkpoints" / "search")
+    saved = checkpoints.newest()
     checkpoints.close()
+    assert saved.step == 4
+    state = saved.restore(like)
     assert int(state.step) == 4
     alphas = {kind: np.asarray(a) for kind, a in state.params["alphas"].items()}
     assert derive_genotype(alphas, setup.space) == finished.result.genotype
@@ -190,8 +192,8 @@ def test_a_stopped_run_goes_on_as_if_it_had_not_stopped(
     monkeypatch.undo()
     assert not (tmp_path / "run" / "genotype.json").exists()
     if moment == "after":
-        kept = sorted(p.name for p in (tmp_path / "run" / "checkpoints").iterdir())
-        assert kept == ["2", "digests.json"]
+        search = tmp_path / "run" / "checkpoints" / "search"
+        assert [path.name for path in search.iterdir()] == ["2"]
     result = run(tiny(), tmp_path / "run", quiet=True)
     assert left_by(tmp_path / "run") == left_by(finished.workdir)
     assert result.genotype == finished.result.genotype
@@ -247,7 +249,10 @@ def test_a_search_goes_on_from_wherever_it_stopped(
     monkeypatch.setattr(
         Checkpoints,
         "__init__",
-        lambda self, path: (opened.append(self), init(self, path))[1],
+        lambda self, path, **options: (
+            opened.append(self),
+            init(self, path, **options),
+        )[1],
     )
     stop(monkeypatch, owner, name, call, moment)
     with pytest.raises(KeyboardInterrupt):
@@ -303,8 +308,11 @@ def test_a_finished_run_retrains_nothing(finished, tiny, tmp_path, monkeypatch):
     assert result.genotype == finished.result.genotype
 
 
-def test_an_interrupted_evaluation_goes_on(finished, tiny, tmp_path, count_traces):
-    """Killed in the second training of the second network."""
+@pytest.mark.parametrize("trained", [True, False])
+def test_an_interrupted_evaluation_goes_on(
+    finished, tiny, tmp_path, count_traces, trained
+):
+    """Killed in the second training of the second network, or just after it."""
     workdir = tmp_path / "run"
     shutil.copytree(finished.workdir, workdir)
     expected = left_by(workdir)
@@ -312,8 +320,10 @@ def test_an_interrupted_evaluation_goes_on(finished, tiny, tmp_path, count_trace
     del errors["random 1"]["1"]
     (workdir / "evaluation.json").write_text(json.dumps(errors))
     (workdir / "summary.json").unlink()
+    if not trained:
+        shutil.rmtree(workdir / "checkpoints" / "evaluation")
     run(tiny(), workdir, quiet=True)
-    assert count_traces[("network",)] == 1
+    assert count_traces[("network",)] == (0 if trained else 1)
     assert left_by(workdir) == {
         **expected,
         "evaluation.json": (finished.workdir / "evaluation.json").read_text(),

@@ -9,8 +9,9 @@ import pytest
 from skillearn_jax.data import load
 from skillearn_jax.errors import InputError
 from skillearn_jax.nas import drop_candidates
-from skillearn_jax.train import run, search
+from skillearn_jax.train import run
 from skillearn_jax.train.build import build_search
+from skillearn_jax.train.checkpoints import Checkpoints
 from skillearn_jax.train.experiment import check, check_images
 from skillearn_jax.train.stages import search_stage
 
@@ -88,6 +89,19 @@ def test_a_rule_ends_the_search_and_a_continued_run_stays_ended(
     assert read_rows(tmp_path / "run") == rows
 
 
+def dies_after_saving(patch, step):
+    """The run is interrupted once the checkpoint of this step is on the disk."""
+    save = Checkpoints.save
+
+    def dies(self, at, *args):
+        save(self, at, *args)
+        if at == step:
+            self.close()
+            raise KeyboardInterrupt
+
+    patch.setattr(Checkpoints, "save", dies)
+
+
 def test_an_interrupted_search_stops_where_the_other_did(
     tiny_baseline, tmp_path, read_rows, monkeypatch
 ):
@@ -97,22 +111,14 @@ def test_an_interrupted_search_stops_where_the_other_did(
             "search.epochs": 8,
             "search.stop": "ranking",
             "search.stop_ranking_epochs": 3,
+            "checkpoint.every_steps": 1,
         }
     )
     whole = run(config, tmp_path / "whole", quiet=True)
-    keep = search._Recorder.keep
-
-    def dies(self, phase, step, state, stability):
-        result = keep(self, phase, step, state, stability)
-        if step == 2 * self.steps_per_epoch:
-            self.checkpoints.close()
-            raise KeyboardInterrupt
-        return result
-
-    monkeypatch.setattr(search._Recorder, "keep", dies)
-    with pytest.raises(KeyboardInterrupt):
-        run(config, tmp_path / "torn", quiet=True)
-    monkeypatch.setattr(search._Recorder, "keep", keep)
+    with monkeypatch.context() as patch:
+        dies_after_saving(patch, whole.summary["search"]["steps"] // 2)
+        with pytest.raises(KeyboardInterrupt):
+            run(config, tmp_path / "torn", quiet=True)
     run(config, tmp_path / "torn", quiet=True)
     assert whole.summary["search"]["epochs"] < 8
     assert read_rows(tmp_path / "torn") == read_rows(tmp_path / "whole")
@@ -153,7 +159,14 @@ PDARTS = {
 def test_stages_grow_deeper_over_fewer_candidates_and_can_be_torn(
     tiny_baseline, tmp_path, read_rows, monkeypatch
 ):
-    config = tiny_baseline({**PDARTS, "evaluation.epochs": 0, "search.max_skips": 1})
+    config = tiny_baseline(
+        {
+            **PDARTS,
+            "evaluation.epochs": 0,
+            "search.max_skips": 1,
+            "checkpoint.every_steps": 1,
+        }
+    )
     whole = run(config, tmp_path / "whole", quiet=True)
     assert whole.summary["search"]["epochs"] == 4
     (kept,) = json.loads((tmp_path / "whole" / "stages.json").read_text())
@@ -165,27 +178,13 @@ def test_stages_grow_deeper_over_fewer_candidates_and_can_be_torn(
     phases = [r["phase"] for r in rows if "stopped" in r]
     assert phases == ["warmup", "search", "warmup", "search"]
 
-    keep = search._Recorder.keep
-    for torn_after in (2, 3):
-
-        def dies(self, phase, step, state, stability, after=torn_after):
-            result = keep(self, phase, step, state, stability)
-            if step == after * self.steps_per_epoch:
-                self.checkpoints.close()
-                raise KeyboardInterrupt
-            return result
-
-        monkeypatch.setattr(search._Recorder, "keep", dies)
+    for torn_after in (4, 5):  # at the end of the first stage, one step into the second
         workdir = tmp_path / f"torn after {torn_after}"
-        with pytest.raises(KeyboardInterrupt):
-            run(config, workdir, quiet=True)
-        monkeypatch.setattr(search._Recorder, "keep", keep)
-        if torn_after == 3:
-            noted = (workdir / "stages.json").read_text()
-            (workdir / "stages.json").write_text("[]")
-            with pytest.raises(InputError, match=r"stages.json does not hold"):
+        with monkeypatch.context() as patch:
+            dies_after_saving(patch, torn_after)
+            with pytest.raises(KeyboardInterrupt):
                 run(config, workdir, quiet=True)
-            (workdir / "stages.json").write_text(noted)
+        assert (workdir / "stages.json").exists() == (torn_after == 5)
         again = run(config, workdir, quiet=True)
         assert again.genotype == whole.genotype
         assert read_rows(workdir) == rows

@@ -5,7 +5,7 @@ from skillearn_jax.train.config.data import DataConfig
 from skillearn_jax.train.config.evaluation import EvaluationConfig
 from skillearn_jax.train.config.optimizers import AdamConfig, SgdConfig
 from skillearn_jax.train.config.root import Config, default_config
-from skillearn_jax.train.config.runtime import ParallelConfig
+from skillearn_jax.train.config.runtime import CheckpointConfig, ParallelConfig
 from skillearn_jax.train.config.search import (
     HypergradConfig,
     LptConfig,
@@ -17,6 +17,7 @@ from skillearn_jax.train.config.tasks import InterleavingConfig
 
 __all__ = [
     "AdamConfig",
+    "CheckpointConfig",
     "Config",
     "CurriculumConfig",
     "DataConfig",

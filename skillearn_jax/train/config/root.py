@@ -12,7 +12,7 @@ from ml_collections import ConfigDict
 
 from skillearn_jax.train.config.data import DataConfig
 from skillearn_jax.train.config.evaluation import EvaluationConfig
-from skillearn_jax.train.config.runtime import ParallelConfig
+from skillearn_jax.train.config.runtime import CheckpointConfig, ParallelConfig
 from skillearn_jax.train.config.search import (
     HypergradConfig,
     LptConfig,
@@ -53,6 +53,7 @@ class Config:
     interleaving: InterleavingConfig = InterleavingConfig()
     evaluation: EvaluationConfig = EvaluationConfig()
     parallel: ParallelConfig = ParallelConfig()
+    checkpoint: CheckpointConfig = CheckpointConfig()
 
     @classmethod
     def parse(cls, values: Mapping[str, Any] | ConfigDict) -> "Config":

@@ -1,0 +1,30 @@
+#!/usr/bin/env bash
+# Runs a command again while it ends in a way that starting again can mend.
+#
+#   launch/again.sh .venv/bin/python launch/run.py --distributed --config=... --workdir=...
+#
+# A run goes on from its last checkpoint. Not run again: 0 done, 2 a mistake in the flags or
+# the data, 3 a loss that is not finite, 130 and 143 stopped on purpose. Everything else is:
+# a process that was killed, and the others that end because it did. RESTARTS=10 at most.
+set -u
+restarts=${RESTARTS:-10}
+for ((attempt = 0; ; attempt++)); do
+  "$@" &
+  child=$!
+  trap 'kill -TERM $child 2>/dev/null' TERM INT
+  wait $child
+  code=$?
+  # A signal ends `wait` early; the command may still want to save.
+  while kill -0 $child 2>/dev/null; do
+    wait $child
+    code=$?
+  done
+  trap - TERM INT
+  case $code in 0 | 2 | 3 | 130 | 143) exit $code ;; esac
+  if ((attempt >= restarts)); then
+    echo "again.sh: exit code $code, and $restarts restarts are used up: set RESTARTS" >&2
+    exit $code
+  fi
+  echo "again.sh: exit code $code; restart $((attempt + 1)) of $restarts" >&2
+  sleep "${RESTART_PAUSE:-5}"
+done

@@ -1,0 +1,24 @@
+#!/usr/bin/env bash
+# Starts the same command on every host of a TPU pod slice, through gcloud.
+#
+#   TPU=my-pod ZONE=us-central2-b launch/tpu_pod.sh --config=configs/cifar10.py \
+#       --workdir=/mnt/shared/runs/search --config.data.dir=/mnt/shared/data
+#
+# Each host needs the repository with its environment at DIR (default: skillearn_jax in the
+# home folder), installed with the extra `tpu`, and a folder that all hosts see for --workdir
+# (Filestore, or a bucket mounted with gcsfuse). Hosts find each other, and a process that
+# dies is restarted with all others from the last checkpoint: launch/again.sh.
+#
+# Environment: TPU, ZONE, DIR, RESTARTS; GCLOUD=echo shows the command and runs nothing.
+set -u
+usage="usage: TPU=NAME ZONE=ZONE launch/tpu_pod.sh --config=FILE --workdir=DIR ..."
+: "${TPU:?$usage}" "${ZONE:?$usage}"
+if [[ $# -eq 0 ]]; then
+  echo "$usage" >&2
+  exit 2
+fi
+flags=$(printf ' %q' "$@")
+command="cd ${DIR:-skillearn_jax} && RESTARTS=${RESTARTS:-10} launch/again.sh"
+command+=" .venv/bin/python launch/run.py --distributed$flags"
+exec "${GCLOUD:-gcloud}" compute tpus tpu-vm ssh "$TPU" --zone="$ZONE" --worker=all \
+  --command="$command"

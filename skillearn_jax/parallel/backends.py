@@ -1,0 +1,152 @@
+"""Floor 1: the ways in which one step runs on the devices; `devices.py` chooses.
+
+A step is written once, with the axis name `AXIS_NAME`, and takes and returns values that
+are equal on all devices: the state and the data set. What differs between devices is the
+part of the batch that they gather, by `Devices.part`.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+
+from skillearn_jax.types import Array, PyTree
+
+AXIS_NAME = "devices"
+"""The name of the mapped axis that every mean and sum over devices uses."""
+
+
+class Backend(Protocol):
+    """A way to run a step; see `Devices` for what the methods do."""
+
+    def compile(self, step: Callable[..., Any], *args: PyTree) -> Callable[..., Any]:
+        """Returns the step compiled; the first argument is donated."""
+
+    def place(self, tree: PyTree) -> PyTree:
+        """Returns a copy on every device."""
+
+    def fetch(self, tree: PyTree) -> PyTree:
+        """Returns the copy of this process's first device."""
+
+
+@dataclass(frozen=True)
+class OneDevice:
+    """Plain `jit`: there is no axis."""
+
+    def compile(self, step: Callable[..., Any], *args: PyTree) -> Callable[..., Any]:
+        """Returns the step compiled; the first argument is donated."""
+        return jax.jit(step, donate_argnums=0).lower(*args).compile()
+
+    def place(self, tree: PyTree) -> PyTree:
+        """Returns a copy, so that a donated one leaves the caller's alone."""
+        return jax.tree.map(jnp.copy, tree)
+
+    def fetch(self, tree: PyTree) -> PyTree:
+        """Returns the tree as it is."""
+        return tree
+
+
+@dataclass(frozen=True)
+class Pmap:
+    """`jax.pmap`: every leaf has a leading axis of devices, one entry each.
+
+    Leaves span the devices of all processes. `pmap` itself speaks of those of its own
+    process only, which is why it is shown such a view where it asks for shapes.
+
+    Attributes:
+        devices: of all processes.
+    """
+
+    devices: Sequence[jax.Device]
+
+    def compile(self, step: Callable[..., Any], *args: PyTree) -> Callable[..., Any]:
+        """Returns the step compiled; the first argument is donated."""
+        mapped = jax.pmap(step, AXIS_NAME, devices=self.devices, donate_argnums=(0,))
+        return mapped.lower(*jax.tree.map(_local_view, args)).compile()
+
+    def place(self, tree: PyTree) -> PyTree:
+        """Returns a copy on every device, with a leading device axis."""
+        sharding = NamedSharding(_mesh(self.devices), PartitionSpec(AXIS_NAME))
+        count, local = len(self.devices), _local(self.devices)
+
+        def put(leaf: Any) -> Array:
+            row = jnp.asarray(leaf)[None]
+            copies = [jax.device_put(row, device) for device in local]
+            return jax.make_array_from_single_device_arrays(
+                (count, *row.shape[1:]), sharding, copies
+            )
+
+        return jax.tree.map(put, tree)
+
+    def fetch(self, tree: PyTree) -> PyTree:
+        """Returns the copy of this process's first device, without the axis."""
+        return jax.tree.map(lambda leaf: leaf.addressable_data(0)[0], tree)
+
+
+@dataclass(frozen=True)
+class ShardMap:
+    """`jax.shard_map`: every leaf is one array, replicated over the devices.
+
+    `check_vma=False`: with the check, gradients with respect to replicated values come
+    out summed over devices already, and the means that a step takes would be wrong.
+
+    Attributes:
+        devices: of all processes.
+    """
+
+    devices: Sequence[jax.Device]
+
+    def compile(self, step: Callable[..., Any], *args: PyTree) -> Callable[..., Any]:
+        """Returns the step compiled; the first argument is donated."""
+        mapped = jax.shard_map(
+            step,
+            mesh=_mesh(self.devices),
+            in_specs=PartitionSpec(),
+            out_specs=PartitionSpec(),
+            check_vma=False,
+        )
+        return jax.jit(mapped, donate_argnums=0).lower(*args).compile()
+
+    def place(self, tree: PyTree) -> PyTree:
+        """Returns one array a leaf that spans the devices, a copy on each."""
+        sharding = NamedSharding(_mesh(self.devices), PartitionSpec())
+        local = _local(self.devices)
+
+        def put(leaf: Any) -> Array:
+            value = jnp.copy(leaf)  # a donated copy leaves the caller's array alone
+            copies = [jax.device_put(value, device) for device in local]
+            return jax.make_array_from_single_device_arrays(
+                value.shape, sharding, copies
+            )
+
+        return jax.tree.map(put, tree)
+
+    def fetch(self, tree: PyTree) -> PyTree:
+        """Returns the copy of this process's first device."""
+        return jax.tree.map(lambda leaf: leaf.addressable_data(0), tree)
+
+
+def _mesh(devices: Sequence[jax.Device]) -> Mesh:
+    return Mesh(np.asarray(devices), (AXIS_NAME,))
+
+
+def _local(devices: Sequence[jax.Device]) -> list[jax.Device]:
+    """Returns those of the devices that belong to this process."""
+    return [d for d in devices if d.process_index == jax.process_index()]
+
+
+def _local_view(leaf: Array) -> Array:
+    """Returns the rows of a leaf that this process holds, as an array of their own."""
+    if leaf.is_fully_addressable:
+        return leaf
+    shards = leaf.addressable_shards
+    sharding = NamedSharding(
+        _mesh([shard.device for shard in shards]), PartitionSpec(AXIS_NAME)
+    )
+    return jax.make_array_from_single_device_arrays(
+        (len(shards), *leaf.shape[1:]), sharding, [shard.data for shard in shards]
+    )

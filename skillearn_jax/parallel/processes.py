@@ -1,0 +1,206 @@
+"""Floor 1: a run of several processes: how they start, and what one does for all.
+
+Every process runs the same program, on devices of its own; one of them, the first, also
+writes what the run leaves. What it alone can know, it tells the others.
+"""
+
+import json
+import os
+import socket
+import sys
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+import numpy as np
+from jax.experimental import multihost_utils
+
+from skillearn_jax.errors import InputError
+from skillearn_jax.parallel.backends import AXIS_NAME
+from skillearn_jax.parallel.rendezvous import meet
+
+_REMIND_S = 30.0
+_SMALLEST = 4096  # bytes of a message; larger ones grow by factors of four
+
+
+@dataclass(frozen=True)
+class Processes:
+    """How the processes of a run find each other.
+
+    Attributes:
+        coordinator: `HOST:PORT` of process 0; empty for a run of one process.
+        num_processes: how many there are.
+        process_id: of this one, from 0.
+        distributed: ask the cluster (Slurm, a TPU pod, Open MPI) for all three.
+        start_timeout_s: how long a process waits for the others to start.
+        heartbeat_timeout_s: how long one may be silent before the others end.
+    """
+
+    coordinator: str = ""
+    num_processes: int = 1
+    process_id: int = 0
+    distributed: bool = False
+    start_timeout_s: int = 300
+    heartbeat_timeout_s: int = 60
+
+    def __post_init__(self) -> None:
+        if self.distributed and self.coordinator:
+            raise InputError(
+                "--distributed asks the cluster what --coordinator says: give one of them"
+            )
+        if self.coordinator and not 0 <= self.process_id < self.num_processes:
+            raise InputError(
+                f"--process_id is {self.process_id}; of --num_processes="
+                f"{self.num_processes} it must be 0 to {self.num_processes - 1}"
+            )
+        if not self.coordinator and (self.num_processes, self.process_id) != (1, 0):
+            raise InputError(
+                "--num_processes and --process_id need --coordinator=HOST:PORT, the "
+                "address of process 0"
+            )
+        for flag in ("start_timeout", "heartbeat_timeout"):
+            if getattr(self, f"{flag}_s") < 1:
+                raise InputError(f"--{flag} is below 1; it must be 1 or more seconds")
+        if self.coordinator:
+            self._address()
+
+    def start(self) -> None:
+        """Joins the processes of the run; before anything else is asked of JAX.
+
+        Says on stderr who this process is before it waits for another.
+
+        Raises:
+            MissingProcessError: if a process does not come in time.
+            InputError: if the addresses cannot be meant, or no cluster is found.
+        """
+        if not (self.distributed or self.coordinator):
+            return
+        where = f"host {socket.gethostname()}, pid {os.getpid()}"
+        timeouts: dict[str, Any] = {
+            "initialization_timeout": self.start_timeout_s,
+            "heartbeat_timeout_seconds": self.heartbeat_timeout_s,
+        }
+        if self.distributed:
+            _log(f"a process of a cluster: {where}")
+            done = threading.Event()
+            threading.Thread(target=_remind, args=(where, done), daemon=True).start()
+            try:
+                jax.distributed.initialize(**timeouts)
+            except ValueError as error:
+                raise InputError(
+                    f"--distributed finds no cluster to ask ({error}): give "
+                    "--coordinator, --num_processes and --process_id"
+                ) from error
+            finally:
+                done.set()
+        else:
+            name = f"process {self.process_id} of {self.num_processes}"
+            _log(f"{name}: {where}, coordinator {self.coordinator}")
+            meet(
+                self._address(),
+                self.num_processes,
+                self.process_id,
+                timeout_s=self.start_timeout_s,
+                log=_log,
+            )
+            jax.distributed.initialize(
+                self.coordinator, self.num_processes, self.process_id, **timeouts
+            )
+        _log(
+            f"process {jax.process_index()} of {jax.process_count()}: "
+            f"{jax.local_device_count()} of {jax.device_count()} devices "
+            f"({jax.default_backend()})"
+        )
+        # The first message among some devices has a short time-out of its own in some
+        # backends. Here the processes are close together; later one may still compile.
+        jax.pmap(lambda x: jax.lax.psum(x, AXIS_NAME), AXIS_NAME)(
+            np.ones(jax.local_device_count())
+        )
+        on_first(lambda: None)
+
+    def _address(self) -> tuple[str, int]:
+        host, _, port = self.coordinator.rpartition(":")
+        if not host or not port.isdecimal() or not 0 < int(port) < 65536:
+            raise InputError(
+                f"--coordinator is {self.coordinator!r}; it must be HOST:PORT, as in "
+                "10.0.0.1:8476"
+            )
+        return host.strip("[]"), int(port)
+
+
+def is_first() -> bool:
+    """Returns whether this is the process that writes."""
+    return jax.process_index() == 0
+
+
+def on_first(function: Callable[[], Any]) -> Any:
+    """Returns in all processes what a function returns in the first, the only to call it.
+
+    All processes must come here, in the same order.
+
+    Args:
+        function: without arguments; returns what JSON can say.
+
+    Raises:
+        InputError: in all processes, if the function raises one.
+    """
+    if jax.process_count() == 1:
+        return function()
+    message: dict[str, Any] = {}
+    if is_first():
+        try:
+            message["value"] = function()
+        except InputError as error:
+            message["error"] = str(error)
+    message = json.loads(_broadcast(json.dumps(message).encode()))
+    if "error" in message:
+        raise InputError(message["error"])
+    return message["value"]
+
+
+def check_same(value: Any, what: str) -> None:
+    """Raises `InputError` unless a JSON value is the same in all processes."""
+    text = json.dumps(value)
+    if on_first(lambda: text) != text:
+        raise InputError(
+            f"{what} of process {jax.process_index()} is not that of process 0: start "
+            "all with the same flags, and a --workdir that all see"
+        )
+
+
+def in_any(flag: bool) -> bool:
+    """Returns in all processes whether a flag is set in one of them, at least.
+
+    All processes must come here, in the same order.
+    """
+    if jax.process_count() == 1:
+        return flag
+    return bool(np.any(multihost_utils.process_allgather(np.int32(flag))))
+
+
+def _broadcast(data: bytes) -> bytes:
+    """Returns the bytes of process 0; a compiled program for each size, so few sizes."""
+    size = int(multihost_utils.broadcast_one_to_all(np.int32(len(data))))
+    room = _SMALLEST
+    while room < size:
+        room *= 4
+    buffer = np.zeros(room, np.uint8)
+    if is_first():
+        buffer[:size] = np.frombuffer(data, np.uint8)
+    return bytes(np.asarray(multihost_utils.broadcast_one_to_all(buffer))[:size])
+
+
+def _remind(where: str, done: threading.Event) -> None:
+    """Says now and then that a process waits for the rest of its cluster."""
+    waited = 0.0
+    while not done.wait(_REMIND_S):
+        waited += _REMIND_S
+        _log(
+            f"{where} has waited {waited:.0f} s for the other processes of the cluster"
+        )
+
+
+def _log(text: str) -> None:
+    print(f"skillearn_jax: {text}", file=sys.stderr, flush=True)

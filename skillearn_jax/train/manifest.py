@@ -1,0 +1,169 @@
+"""Floor 4: what a checkpoint says about itself, and whether its arrays agree."""
+
+import datetime
+import hashlib
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from skillearn_jax.types import PyTree
+
+FORMAT = 2
+"""Of checkpoints: 1 was a folder of Orbax's manager with digests of its files."""
+
+Arrays = dict[str, np.ndarray]
+
+
+class DamagedError(Exception):
+    """A checkpoint is not what was saved; the message says in what, in a few words."""
+
+
+def leaves(tree: PyTree) -> dict[str, Any]:
+    """Returns the leaves of a tree by path, as in `params/weights/stem/kernel`.
+
+    Raises:
+        ValueError: if two leaves have the same path.
+    """
+    named, _ = jax.tree_util.tree_flatten_with_path(tree)
+    found = {
+        jax.tree_util.keystr(path, simple=True, separator="/"): leaf
+        for path, leaf in named
+    }
+    if len(found) != len(named):
+        raise ValueError("two leaves of the state have the same path")
+    return found
+
+
+def to_arrays(tree: PyTree) -> Arrays:
+    """Returns copies of a tree's leaves on the host, random keys as their numbers.
+
+    Cost: waits until the leaves are computed; the memory of the tree.
+    """
+    # A copy, because the step that follows is given the leaves to overwrite.
+    return {
+        name: np.array(jax.random.key_data(leaf) if _is_key(leaf) else leaf)
+        for name, leaf in leaves(tree).items()
+    }
+
+
+def to_tree(arrays: Arrays, like: PyTree) -> PyTree:
+    """Returns arrays as a tree of a known structure.
+
+    Args:
+        arrays: of `to_arrays`.
+        like: a tree of the structure, shapes and types that are expected.
+
+    Raises:
+        DamagedError: if the arrays are of another tree.
+    """
+    wanted = leaves(like)
+    for name in sorted(wanted.keys() ^ arrays.keys()):
+        missing = name in wanted
+        raise DamagedError(f"it {'lacks' if missing else 'has'} {name}, of another run")
+    for name, leaf in wanted.items():
+        plain = jax.random.key_data(leaf) if _is_key(leaf) else leaf
+        is_, should = _kind(arrays[name]), _kind(plain)
+        if is_ != should:
+            raise DamagedError(f"{name} is {is_}, and {should} in this run")
+    restored = [
+        jax.random.wrap_key_data(
+            jnp.asarray(arrays[name]), impl=jax.random.key_impl(leaf)
+        )
+        if _is_key(leaf)
+        else jnp.asarray(arrays[name])
+        for name, leaf in wanted.items()
+    ]
+    return jax.tree.unflatten(jax.tree.structure(like), restored)
+
+
+def write_manifest(
+    path: Path, arrays: Arrays, step: int, note: Any, metric: float | None
+) -> None:
+    """Writes the manifest of a checkpoint.
+
+    Args:
+        path: of the file, which must not exist.
+        arrays: that the checkpoint holds.
+        step: that it was taken at.
+        note: what else a run needs to go on; JSON.
+        metric: to tell the best checkpoint by; the lower the better.
+    """
+    content = {
+        "format": FORMAT,
+        "step": step,
+        "saved": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+        "metric": metric,
+        "note": note,
+        "arrays": {name: _describe(array) for name, array in sorted(arrays.items())},
+    }
+    content["digest"] = _digest_of_content(content)
+    path.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+
+
+def read_manifest(path: Path) -> dict[str, Any]:
+    """Returns the content of a manifest, of whatever format.
+
+    Every format has the entries `format` and `digest`, which mean the same in all.
+
+    Raises:
+        DamagedError: if it is missing or has changed since it was written.
+    """
+    try:
+        content = json.loads(path.read_bytes())
+    except FileNotFoundError as error:
+        raise DamagedError("it has no manifest.json") from error
+    except (ValueError, OSError) as error:
+        raise DamagedError("its manifest.json is not readable") from error
+    if (
+        not isinstance(content, dict)
+        or not isinstance(content.get("format"), int)
+        or content.pop("digest", None) != _digest_of_content(content)
+    ):
+        raise DamagedError("its manifest.json has changed since it was saved")
+    return content
+
+
+def verify(arrays: Mapping[str, Any], manifest: Mapping[str, Any]) -> Arrays:
+    """Returns the arrays that were read, all there and bit for bit those saved.
+
+    Raises:
+        DamagedError: naming the first that is not.
+    """
+    verified = {}
+    for name, described in manifest["arrays"].items():
+        # Orbax keeps no empty arrays; there is nothing in them to get wrong.
+        shape = tuple(described["shape"])
+        empty = np.empty(shape, described["dtype"]) if 0 in shape else None
+        array = empty if empty is not None else arrays.get(name)
+        if array is None:
+            raise DamagedError(f"it lacks {name}")
+        if _describe(np.asarray(array)) != described:
+            raise DamagedError(f"{name} has changed since it was saved")
+        verified[name] = np.asarray(array)
+    return verified
+
+
+def _describe(array: np.ndarray) -> dict[str, Any]:
+    data = np.ascontiguousarray(array).reshape(-1).view(np.uint8)
+    return {
+        "dtype": array.dtype.name,
+        "shape": list(array.shape),
+        "sha256": hashlib.sha256(data.data).hexdigest(),
+    }
+
+
+def _digest_of_content(content: Mapping[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+
+
+def _is_key(leaf: Any) -> bool:
+    return jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key)
+
+
+def _kind(leaf: Any) -> str:
+    return f"{leaf.dtype.name}{list(leaf.shape)}"

@@ -1,0 +1,86 @@
+"""Floor 4: with which other configs a run may go on."""
+
+from collections.abc import Iterable, Mapping
+from typing import Any, NamedTuple
+
+_HARMLESS = ("log_every", "profile", "checkpoint", "logging", "parallel")
+"""Groups and keys that change what is written or where it runs, not what is computed."""
+
+
+class Difference(NamedTuple):
+    """A key with another value than the run began with.
+
+    Attributes:
+        path: as in `config.search.epochs`.
+        old: value in the workdir.
+        new: value given.
+        more: whether there is more to compute for it.
+    """
+
+    path: str
+    old: Any
+    new: Any
+    more: bool = False
+
+    def __str__(self) -> str:
+        return f"{self.path} = {self.old!r}, not {self.new!r}"
+
+
+def differences(
+    old: Mapping[str, Any],
+    new: Mapping[str, Any],
+    defaults: Mapping[str, Any],
+    evaluated: bool,
+) -> tuple[list[Difference], list[Difference]]:
+    """Returns the differences that a run may go on with, and the others.
+
+    Harmless is what changes no number: logging, checkpoints, and the devices (up to
+    rounding). What has not begun may change: more epochs of the search, while nothing is
+    evaluated; any key of the evaluation, before it begins; more seeds and random cells,
+    afterwards. With more epochs, the learning rate's schedule is the longer one from
+    where the run goes on.
+
+    Args:
+        old: config of the run in the workdir, as JSON has it.
+        new: config given, likewise.
+        defaults: of keys that the old one, written by an earlier version, lacks.
+        evaluated: whether the evaluation of that run has begun.
+    """
+    accepted, refused = [], []
+    for path, before, after in _leaves(old, new, defaults):
+        key = path.removeprefix("config.")
+        if key.split(".")[0] in _HARMLESS and key != "parallel.batch_norm":
+            accepted.append(Difference(path, before, after))
+        elif _is_more(key, before, after, old, evaluated):
+            accepted.append(Difference(path, before, after, more=True))
+        else:
+            refused.append(Difference(path, before, after))
+    return accepted, refused
+
+
+def _is_more(
+    key: str, before: Any, after: Any, old: Mapping[str, Any], evaluated: bool
+) -> bool:
+    if key.startswith("evaluation.") and not evaluated:
+        return True
+    if key in ("evaluation.num_seeds", "evaluation.num_random"):
+        return after > before
+    if key == "search.epochs":
+        # Stages are counted in epochs: those of a finished one cannot grow.
+        return after > before and not evaluated and not old["search"]["stage_cells"]
+    return False
+
+
+def _leaves(
+    old: Any, new: Any, defaults: Any, path: str = "config"
+) -> Iterable[tuple[str, Any, Any]]:
+    """Yields `(path, old, new)` for every leaf in which two nested dicts differ."""
+    if isinstance(old, dict) and isinstance(new, dict):
+        defaults = defaults if isinstance(defaults, dict) else {}
+        for name in dict.fromkeys((*new, *old)):
+            default = defaults.get(name)
+            yield from _leaves(
+                old.get(name, default), new.get(name), default, f"{path}.{name}"
+            )
+    elif old != new:
+        yield path, old, new

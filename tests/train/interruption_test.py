@@ -1,0 +1,275 @@
+"""Runs that are ended from outside, wherever they are: the end is the same."""
+
+import json
+import os
+import random
+import re
+import signal
+import subprocess
+import sys
+import threading
+import time
+
+import pytest
+
+from skillearn_jax.errors import Interrupted
+from skillearn_jax.train import interrupt, run
+from skillearn_jax.train.checkpoints import Checkpoints
+from skillearn_jax.train.workdir import Workdir
+
+SMALL = (
+    "--config.skill=baseline",
+    "--config.hypergrad.adjoint=first_order",
+    "--config.data.batch_size=128",
+    "--config.space.ops=('none','max_pool_3x3','skip_connect','dil_conv_3x3')",
+    "--config.space.num_nodes=1",
+    "--config.search.channels=2",
+    "--config.search.epochs=2",
+    "--config.search.warmup_epochs=1",
+    "--config.search.stage_cells=(1,1)",
+    "--config.search.stage_candidates=(4,3)",
+    "--config.search.stage_skip_dropout=(0.0,0.3)",
+    "--config.evaluation.epochs=2",
+    "--config.evaluation.cells=1",
+    "--config.evaluation.channels=2",
+    "--config.evaluation.batch_size=512",
+    "--config.evaluation.num_random=1",
+    "--config.evaluation.num_seeds=2",
+    "--config.parallel.devices=1",
+    "--config.checkpoint.every_steps=1",
+)
+SAME = ("metrics.jsonl", "genotype.json", "evaluation.json")
+
+
+def begin(repo_root, workdir, *flags):
+    """Starts the launcher, whose standard output is nobody's."""
+    return subprocess.Popen(
+        [
+            sys.executable,
+            str(repo_root / "launch" / "run.py"),
+            f"--config={repo_root}/configs/lpt_digits.py:smoke",
+            f"--workdir={workdir}",
+            *SMALL,
+            *flags,
+        ],
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+        env={
+            **os.environ,
+            "XLA_FLAGS": "",
+            "JAX_COMPILATION_CACHE_DIR": str(repo_root / ".jax_cache"),
+            "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
+        },
+    )
+
+
+def end(process):
+    _, err = process.communicate(timeout=300)
+    return process.returncode, err
+
+
+def left_by(workdir):
+    return {name: (workdir / name).read_text() for name in SAME}
+
+
+def checkpoints_of(workdir):
+    """Returns the names of all checkpoints, complete or not."""
+    return {
+        path.relative_to(workdir).as_posix()
+        for phase in ("search", "evaluation")
+        for path in (workdir / "checkpoints" / phase).glob("*")
+    }
+
+
+@pytest.fixture(scope="module")
+def whole(repo_root, tmp_path_factory):
+    """A run that nobody interrupts."""
+    workdir = tmp_path_factory.mktemp("whole") / "run"
+    code, err = end(begin(repo_root, workdir))
+    assert (code, err) == (0, "")
+    return workdir
+
+
+def killed_when_stepping(process, workdir, before, delay):
+    """Kills a process some time after it has saved something; False if it ended."""
+    while checkpoints_of(workdir) == before and process.poll() is None:
+        time.sleep(0.005)
+    time.sleep(delay)
+    process.send_signal(signal.SIGKILL)
+    code, err = end(process)
+    assert code == -signal.SIGKILL or (code, err) == (0, "")
+    return code != 0
+
+
+@pytest.mark.parametrize("kills", [3, pytest.param(20, marks=pytest.mark.long)])
+def test_killed_at_random_moments_a_run_ends_the_same(
+    whole, repo_root, tmp_path, kills
+):
+    """Moments are drawn from before the first step, and from among the steps."""
+    workdir, rng, seen = tmp_path / "run", random.Random(kills), set()
+    for kill in range(kills):
+        before = checkpoints_of(workdir)
+        process = begin(repo_root, workdir)
+        if kill % 5 == 4:
+            before = {"any moment"}
+        assert killed_when_stepping(process, workdir, before, 0.7 * rng.random() ** 2)
+        seen |= checkpoints_of(workdir)
+    assert len(seen) >= min(kills, 5)
+    assert not (workdir / "summary.json").exists()
+    assert end(begin(repo_root, workdir)) == (0, "")
+    assert left_by(workdir) == left_by(whole)
+
+
+def test_on_sigterm_a_run_saves_and_exits_with_143(whole, repo_root, tmp_path):
+    workdir = tmp_path / "run"
+    process = begin(repo_root, workdir, "--config.checkpoint.every_steps=0")
+    metrics = workdir / "metrics.jsonl"
+    while not metrics.exists() and process.poll() is None:
+        time.sleep(0.005)
+    process.terminate()
+    code, err = end(process)
+    assert code == 143, err
+    assert re.fullmatch(
+        r"skillearn_jax: interrupted by SIGTERM, saved at step \d+; the same command goes "
+        r"on from the last checkpoint\n",
+        err,
+    )
+    last = json.loads(metrics.read_text().splitlines()[-1])["step"]
+    assert f"checkpoints/search/{last}" in checkpoints_of(workdir)
+    # Another cadence: harmless.
+    assert end(begin(repo_root, workdir)) == (0, "")
+    assert left_by(workdir) == left_by(whole)
+
+
+# In this process.
+
+MINE = {
+    "data.batch_size": 128,  # five steps an epoch
+    "evaluation.batch_size": 512,
+    "evaluation.epochs": 2,
+    "search.epochs": 3,
+    "checkpoint.every_epochs": 0,
+    "checkpoint.every_minutes": 0.0,
+}
+
+
+@pytest.fixture(scope="module")
+def mine(tiny_baseline, tmp_path_factory):
+    workdir = tmp_path_factory.mktemp("mine") / "run"
+    run(tiny_baseline(MINE), workdir, quiet=True)
+    return workdir
+
+
+def signal_at(patch, condition, number, count=1):
+    """Sends a signal to this process as soon as a row of metrics is such."""
+    append, left = Workdir.append_metrics, [1]
+
+    def appended(self, rows):
+        rows = list(rows)
+        append(self, rows)
+        if left and any(map(condition, rows)):
+            left.clear()
+            for _ in range(count):
+                os.kill(os.getpid(), number)
+
+    patch.setattr(Workdir, "append_metrics", appended)
+
+
+MOMENTS = {
+    "mid-epoch of the warm-up": (lambda row: row["step"] == 2, "search/2"),
+    "mid-epoch of the search": (lambda row: row["step"] == 8, "search/8"),
+    "end of the warm-up": (lambda row: row["step"] == 5, "search/5"),
+    "end of the search": (lambda row: row["step"] == 15, "search/15"),
+    "first training": (lambda row: row.get("train_loss"), "evaluation/2"),
+    "last training": (
+        lambda row: row.get("network") == "random 1" and row["seed"] == 1,
+        "evaluation/14",
+    ),
+}
+
+
+@pytest.mark.parametrize("moment", MOMENTS)
+def test_interrupted_anywhere_a_run_goes_on_bit_for_bit(
+    mine, tiny_baseline, tmp_path, monkeypatch, moment
+):
+    condition, checkpoint = MOMENTS[moment]
+    number = signal.SIGINT if "training" in moment else signal.SIGTERM
+    with monkeypatch.context() as patch:
+        signal_at(patch, condition, number)
+        with pytest.raises(Interrupted, match=r"saved at step \d+;") as caught:
+            run(tiny_baseline(MINE), tmp_path / "run", quiet=True)
+    assert caught.value.signal == number
+    assert f"checkpoints/{checkpoint}" in checkpoints_of(tmp_path / "run")
+    run(tiny_baseline(MINE), tmp_path / "run", quiet=True)
+    assert left_by(tmp_path / "run") == left_by(mine)
+
+
+def test_mid_epoch_of_a_training_the_means_go_on(
+    mine, tiny_baseline, tmp_path, monkeypatch
+):
+    """A row of the evaluation is a mean over an epoch that began in another process."""
+    config = tiny_baseline({**MINE, "checkpoint.every_steps": 1})
+    save = Checkpoints.save
+
+    def dies(self, step, state, note, *args):
+        save(self, step, state, note, *args)
+        if note.get("seed") == 1 and note["step"] == 3:
+            self.close()
+            raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Checkpoints, "save", dies)
+        with pytest.raises(KeyboardInterrupt):
+            run(config, tmp_path / "run", quiet=True)
+    run(config, tmp_path / "run", quiet=True)
+    assert left_by(tmp_path / "run") == left_by(mine)
+
+
+def test_the_search_may_fall_back_to_an_older_checkpoint(
+    mine, tiny_baseline, tmp_path, monkeypatch, capsys
+):
+    config = tiny_baseline({**MINE, "checkpoint.every_steps": 2})
+    with monkeypatch.context() as patch:
+        signal_at(patch, lambda row: row["step"] == 9, signal.SIGTERM)
+        with pytest.raises(Interrupted):
+            run(config, tmp_path / "run", quiet=True)
+    search = tmp_path / "run" / "checkpoints" / "search"
+    assert {path.name for path in search.iterdir()} >= {"8", "9"}
+    (search / "9" / "manifest.json").unlink()
+    run(config, tmp_path / "run")
+    said = " ".join(capsys.readouterr().out.split())
+    assert f"checkpoint {search}/9 is passed over: it has no manifest.json" in said
+    assert left_by(tmp_path / "run") == left_by(mine)
+
+
+def test_a_second_sigint_ends_at_once(tiny_baseline, tmp_path, monkeypatch):
+    with monkeypatch.context() as patch:
+        signal_at(patch, lambda row: row["step"] == 2, signal.SIGINT, count=2)
+        with pytest.raises(Interrupted, match="nothing is lost"):
+            run(tiny_baseline(MINE), tmp_path / "run", quiet=True)
+    assert checkpoints_of(tmp_path / "run") == set()
+
+
+def test_the_handlers_are_put_back():
+    before = signal.getsignal(signal.SIGTERM), signal.getsignal(signal.SIGINT)
+    with interrupt.handled():
+        assert signal.getsignal(signal.SIGTERM) != before[0]
+        with pytest.raises(Interrupted, match="SIGTERM"):
+            os.kill(os.getpid(), signal.SIGTERM)
+    assert (signal.getsignal(signal.SIGTERM), signal.getsignal(signal.SIGINT)) == before
+    assert not interrupt.requested()
+
+
+def test_outside_the_main_thread_nothing_is_handled():
+    before = signal.getsignal(signal.SIGTERM)
+    seen = []
+
+    def work():
+        with interrupt.handled():
+            seen.append(signal.getsignal(signal.SIGTERM))
+
+    thread = threading.Thread(target=work)
+    thread.start()
+    thread.join()
+    assert seen == [before]

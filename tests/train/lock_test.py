@@ -1,0 +1,102 @@
+"""The lock of a workdir: one run at a time, and nothing left to clear by hand."""
+
+import errno
+import fcntl
+import json
+import os
+import signal
+import subprocess
+import sys
+
+import pytest
+
+from skillearn_jax.errors import InputError
+from skillearn_jax.train import experiment, run
+from skillearn_jax.train.lock import locked
+
+HOLDS = """
+import sys, time
+from pathlib import Path
+from skillearn_jax.train.lock import locked
+with locked(Path(sys.argv[1]), print):
+    print("held", flush=True)
+    time.sleep(600)
+"""
+
+
+def silent(line):
+    raise AssertionError(line)
+
+
+def test_a_second_run_is_refused_while_the_first_goes(tmp_path):
+    with locked(tmp_path, silent):
+        with (
+            pytest.raises(
+                InputError, match=rf"in use by process {os.getpid()} on "
+            ) as e,
+            locked(tmp_path, silent),
+        ):
+            pass
+        assert "\n" not in str(e.value)
+    with locked(tmp_path, silent):
+        pass
+
+
+def test_a_dead_process_holds_nothing(tmp_path):
+    other = subprocess.Popen(
+        [sys.executable, "-c", HOLDS, str(tmp_path)], stdout=subprocess.PIPE, text=True
+    )
+    try:
+        assert other.stdout.readline() == "held\n"
+        with (
+            pytest.raises(InputError, match=f"in use by process {other.pid} on "),
+            locked(tmp_path, silent),
+        ):
+            pass
+    finally:
+        os.kill(other.pid, signal.SIGKILL)
+        other.communicate()
+    with locked(tmp_path, silent):
+        owner = json.loads((tmp_path / ".lock").read_text())
+        assert owner["pid"] == os.getpid()
+
+
+def test_an_unsigned_lock_is_refused_too(tmp_path):
+    with locked(tmp_path, silent):
+        (tmp_path / ".lock").write_text("")
+        with (
+            pytest.raises(InputError, match="in use by another run"),
+            locked(tmp_path, silent),
+        ):
+            pass
+
+
+def test_a_file_system_without_locks_is_said(tmp_path, monkeypatch):
+    def unsupported(handle, how):
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    monkeypatch.setattr(fcntl, "flock", unsupported)
+    said = []
+    with locked(tmp_path, said.append):
+        pass
+    assert said == [
+        f"{tmp_path} cannot be locked (No locks available): start no other run there"
+    ]
+
+
+def test_a_run_holds_its_workdir(tiny_baseline, tmp_path, monkeypatch):
+    config = tiny_baseline()
+    seen = []
+
+    def second(*args):
+        monkeypatch.undo()
+        with pytest.raises(InputError, match="in use by process") as caught:
+            run(config, tmp_path / "run", quiet=True)
+        seen.append(caught)
+        raise RuntimeError("enough")
+
+    monkeypatch.setattr(experiment, "search", second)
+    with pytest.raises(RuntimeError, match="enough"):
+        run(config, tmp_path / "run", quiet=True)
+    assert seen
+    assert [path.name for path in (tmp_path / "run").iterdir()] == [".lock"]

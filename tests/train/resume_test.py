@@ -1,0 +1,167 @@
+"""Going on with another config: what is harmless is accepted and listed, no more."""
+
+import json
+
+import pytest
+
+from skillearn_jax.errors import InputError
+from skillearn_jax.train import Config, run
+from skillearn_jax.train.checkpoints import Checkpoints
+from skillearn_jax.train.resume import differences
+
+DEFAULTS = json.loads(json.dumps(Config().to_dict()))
+
+
+def changed(**changes):
+    """Returns the default config, as JSON has it, with some leaves replaced."""
+    values = json.loads(json.dumps(DEFAULTS))
+    for path, value in changes.items():
+        *groups, name = path.split("__")
+        group = values
+        for part in groups:
+            group = group[part]
+        group[name] = value
+    return values
+
+
+def outcome(old, new, evaluated=False):
+    accepted, refused = differences(old, new, DEFAULTS, evaluated)
+    return [other.path for other in accepted], [other.path for other in refused]
+
+
+@pytest.mark.parametrize(
+    ("changes", "evaluated", "fine"),
+    [
+        ({"log_every": 10}, True, True),
+        ({"checkpoint__every_steps": 7}, True, True),
+        ({"parallel__devices": 8}, True, True),
+        ({"search__epochs": 60}, False, True),
+        ({"search__epochs": 60}, True, False),
+        ({"search__epochs": 40}, False, False),
+        ({"evaluation__epochs": 10}, False, True),
+        ({"evaluation__epochs": 700}, True, False),
+        ({"evaluation__num_seeds": 5}, True, True),
+        ({"evaluation__num_seeds": 2}, True, False),
+        ({"evaluation__num_random": 9}, True, True),
+        ({"seed": 3}, False, False),
+        ({"data__dir": "elsewhere"}, False, False),
+        ({"search__weights__lr": 0.1}, False, False),
+        ({"search__warmup_epochs": 1}, False, False),
+    ],
+)
+def test_a_difference_is_accepted_or_refused(changes, evaluated, fine):
+    accepted, refused = outcome(DEFAULTS, changed(**changes), evaluated)
+    path = "config." + next(iter(changes)).replace("__", ".")
+    assert (accepted, refused) == (([path], []) if fine else ([], [path]))
+
+
+def test_a_search_in_stages_has_the_epochs_it_began_with():
+    stages = {"search__stage_cells": [5, 11, 17]}
+    longer = changed(**stages, search__epochs=60)
+    assert outcome(changed(**stages), longer) == ([], ["config.search.epochs"])
+
+
+def test_a_key_that_an_earlier_version_lacks_had_its_default():
+    old = changed()
+    del old["checkpoint"], old["search"]["remat"]
+    assert outcome(old, DEFAULTS) == ([], [])
+    assert outcome(old, changed(search__remat=True)) == ([], ["config.search.remat"])
+    assert outcome(old, changed(checkpoint__keep=5)) == (["config.checkpoint.keep"], [])
+    assert outcome({**old, "gone": 1}, DEFAULTS) == ([], ["config.gone"])
+
+
+def test_every_refused_key_is_named_with_both_values(tiny_baseline, tmp_path):
+    run(tiny_baseline({"evaluation.epochs": 0}), tmp_path / "run", quiet=True)
+    before = (tmp_path / "run" / "config.json").read_bytes()
+    other = {
+        "evaluation.epochs": 0,
+        "seed": 9,
+        "search.weights.lr": 0.5,
+        "log_every": 2,
+    }
+    with pytest.raises(InputError) as caught:
+        run(tiny_baseline(other), tmp_path / "run", quiet=True)
+    text = str(caught.value)
+    assert "config.seed = 2, not 9; config.search.weights.lr = 0.025, not 0.5:" in text
+    assert "--config.seed=2, --config.search.weights.lr=0.025" in text
+    assert "log_every" not in text
+    assert (tmp_path / "run" / "config.json").read_bytes() == before
+
+
+def test_a_run_grows(tiny_baseline, tmp_path, read_rows, capsys):
+    """First a search; then more epochs of it; then an evaluation; then more seeds."""
+    workdir = tmp_path / "run"
+    base = {"search.epochs": 2, "evaluation.epochs": 0}
+    run(tiny_baseline(base), workdir, quiet=True)
+    rows = read_rows(workdir)
+    summaries = []
+    for changes in (
+        {"search.epochs": 3},
+        {"evaluation.epochs": 1, "evaluation.num_seeds": 1},
+        {"evaluation.num_seeds": 2, "log_every": 2},
+    ):
+        base |= changes
+        capsys.readouterr()
+        summaries.append(run(tiny_baseline(base), workdir).summary)
+        said = capsys.readouterr().out
+        for path, value in changes.items():
+            assert f"goes on with config.{path} = {value}, was " in said
+    assert summaries[0]["search"]["epochs"] == 3
+    assert [row["step"] for row in read_rows(workdir) if "learner/loss" in row] == [
+        *range(1, 7)
+    ]
+    assert read_rows(workdir)[: len(rows)] == rows
+    one, two = (s["evaluation"]["rows"][0]["errors"] for s in summaries[1:])
+    assert two[:1] == one
+    assert len(two) == 2
+    record = json.loads((workdir / "config.json").read_text())
+    assert record["config"]["evaluation"]["num_seeds"] == 2
+    assert record["changes"] == [
+        {"config.search.epochs": [2, 3]},
+        {"config.evaluation.epochs": [0, 1], "config.evaluation.num_seeds": [2, 1]},
+        {"config.log_every": [1, 2], "config.evaluation.num_seeds": [1, 2]},
+    ]
+
+
+def test_a_finished_run_is_reported_whatever_is_logged(tiny_baseline, tmp_path, capsys):
+    config = {"evaluation.epochs": 0, "search.warmup_epochs": 0, "search.epochs": 1}
+    run(tiny_baseline(config), tmp_path / "run", quiet=True)
+    run(tiny_baseline({**config, "checkpoint.keep": 7}), tmp_path / "run")
+    assert "holds this run already, finished" in capsys.readouterr().out
+
+
+@pytest.mark.long
+def test_a_run_moves_between_one_device_and_eight(
+    tiny_baseline, tmp_path, read_rows, monkeypatch
+):
+    """Up to rounding it is the run that stayed: batch statistics are synchronised."""
+    base = {"evaluation.epochs": 0, "search.epochs": 4, "data.batch_size": 256}
+    stayed = run(tiny_baseline(base), tmp_path / "stayed", quiet=True)
+    for epochs, devices in ((2, 8), (3, 1), (4, 8)):
+        moving = {**base, "search.epochs": 4, "parallel.devices": devices}
+        with monkeypatch.context() as patch:
+            stop_after(patch, 2 * epochs)
+            if epochs < 4:
+                with pytest.raises(KeyboardInterrupt):
+                    run(tiny_baseline(moving), tmp_path / "moved", quiet=True)
+            else:
+                moved = run(tiny_baseline(moving), tmp_path / "moved", quiet=True)
+    got, wanted = read_rows(tmp_path / "moved"), read_rows(tmp_path / "stayed")
+    assert [row["step"] for row in got] == [row["step"] for row in wanted]
+    for a, b in zip(got, wanted, strict=True):
+        for name, value in b.items():
+            close = value if name == "phase" else pytest.approx(value, 2e-3, abs=2e-4)
+            assert a[name] == close, name
+    assert moved.genotype == stayed.genotype
+
+
+def stop_after(patch, step):
+    save = Checkpoints.save
+
+    def dies(self, at, *args):
+        save(self, at, *args)
+        if at == step < 8:
+            self.close()
+            raise KeyboardInterrupt
+
+    patch.setattr(Checkpoints, "save", dies)
