@@ -43,6 +43,7 @@ class SearchSetup(NamedTuple):
         model_state: fresh running statistics.
         space: to derive a genotype from `params["alphas"]`.
         curriculum: what the exams of the search follow, if they do.
+        models: learner and tester, of learning by passing tests.
     """
 
     phases: tuple[Phase, ...]
@@ -50,6 +51,7 @@ class SearchSetup(NamedTuple):
     model_state: dict[str, PyTree]
     space: CellSpace
     curriculum: Curriculum | None = None
+    models: tuple[LearnerModel, TesterModel] | None = None
 
     def step(self, program: Program) -> Step:
         """Returns what steps a program of these phases."""
@@ -91,7 +93,7 @@ def build_search(
         "learner": {"batch_stats": variables["batch_stats"], "steps": jnp.zeros(())}
     }
     learner = _supernet_learner(supernet, config, steps_per_epoch, stage)
-    adjoint, curriculum = config.hypergrad.build(), None
+    adjoint, curriculum, models = config.hypergrad.build(), None, None
     if config.skill == "baseline":
         program = baseline(learner, adjoint=adjoint, axis_name=axis_name)
     else:
@@ -99,6 +101,7 @@ def build_search(
             config, data, tester_key, steps_per_epoch, axis_name
         )
         params |= tester_params
+        models = (learner, tester)
         program, curriculum = _passing_tests(
             config, learner, tester, adjoint, axis_name
         )
@@ -110,6 +113,7 @@ def build_search(
         model_state,
         space,
         curriculum,
+        models,
     )
 
 

@@ -75,6 +75,7 @@ def render(
         _tiles(summary, evaluation),
         _section("The derived cell", _figures(figures, "normal", "reduction")),
         _section("Search", _figures(figures, "search") + _paragraph(note)),
+        _section("The exam", _figures(figures, "exam")),
         _section(
             "Evaluation",
             _paragraph(evaluation.get("verdict"), "verdict")
