@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 from PIL import Image
 
-from skillearn_jax.data import Examples, Stream, normalize
+from skillearn_jax.data import Examples, ImageData, Stream, normalize
 from skillearn_jax.framework import State
 from skillearn_jax.skills import LearnerModel, TesterModel
 from skillearn_jax.skills.curriculum import CURRICULUM, Curriculum
@@ -20,11 +20,47 @@ from skillearn_jax.skills.exams import (
     hold,
     score_loss_correlation,
 )
+from skillearn_jax.train.build import build_search
+from skillearn_jax.train.config import Config
+from skillearn_jax.train.stages import SearchStage
+from skillearn_jax.train.tasks import longest_epoch
+from skillearn_jax.train.workdir import Workdir
 from skillearn_jax.types import Array
 
 EXAM = "exam.json"
 _SHOWN = 12
 _DEFAULT_SHARE = 0.5  # of a curriculum at hardness 1, the exam of the paper
+
+
+def write_exam(
+    config: Config,
+    data: ImageData,
+    state: State,
+    streams: Mapping[str, Stream],
+    workdir: Workdir,
+    stage: SearchStage,
+) -> None:
+    """Writes what the exam of a search holds, unless it is written already.
+
+    Args:
+        config: of the run.
+        data: of the learner.
+        state: that the search ended with.
+        streams: of the search.
+        workdir: gets `exam.json`.
+        stage: the last of the search.
+    """
+    step = int(state.step)
+    if (workdir.read_json(EXAM) or {}).get("step") == step:
+        return
+    # Without a device axis: the bank is scored on one device.
+    steps_per_epoch = longest_epoch(streams)
+    setup = build_search(config, data, jax.random.key(0), steps_per_epoch, None, stage)
+    assert setup.models is not None
+    contents = exam_contents(
+        *setup.models, state, streams["bank"], data.num_classes, setup.curriculum
+    )
+    workdir.write_json(EXAM, {"step": step, **contents})
 
 
 def exam_contents(

@@ -22,7 +22,7 @@ from skillearn_jax.train.build_tasks import build_tasks
 from skillearn_jax.train.checkpoints import Checkpoints, Saved
 from skillearn_jax.train.config import Config
 from skillearn_jax.train.console import Console, Update
-from skillearn_jax.train.exam_contents import EXAM, exam_contents
+from skillearn_jax.train.exam_contents import write_exam
 from skillearn_jax.train.exams import EXAMS, append_exams, exams_are_over
 from skillearn_jax.train.loop import StepMetrics, compile_loop
 from skillearn_jax.train.saving import Saver
@@ -182,34 +182,11 @@ def search(
     genotype = derived(state, space, config)
     workdir.write_json("genotype.json", genotype.to_json())
     if setup.models is not None and isinstance(data, ImageData):
-        _write_exam(config, data, setup, state, streams, workdir, stage)
+        write_exam(config, data, state, streams, workdir, stage)
     steps = int(state.step)
     if steps < total:
         console.message(f"stopped by the rule {config.search.stop!r} at step {steps}")
     return SearchResult(genotype, steps // steps_per_epoch, steps, compile_s, steps_s)
-
-
-def _write_exam(
-    config: Config,
-    data: ImageData,
-    setup: SearchSetup,
-    state: State,
-    streams: dict[str, Stream],
-    workdir: Workdir,
-    stage: SearchStage,
-) -> None:
-    """Writes what the exam holds, unless it is written already."""
-    step = int(state.step)
-    if (workdir.read_json(EXAM) or {}).get("step") == step:
-        return
-    # Without a device axis: the bank is scored on one device.
-    steps = longest_epoch(streams)
-    plain = build_search(config, data, jax.random.key(0), steps, None, stage)
-    assert plain.models is not None
-    contents = exam_contents(
-        *plain.models, state, streams["bank"], data.num_classes, setup.curriculum
-    )
-    workdir.write_json(EXAM, {"step": step, **contents})
 
 
 def _streams(
