@@ -5,6 +5,7 @@ import os
 import subprocess
 import sys
 
+import numpy as np
 import pytest
 
 
@@ -21,6 +22,7 @@ def lines(repo_root, script, *flags):
     return [json.loads(line) for line in done.stdout.splitlines()]
 
 
+ORDERS = ("interleaved", "blocked")
 SMALL = ("--cells=1", "--channels=2", "--batch=2")
 
 
@@ -95,3 +97,26 @@ def test_hypergradient(flags, repo_root):
     assert by_adjoint["Exact()"]["rel_error"] < 1e-5
     if "--implicit" in flags:
         assert len(found) == 6
+
+
+@pytest.mark.long
+def test_retention(repo_root):
+    flags = ("--seeds=1", "--rounds=2", "--updates=2")
+    found = lines(repo_root, "retention.py", *flags)
+    runs = [(line["order"], line["lambda"] > 0) for line in found]
+    assert sorted(runs) == sorted((o, p) for o in ORDERS for p in (False, True))
+    for line in found:
+        assert np.shape(line["errors"]) == (6, 3)
+        assert line["forgetting"] >= 0
+    # The same updates, in another order.
+    assert sorted(found[0]["schedule"]) == sorted(found[1]["schedule"])
+
+
+@pytest.mark.long
+def test_skills(repo_root, tmp_path):
+    flags = ("--seeds=1", "--updates=4", "--epochs=1", "--channels=1", "--cells=1")
+    found = lines(repo_root, "skills.py", f"--workdir={tmp_path}", *flags)
+    kinds = {line["cells"] for line in found}
+    assert {"random", "joint", "interleaving", "blocked", "lpt_digits"} <= kinds
+    assert {line["task"] for line in found} == {"mnist5k", "digits"}
+    assert all(0 <= error <= 100 for line in found for error in line["errors"])

@@ -122,7 +122,8 @@ class Curriculum:
             error=running,
             exams=state.exams + 1,
             passes=state.passes + passed,
-            steady=jnp.where(still, state.steady + 1, 0),
+            # What is over stays over: a run looks at it once an epoch.
+            steady=jnp.where(still | self.finished(state), state.steady + 1, 0),
         )
 
     def measure_capacity(
@@ -171,14 +172,13 @@ def curriculum_step(
     Returns:
         `step(state, batches) -> (state, metrics)`, as pure as `program.step`. Further
         metrics: `curriculum/hardness` (of the exam that comes next), `curriculum/error`,
-        `curriculum/capacity`, `curriculum/passes`.
+        `curriculum/capacity`, `curriculum/passes`, `curriculum/passed` (1 or 0).
     """
 
     def step(state: State, batches: Batches) -> tuple[State, Metrics]:
         state, metrics = program.step(state, batches)
-        after = curriculum.update(
-            state.model_state[CURRICULUM], metrics["validation/exam_error"]
-        )
+        before = state.model_state[CURRICULUM]
+        after = curriculum.update(before, metrics["validation/exam_error"])
         if curriculum.capacity_aware:
             after = curriculum.measure_capacity(
                 after,
@@ -190,6 +190,7 @@ def curriculum_step(
             "curriculum/error": after.error,
             "curriculum/capacity": after.capacity,
             "curriculum/passes": after.passes,
+            "curriculum/passed": after.passes - before.passes,
         }
         model_state = {**state.model_state, CURRICULUM: after}
         return state._replace(model_state=model_state), {**metrics, **noted}

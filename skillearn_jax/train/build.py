@@ -8,20 +8,28 @@ import jax.numpy as jnp
 import optax
 
 from skillearn_jax.data import Batch, ImageData
-from skillearn_jax.framework import Aux, Phase, Program
+from skillearn_jax.framework import Aux, Phase, Program, State
+from skillearn_jax.framework.state import Batches
+from skillearn_jax.hypergrad import Adjoint
 from skillearn_jax.models import Creator, Executor, SmallEncoder, resnet_encoder
 from skillearn_jax.nas import CellSpace, Supernet
 from skillearn_jax.nas.schedules import skip_dropout_rate, skip_weight
 from skillearn_jax.skills import (
+    LPT_VARIANTS,
+    Curriculum,
     LearnerModel,
     TesterModel,
     baseline,
+    curriculum_step,
     learning_by_passing_tests,
 )
+from skillearn_jax.skills.curriculum import CURRICULUM
 from skillearn_jax.train.config import Config
 from skillearn_jax.train.optimizers import adam, sgd
 from skillearn_jax.train.stages import SearchStage, search_stage
-from skillearn_jax.types import Array, Key, ParamSets, PyTree
+from skillearn_jax.types import Array, Key, Metrics, ParamSets, PyTree
+
+Step = Callable[[State, Batches], tuple[State, Metrics]]
 
 cross_entropy = optax.losses.softmax_cross_entropy_with_integer_labels
 
@@ -34,12 +42,22 @@ class SearchSetup(NamedTuple):
         params: fresh parameter sets.
         model_state: fresh running statistics.
         space: to derive a genotype from `params["alphas"]`.
+        curriculum: what the exams of the search follow, if they do.
+        models: learner and tester, of learning by passing tests.
     """
 
     phases: tuple[Phase, ...]
     params: dict[str, PyTree]
     model_state: dict[str, PyTree]
     space: CellSpace
+    curriculum: Curriculum | None = None
+    models: tuple[LearnerModel, TesterModel] | None = None
+
+    def step(self, program: Program) -> Step:
+        """Returns what steps a program of these phases."""
+        if self.curriculum is None or program.validation is None:
+            return program.step
+        return curriculum_step(program, self.curriculum)
 
 
 def build_search(
@@ -71,11 +89,11 @@ def build_search(
         weights_key, images, alphas, train=False
     )
     params = {"weights": variables["params"], "alphas": alphas}
-    model_state = {
+    model_state: dict[str, Any] = {
         "learner": {"batch_stats": variables["batch_stats"], "steps": jnp.zeros(())}
     }
     learner = _supernet_learner(supernet, config, steps_per_epoch, stage)
-    adjoint = config.hypergrad.build()
+    adjoint, curriculum, models = config.hypergrad.build(), None, None
     if config.skill == "baseline":
         program = baseline(learner, adjoint=adjoint, axis_name=axis_name)
     else:
@@ -83,21 +101,38 @@ def build_search(
             config, data, tester_key, steps_per_epoch, axis_name
         )
         params |= tester_params
-        program = learning_by_passing_tests(
-            learner,
-            tester,
-            interaction_weight=config.lpt.interaction_weight,
-            tester_weight=config.lpt.tester_weight,
-            adjoint=adjoint,
-            tester_adjoint=adjoint,
-            axis_name=axis_name,
+        models = (learner, tester)
+        program, curriculum = _passing_tests(
+            config, learner, tester, adjoint, axis_name
         )
+        if curriculum is not None:
+            model_state[CURRICULUM] = curriculum.init()
     return SearchSetup(
         phases_of(program, config),
         params,
         model_state,
         space,
+        curriculum,
+        models,
     )
+
+
+def _passing_tests(
+    config: Config,
+    learner: LearnerModel,
+    tester: TesterModel,
+    adjoint: Adjoint,
+    axis_name: str | None,
+) -> tuple[Program, Curriculum | None]:
+    """Returns learning by passing tests as the config has it."""
+    options = {
+        **config.lpt.options(),
+        "adjoint": adjoint,
+        "tester_adjoint": adjoint,
+        **LPT_VARIANTS[config.lpt.variant],
+    }
+    program = learning_by_passing_tests(learner, tester, axis_name=axis_name, **options)
+    return program, options["curriculum"]
 
 
 def make_supernet(
@@ -129,12 +164,15 @@ def phases_of(program: Program, config: Config) -> tuple[Phase, ...]:
     if config.skill != "lpt":  # several tasks have an encoder too
         tester = set()
     supporting = first.validation.supporting if first.validation else {}
+    goes_on = ["tester"] if tester else []
+    if config.skill == "lpt" and config.lpt.curriculum.active:
+        goes_on.append(CURRICULUM)
     begins: dict[str, Any] = {
-        "carry": (*sorted(tester), *(["tester"] if tester else [])),
+        "carry": (*sorted(tester), *goes_on),
         "reset": tuple(
             name
             for name in (*(s.name for s in first.stages), *supporting)
-            if name in ("tester", "creator")
+            if name in ("tester", *tester)
         ),
     }
     if not warmup:
@@ -201,7 +239,7 @@ def _supernet_learner(
         loss = jnp.mean(cross_entropy(logits, labels))
         return loss, Aux(metrics, {"learner": state})
 
-    def example_losses(
+    def logits_of(
         weights: PyTree,
         supporting: ParamSets,
         model_state: Mapping[str, PyTree],
@@ -211,7 +249,13 @@ def _supernet_learner(
         logits, _ = forward(
             weights, supporting["alphas"], model_state["learner"], batch["image"], key
         )
-        return cross_entropy(logits, batch["label"])
+        return logits
+
+    def example_losses(*args: Any) -> Array:
+        return cross_entropy(logits_of(*args), args[3]["label"])
+
+    def example_errors(*args: Any) -> Array:
+        return logits_of(*args).argmax(-1) != args[3]["label"]
 
     return LearnerModel(
         train_loss,
@@ -219,6 +263,7 @@ def _supernet_learner(
         optimizer=sgd(config.search.weights, config.search.epochs, steps_per_epoch),
         supporting={"alphas": adam(config.search.alphas)},
         task=f"classify {config.data.name}; supernet of {supernet.num_cells} cells",
+        example_errors=example_errors,
     )
 
 

@@ -19,6 +19,7 @@ from skillearn_jax.train.config import Config
 from skillearn_jax.train.console import Console
 from skillearn_jax.train.evaluate import evaluate
 from skillearn_jax.train.evaluate_tasks import evaluate_tasks
+from skillearn_jax.train.exams import check_exams, load_bank
 from skillearn_jax.train.report import write_report
 from skillearn_jax.train.rivals import read_rivals
 from skillearn_jax.train.search import SearchResult, search
@@ -82,18 +83,20 @@ def run(
     for each in each_set(data):
         check_images(config, each)
         check_batches(config, each, devices)
+    bank = load_bank(config, data) if isinstance(data, ImageData) else None
     folder = open_workdir(workdir, config)
     console = Console(quiet=quiet or not is_first())
     with locked_by_first(folder.path, console.message), interrupt.handled():
         # Again: a run that has ended in between has left its own.
         folder = open_workdir(workdir, config)
         with contextlib.closing(folder):
-            return _run(config, data, folder, devices, console, start)
+            return _run(config, data, bank, folder, devices, console, start)
 
 
 def _run(
     config: Config,
     data: Images,
+    bank: ImageData | None,
     folder: Workdir,
     devices: Devices,
     console: Console,
@@ -117,7 +120,7 @@ def _run(
             f"seed {config.seed}, {devices.count} device(s), workdir {folder.path}",
         ),
     )
-    found = search(config, data, folder, devices, console)
+    found = search(config, data, folder, devices, console, bank)
     console.message(genotype_text(found.genotype))
     summary = _summary(config, data, found)
     if config.evaluation.epochs:
@@ -143,6 +146,7 @@ def check(config: Config) -> None:
     check_stages(config)
     parse_profile(config.profile)
     check_tasks(config)
+    check_exams(config)
     read_rivals(config.evaluation.rivals)
     if config.search.channels % config.search.partial:
         raise InputError(

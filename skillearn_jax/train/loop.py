@@ -83,6 +83,7 @@ def compile_loop(
     prepare: Callable[[dict[str, Batch], jax.Array], dict[str, Batch]] | None = None,
     *,
     begin: int = 0,
+    step: Callable[..., tuple[State, Metrics]] | None = None,
 ) -> CompiledLoop:
     """Returns the compiled loop body: draw a batch of each stream, then step.
 
@@ -97,6 +98,7 @@ def compile_loop(
         steps_per_epoch: a chunk never crosses the end of an epoch.
         prepare: `(batches, step) -> batches`, to add what a loss needs to know.
         begin: the step that it goes on from: one in mid-epoch may need shorter chunks.
+        step: `(state, batches) -> (state, metrics)`; by default the program's own.
 
     Cost: one compilation, reported in `compile_s`.
     """
@@ -108,7 +110,7 @@ def compile_loop(
         batches = sample(streams, data_key, state.step, devices.part)
         if prepare is not None:
             batches = prepare(batches, state.step)
-        return program.step(state, batches)
+        return (step or program.step)(state, batches)
 
     def body(state: State, streams: Streams) -> tuple[State, Metrics]:
         if chunk > 1:

@@ -9,7 +9,7 @@ from typing import Any
 from skillearn_jax.errors import InputError
 from skillearn_jax.nas import draw
 from skillearn_jax.nas.genotype import Genotype
-from skillearn_jax.train import report_figures, report_page
+from skillearn_jax.train import exam_contents, report_figures, report_page
 
 Json = Mapping[str, Any]
 
@@ -19,6 +19,7 @@ class _Records:
     summary: Json
     config: Json
     genotype: Genotype | None
+    exam: Json | None
     metrics: Sequence[Json]
     skipped: int  # unreadable lines of metrics.jsonl
 
@@ -66,6 +67,12 @@ def _figures(records: _Records) -> dict[str, report_page.Figure]:
             svg = draw.cell_svg(edges, concat, f"{name} cell")
             text = draw.cell_text(edges, concat, f"{name} cell")
             figures[name] = report_page.Figure(svg, f"The {name} cell.", text)
+    if (exam := records.exam) is not None:
+        figures["exam"] = report_page.Figure(
+            exam_contents.exam_svg(exam),
+            exam_contents.exam_caption(exam),
+            exam_contents.exam_text(exam),
+        )
     evaluation = records.summary.get("evaluation") or {}
     for name, curves, caption in (
         (
@@ -102,6 +109,7 @@ def _read(workdir: Path) -> _Records:
         summary=summary,
         config=_read_json(workdir / "config.json") or {},
         genotype=Genotype.from_json(genotype) if genotype else None,
+        exam=_read_json(workdir / exam_contents.EXAM),
         metrics=metrics,
         skipped=skipped,
     )

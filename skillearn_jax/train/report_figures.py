@@ -50,6 +50,10 @@ _KINDS = (
     ("accuracy", "share"),
     ("error", "share"),
     ("size", "size"),
+    ("hardness", "hardness"),
+    ("capacity", "share"),
+    ("passed", "share"),
+    ("passes", "count"),
 )
 _MAX_POINTS = 400
 _LOG_RATIO = 30.0

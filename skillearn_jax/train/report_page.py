@@ -75,6 +75,7 @@ def render(
         _tiles(summary, evaluation),
         section("The derived cell", show(figures, "normal", "reduction")),
         section("Search", show(figures, "search") + _paragraph(note)),
+        section("The exam", show(figures, "exam")),
         section(
             "Evaluation",
             _paragraph(evaluation.get("verdict"), "verdict")

@@ -1,6 +1,7 @@
 """Floor 4: the search phase: from images to a genotype."""
 
 import contextlib
+import dataclasses
 import time
 from collections.abc import Mapping
 from functools import partial
@@ -21,6 +22,8 @@ from skillearn_jax.train.build_tasks import build_tasks
 from skillearn_jax.train.checkpoints import Checkpoints, Saved
 from skillearn_jax.train.config import Config
 from skillearn_jax.train.console import Console, Update
+from skillearn_jax.train.exam_contents import write_exam
+from skillearn_jax.train.exams import EXAMS, append_exams, exams_are_over
 from skillearn_jax.train.loop import StepMetrics, compile_loop
 from skillearn_jax.train.saving import Saver
 from skillearn_jax.train.stages import (
@@ -109,6 +112,7 @@ def search(
     workdir: Workdir,
     devices: Devices,
     console: Console,
+    bank: ImageData | None = None,
 ) -> SearchResult:
     """Runs the search phase, going on from the newest checkpoint if there is one.
 
@@ -117,9 +121,11 @@ def search(
         data: whose training images are searched on, one set or several tasks; the
             held-out ones are not read.
         workdir: gets `config.json`, lines of `metrics.jsonl`, checkpoints,
-            `genotype.json`; of a search in stages also `stages.json`.
+            `genotype.json`; of a search in stages also `stages.json`, of one with
+            exams `exam.json`.
         devices: to run on.
         console: for the printout and the progress bar.
+        bank: that exams are drawn from; by default the validation set.
 
     Raises:
         NonFiniteError: if a loss or a gradient becomes NaN or infinite.
@@ -127,7 +133,7 @@ def search(
         Interrupted: after a save, if a signal asked for the end.
         StorageError: if the disk does not take what is to be written.
     """
-    streams = _streams(config, data)
+    streams = _streams(config, data, bank)
     steps_per_epoch = longest_epoch(streams)
     build_key, run_key = jax.random.split(jax.random.key(config.seed))
     num_stages = config.search.num_stages
@@ -176,16 +182,24 @@ def search(
     assert state is not None
     genotype = derived(state, space, config)
     workdir.write_json("genotype.json", genotype.to_json())
+    if setup.models is not None and isinstance(data, ImageData):
+        write_exam(config, data, state, streams, workdir, stage)
     steps = int(state.step)
     if steps < total:
         console.message(f"stopped by the rule {config.search.stop!r} at step {steps}")
     return SearchResult(genotype, steps // steps_per_epoch, steps, compile_s, steps_s)
 
 
-def _streams(config: Config, data: Images) -> dict[str, Stream]:
+def _streams(
+    config: Config, data: Images, bank: ImageData | None = None
+) -> dict[str, Stream]:
     """Returns the streams of one data set; of several tasks `train_NAME`, `val_NAME`."""
     if isinstance(data, ImageData):
-        return search_streams(config, data.train, data)
+        own = search_streams(config, data.train, data)
+        if bank is not None:
+            examples = jax.device_put(bank.train)
+            own["bank"] = dataclasses.replace(own["bank"], examples=examples)
+        return own
     streams: dict[str, Stream] = {}
     for name, of_task in data.items():
         drawn = search_streams(config, of_task.train, of_task)
@@ -254,6 +268,7 @@ def _run_phases(
             devices,
             recorder.steps_per_epoch,
             begin=int(state.step),
+            step=setup.step(phase.program),
         )
         compile_s += loop.compile_s
         clock, step = time.perf_counter(), int(state.step)
@@ -312,6 +327,7 @@ class _Recorder(NamedTuple):
             )
         )
         self.workdir.keep_metrics(lambda row: row["step"] <= done, "alphas.jsonl")
+        self.workdir.keep_metrics(lambda row: row["step"] <= done, EXAMS)
         if saved is None:
             return Stability(), False
         return Stability(*saved.note["stability"]), saved.note["stopped"]
@@ -328,11 +344,14 @@ class _Recorder(NamedTuple):
     def record(self, phase: str, last: int, metrics: list[StepMetrics]) -> None:
         """Notes the metrics of some steps, up to the step `last`."""
         first = last - len(metrics) + 1
-        self.workdir.append_metrics(
+        rows = [
             self._row(phase, step, of_step)
             for step, of_step in enumerate(metrics, start=first)
-            if step % self.config.log_every == 0
+        ]
+        self.workdir.append_metrics(
+            row for row in rows if row["step"] % self.config.log_every == 0
         )
+        append_exams(self.workdir, rows)
         for of_step in metrics:
             self.saver.watch(of_step, needed=phase == "search")
         self.update(last, _shown(metrics[-1]))
@@ -352,7 +371,7 @@ class _Recorder(NamedTuple):
         # As they are, whatever `max_skips` will make of them: this is an alarm.
         skips = count_skips(derive_genotype(_alphas(state), self.stage.space))
         row |= {f"alphas/skips/{kind}": float(skips[kind]) for kind in CELL_KINDS}
-        stopped = searching and self._stops(skips["normal"], stability)
+        stopped = searching and self._stops(skips["normal"], stability, state)
         row |= {"alphas/stable_epochs": float(stability.epochs), "stopped": stopped}
         # Before the save: a run that goes on drops the rows beyond its checkpoint.
         self.workdir.append_metrics([self._row(phase.name, step, row)])
@@ -362,8 +381,10 @@ class _Recorder(NamedTuple):
         )
         return stability, stopped
 
-    def _stops(self, normal_skips: int, stability: Stability) -> bool:
+    def _stops(self, normal_skips: int, stability: Stability, state: State) -> bool:
         search = self.config.search
+        if search.stop == "curriculum":
+            return exams_are_over(self.config, state)
         if search.stop == "skips":
             return normal_skips >= search.stop_skips
         return search.stop == "ranking" and has_settled(

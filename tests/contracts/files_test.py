@@ -35,7 +35,8 @@ FOLDERS = (
     "notebooks",
 )
 SOURCES = sorted(file for folder in FOLDERS for file in (ROOT / folder).rglob("*.py"))
-CONFIGS = sorted((ROOT / "configs").glob("*.py"))
+# Without the pieces that others are made of.
+CONFIGS = sorted({*(ROOT / "configs").glob("*.py")} - {ROOT / "configs" / "common.py"})
 PYPROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
 
 

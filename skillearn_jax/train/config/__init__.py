@@ -1,5 +1,6 @@
 """Floor 4: the configuration of a run as frozen, checked dataclasses, group by group."""
 
+from skillearn_jax.train.config.curriculum import CurriculumConfig
 from skillearn_jax.train.config.data import DataConfig
 from skillearn_jax.train.config.evaluation import EvaluationConfig
 from skillearn_jax.train.config.optimizers import AdamConfig, SgdConfig
@@ -22,6 +23,7 @@ __all__ = [
     "AdamConfig",
     "CheckpointConfig",
     "Config",
+    "CurriculumConfig",
     "DataConfig",
     "EvaluationConfig",
     "HypergradConfig",

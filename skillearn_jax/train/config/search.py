@@ -1,11 +1,13 @@
 """Floor 4: the groups of config keys of the search phase."""
 
 import dataclasses
-from typing import get_args
+from typing import Any, get_args
 
 from skillearn_jax.hypergrad import Adjoint, Exact, FiniteDifference, FirstOrder
 from skillearn_jax.nas import DARTS_OPS, CellSpace
 from skillearn_jax.nas.schedules import Decay
+from skillearn_jax.skills import LPT_VARIANTS
+from skillearn_jax.train.config.curriculum import CurriculumConfig
 from skillearn_jax.train.config.optimizers import AdamConfig, SgdConfig
 from skillearn_jax.train.fields import choice, number
 
@@ -71,7 +73,8 @@ class SearchConfig:
         stop: when a search ends: `epochs` (after all of them), or earlier by a rule of
             DARTS+: `skips` (the derived normal cell has `stop_skips` of them) or
             `ranking` (that of the operations with parameters has not changed for
-            `stop_ranking_epochs` epochs). No rule looks at the warm-up.
+            `stop_ranking_epochs` epochs); or `curriculum`, at the end of the epoch in
+            which the sequence of exams is over. No rule looks at the warm-up.
         stop_skips: see `stop`.
         stop_ranking_epochs: see `stop`.
         stage_cells: cells of the supernet, stage by stage, of a search in stages as in
@@ -93,7 +96,7 @@ class SearchConfig:
     partial: int = number(1, at_least=1)
     auxiliary_skip: str = choice("off", ("off", *get_args(Decay)))
     remat: bool = False
-    stop: str = choice("epochs", ("epochs", "skips", "ranking"))
+    stop: str = choice("epochs", ("epochs", "skips", "ranking", "curriculum"))
     stop_skips: int = number(2, at_least=1)
     stop_ranking_epochs: int = number(10, at_least=1)
     stage_cells: tuple[int, ...] = number((), at_least=1)
@@ -128,12 +131,48 @@ class TesterConfig:
 
 @dataclasses.dataclass(frozen=True)
 class LptConfig:
-    """Learning by passing tests.
+    """Learning by passing tests; see `skills.learning_by_passing_tests`.
 
     Attributes:
         interaction_weight: gamma, of the exam in the tester's training.
         tester_weight: lambda, of the tester's validation loss in the objective.
+        variant: `paper`, or a bundle of deviations, `skills.LPT_VARIANTS`, which then
+            decides `exam_loss`, `stale_reads`, `order` and, where it is of first order,
+            the adjoints.
+        exam_loss: of the validation stage: `normalized` by the exam's size, or `mean`.
+        exam_scores: of the tester's training: `live`, `fixed` (in E) or `normalized`.
+        stale_reads: A meets the exam of the old E, and C the losses of the old W.
+        ablation: `difficulty_only` (no executor, no tester's training) or `exam_only`
+            (the tester learns from its exams alone).
+        order: in which A and C move: `simultaneous`, or `alternate`.
+        bank: name of the data set that exams are drawn from, as in `data.name`: its
+            training images, at the size of the learner's. Empty: the validation set.
+        bank_dir: where it lies.
+        curriculum: exams that grow harder.
     """
 
     interaction_weight: float = number(1.0, at_least=0)
     tester_weight: float = number(1.0, at_least=0)
+    variant: str = choice("paper", tuple(LPT_VARIANTS))
+    exam_loss: str = choice("normalized", ("normalized", "mean"))
+    exam_scores: str = choice("live", ("live", "fixed", "normalized"))
+    stale_reads: bool = False
+    ablation: str = choice("none", ("none", "difficulty_only", "exam_only"))
+    order: str = choice("simultaneous", ("simultaneous", "alternate"))
+    bank: str = ""
+    bank_dir: str = ""
+    curriculum: CurriculumConfig = CurriculumConfig()
+
+    def options(self) -> dict[str, Any]:
+        """Returns the arguments of the skill that these keys are."""
+        names = (
+            "interaction_weight",
+            "tester_weight",
+            "exam_loss",
+            "exam_scores",
+            "stale_reads",
+            "ablation",
+            "order",
+        )
+        given = {name: getattr(self, name) for name in names}
+        return given | {"curriculum": self.curriculum.build()}

@@ -1,0 +1,172 @@
+"""What the configs of published experiments are made of: skills times methods.
+
+`matrix(name)` returns the `get_config` of a data set. A variant is `SKILL_METHOD`, and
+`SKILL_METHOD_smoke` the same on embedded digits, small enough for a minute or two. Sources of
+the hyperparameters: the authors' code of each method; what deviates is said here.
+
+Another search space is one more entry of METHODS.
+"""
+
+from skillearn_jax.train import default_config
+
+
+def darts1(config):
+    """First order: the architecture's gradient without its path through the weights."""
+    config.hypergrad.adjoint = "first_order"
+
+
+def darts2(config):
+    """Second order, exact where the original takes a finite difference."""
+    config.hypergrad.adjoint = "exact"
+
+
+def pcdarts(config):
+    """PC-DARTS's CIFAR recipe."""
+    darts1(config)
+    config.space.edge_normalization = True
+    config.search.partial = 4
+    config.search.warmup_epochs = 15
+    config.data.batch_size = 256
+    config.search.weights.lr = 0.1
+    config.search.weights.min_lr = 0.0
+    config.search.alphas.lr = 6e-4
+    config.evaluation.drop_path = 0.3
+
+
+def pdarts(config):
+    """P-DARTS's CIFAR recipe, but for the clipping of the architecture's gradient."""
+    darts1(config)
+    config.data.batch_size = 96
+    config.search.epochs = 25
+    config.search.warmup_epochs = 10
+    config.search.stage_cells = (5, 11, 17)
+    config.search.stage_candidates = (8, 5, 3)
+    config.search.stage_skip_dropout = (0.1, 0.4, 0.7)
+    config.search.max_skips = 2
+    config.search.weights.min_lr = 0.0
+    config.search.alphas.lr = 6e-4
+    config.evaluation.batch_size = 128
+    config.evaluation.drop_path = 0.3
+
+
+def darts_minus(config):
+    """DARTS- with the decay of its script."""
+    darts1(config)
+    config.search.auxiliary_skip = "linear"
+
+
+def darts_plus(config):
+    """DARTS+ with its first criterion."""
+    darts1(config)
+    config.search.stop = "skips"
+
+
+METHODS = {
+    method.__name__: method
+    for method in (darts1, darts2, pcdarts, pdarts, darts_minus, darts_plus)
+}
+
+
+def baseline(config):
+    """Plain differentiable search on one data set."""
+    config.skill = "baseline"
+
+
+def lpt(config):
+    """Learning by passing tests: the tester's weights go with the learner's schedule.
+
+    The authors' tester is a ResNet-18 with the ImageNet stem; gamma = lambda = 1.
+    """
+    config.skill = "lpt"
+    config.tester.weights.min_lr = config.search.weights.min_lr
+    if config.search.stage_cells:  # their P-DARTS variant clips the tester too
+        config.tester.weights.clip = 5.0
+
+
+def several(config):
+    """Both data sets, CIFAR-100 first as in the paper of interleaving learning.
+
+    The step of the architecture is that of the authors' code, a tenth of DARTS's,
+    where the method has none of its own.
+    """
+    config.tasks = ("cifar100", "cifar10")
+    config.data.name = "digits"  # not read
+    if config.search.alphas.lr == default_config().search.alphas.lr:
+        config.search.alphas.lr = 3e-5
+        config.search.alphas.weight_decay = 1e-4
+
+
+def il(config):
+    """Interleaving learning, two rounds, with the trade-off of the authors' code."""
+    several(config)
+    config.skill = "interleaving"
+    config.interleaving.rounds = 2
+    config.interleaving.interaction_weight = 1.5e-4
+
+
+def joint(config):
+    """Joint learning of both."""
+    several(config)
+    config.skill = "joint"
+
+
+SKILLS = {skill.__name__: skill for skill in (baseline, lpt, il, joint)}
+
+
+SMOKE_OPS = ("none", "max_pool_3x3", "skip_connect", "sep_conv_3x3", "dil_conv_3x3")
+
+
+def smoke(config):
+    """Shrinks a config to embedded digits; method and skill stay what they are."""
+    config.data.name = "digits"
+    config.data.padding = 1
+    config.data.flip = False
+    config.data.batch_size = 128
+    if config.tasks:
+        config.tasks = ("mnist5k", "digits")
+        config.data.image_size = 8
+        config.data.batch_size = 256
+    config.space.num_nodes = 1
+    config.space.ops = SMOKE_OPS
+    config.search.epochs = 2
+    config.search.warmup_epochs = min(1, config.search.warmup_epochs)
+    config.search.channels = 2 * config.search.partial
+    config.search.cells = 2
+    if config.search.stage_cells:
+        config.search.stage_cells = (1, 2, 2)
+        config.search.stage_candidates = (5, 4, 3)
+    config.tester.encoder = "small"
+    config.evaluation.auxiliary_weight = 0.0
+    config.evaluation.cells = 2
+    config.evaluation.channels = 4
+    config.evaluation.epochs = 1
+    config.evaluation.num_random = 1
+    config.evaluation.num_seeds = 1
+
+
+def matrix(name, default="baseline_darts2"):
+    """Returns the function from a variant's name to its config, for a data set."""
+
+    def get_config(variant=""):
+        """Returns the config of a variant."""
+        chosen = variant or default
+        if chosen == "smoke":
+            chosen = f"{default}_smoke"
+        pair = chosen.removesuffix("_smoke")
+        skill, _, method = pair.partition("_")
+        if skill not in SKILLS or method not in METHODS:
+            names = [f"{s}_{m}" for s in SKILLS for m in METHODS]
+            raise ValueError(
+                f"unknown variant {variant!r}: {', '.join(names)}, each with _smoke or not"
+            )
+        config = default_config()
+        config.data.name = name
+        config.data.padding = 4
+        config.data.flip = True
+        METHODS[method](config)
+        SKILLS[skill](config)
+        if chosen != pair:
+            smoke(config)
+        return config
+
+    return get_config

@@ -1,0 +1,134 @@
+"""Floor 4: the exams of a search: the bank, the transcript, when they are over."""
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from skillearn_jax.data import ImageData, load, to_common_shape
+from skillearn_jax.errors import InputError
+from skillearn_jax.framework import State
+from skillearn_jax.skills import LPT_VARIANTS
+from skillearn_jax.skills.curriculum import CURRICULUM
+from skillearn_jax.train.config import Config, LptConfig
+from skillearn_jax.train.workdir import Workdir
+
+EXAMS = "exams.jsonl"
+"""The transcript: one line for each exam of a curriculum, as it was taken."""
+
+_TRANSCRIPT = {
+    "hardness": "validation/exam_hardness",
+    "exam_error": "validation/exam_error",
+    "bank_error": "validation/bank_error",
+    "running_error": "curriculum/error",
+    "capacity": "curriculum/capacity",
+}
+
+
+def check_exams(config: Config) -> None:
+    """Raises `InputError` for options of learning by passing tests that disagree."""
+    options = config.lpt
+    if config.search.stop == "curriculum" and not (
+        config.skill == "lpt" and options.curriculum.active
+    ):
+        raise InputError(
+            "config.search.stop is 'curriculum', but there is none: set "
+            "--config.lpt.curriculum.active, or --config.search.stop=epochs"
+        )
+    if config.skill != "lpt":
+        return
+    curriculum = options.curriculum
+    if curriculum.active and curriculum.start > curriculum.max_hardness:
+        raise InputError(
+            f"config.lpt.curriculum.start is {curriculum.start:g}; it must be at most "
+            f"max_hardness, {curriculum.max_hardness:g}: set --config.lpt.curriculum.start"
+        )
+    for name in set(LPT_VARIANTS[options.variant]) & set(options.options()):
+        if getattr(options, name) != getattr(LptConfig(), name):
+            raise InputError(
+                f"config.lpt.{name} is {getattr(options, name)!r}, but the variant "
+                f"{options.variant!r} decides it: set --config.lpt.variant=paper"
+            )
+    if options.ablation == "exam_only" and not options.interaction_weight:
+        raise InputError(
+            "config.lpt.ablation is 'exam_only', but with interaction_weight 0 there is "
+            "no exam to learn from: set --config.lpt.interaction_weight"
+        )
+    if (
+        curriculum.active
+        and curriculum.capacity_aware
+        and options.ablation == "difficulty_only"
+    ):
+        raise InputError(
+            "config.lpt.curriculum.capacity_aware compares with the tester's executor, "
+            "which 'difficulty_only' has not: set --config.lpt.ablation=none"
+        )
+
+
+def load_bank(config: Config, data: ImageData) -> ImageData | None:
+    """Returns the data set that exams are drawn from; none for the validation set.
+
+    Its images are brought to the shape of the learner's and normalised like them, and
+    its classes are those of the learner, counted alike.
+
+    Raises:
+        InputError: for a bank that cannot be read, or does not fit the learner.
+    """
+    name = config.lpt.bank
+    if not name:
+        return None
+    if config.skill != "lpt":
+        raise InputError(
+            f"config.lpt.bank is {name!r}, but {config.skill} has no exams: set "
+            "--config.lpt.bank=, or --config.skill=lpt"
+        )
+    bank = load(
+        name, config.lpt.bank_dir, heldout_fraction=config.data.heldout_fraction
+    )
+    height, width, channels = data.image_shape
+    if bank.num_classes > data.num_classes or bank.image_shape[2] not in (1, channels):
+        raise InputError(
+            f"the bank {name!r} has {bank.num_classes} classes and "
+            f"{bank.image_shape[2]} channels; the learner knows {data.num_classes} "
+            f"classes and {channels} channels: set --config.lpt.bank"
+        )
+    if bank.image_shape != data.image_shape and height != width:
+        raise InputError(
+            f"the learner's images have {height}x{width} pixels, and a bank is brought to "
+            "a square only: set --config.data.image_size"
+        )
+    if bank.train.size < config.data.batch_size:
+        raise InputError(
+            f"the bank {name!r} has {bank.train.size} images, fewer than a batch of "
+            f"{config.data.batch_size}: set --config.data.batch_size"
+        )
+    # Beside the data themselves, for their number of channels.
+    return to_common_shape([bank, data], height)[0]
+
+
+def append_exams(workdir: Workdir, rows: Iterable[Mapping[str, Any]]) -> None:
+    """Writes the exams among rows of metrics to the transcript.
+
+    Each line has the step and the epoch, the hardness of the exam, the share of the bank
+    in it (the hardest questions, `skills.exams.hold`), the error rates on it and on the
+    whole batch of the bank, the running error after it, whether that is a pass, and
+    the learner's capacity after it.
+    """
+    lines = [
+        {
+            "step": row["step"],
+            "epoch": row["epoch"],
+            **{name: row[metric] for name, metric in _TRANSCRIPT.items()},
+            "share": 1 / (1 + row["validation/exam_hardness"]),
+            "passed": bool(row["curriculum/passed"]),
+        }
+        for row in rows
+        if "curriculum/error" in row
+    ]
+    if lines:
+        workdir.append_metrics(lines, EXAMS)
+
+
+def exams_are_over(config: Config, state: State) -> bool:
+    """Returns whether the running error on exams has come to rest."""
+    curriculum = config.lpt.curriculum.build()
+    assert curriculum is not None
+    return bool(curriculum.finished(state.model_state[CURRICULUM]))

@@ -1,0 +1,112 @@
+"""What the exam of a search holds: of functions that can be foretold, and of a run."""
+
+import base64
+import io
+import json
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from PIL import Image
+
+from skillearn_jax.data import Examples, Stream
+from skillearn_jax.framework import State
+from skillearn_jax.skills import Curriculum, LearnerModel, TesterModel
+from skillearn_jax.skills.curriculum import CURRICULUM
+from skillearn_jax.train.exam_contents import contact_sheet, exam_contents, exam_text
+
+
+@pytest.fixture
+def models():
+    """The score of an image is its brightness; so is the loss, but for its sign."""
+
+    def brightness(batch):
+        return batch["image"].mean((1, 2, 3))
+
+    def losses(weights, supporting, model_state, batch, key):
+        return weights * brightness(batch)
+
+    learner = LearnerModel(losses, losses, optax.sgd(0.1), {"alphas": optax.sgd(0.1)})
+    tester = TesterModel(
+        encode=lambda encoder, state, batch, key: (brightness(batch), {}),
+        losses=lambda *args: jnp.zeros(1),
+        scores=lambda creator, features: features,
+        optimizers=dict.fromkeys(("encoder", "executor", "creator")),
+        accuracies=lambda *args: jnp.zeros(1),
+    )
+    return learner, tester
+
+
+@pytest.fixture
+def bank():
+    """Ten grey images, the i-th of brightness 20 i, of classes 0 1 0 1 ..."""
+    pixels = np.tile(20 * np.arange(10, dtype=np.uint8), (3, 2, 1, 1)).transpose(
+        3, 1, 0, 2
+    )
+    examples = Examples(pixels, np.arange(10, dtype=np.int32) % 2)
+    # Ten in batches of four: the last one looks back.
+    return Stream(examples, 4, (0.0,), (1.0,), order="random")
+
+
+def state_of(weights, model_state=()):
+    params = dict.fromkeys(("alphas", "encoder", "creator"), jnp.zeros(()))
+    return State(
+        {**params, "weights": jnp.asarray(weights)},
+        {},
+        dict(model_state),
+        jnp.zeros((), jnp.int32),
+        jax.random.key(0),
+    )
+
+
+def test_the_half_with_the_top_scores_is_the_exam(models, bank):
+    exam = exam_contents(*models, state_of(1.0), bank, 3)
+    assert exam["selected"] == [5, 6, 7, 8, 9]
+    assert (exam["size"], exam["bank_size"], exam["share"]) == (5, 10, 0.5)
+    assert [entry["index"] for entry in exam["hardest"]] == [9, 8, 7, 6, 5]
+    assert [entry["index"] for entry in exam["easiest"]] == [5, 6, 7, 8, 9]
+    assert exam["correlation"] == pytest.approx(1)
+    # 5, 7, 9 of class 1 and 6, 8 of class 0, five of each in the bank; no class 2.
+    np.testing.assert_allclose(exam["class_shares"], [0.4, 0.6, 0])
+    means = [np.mean(np.arange(i, 10, 2)) * 20 / 255 for i in (0, 1)]
+    np.testing.assert_allclose(exam["class_rates"], [*means, 0], rtol=1e-6)
+    assert exam["exam_loss"] == pytest.approx(7 * 20 / 255)
+    assert exam["bank_loss"] == pytest.approx(4.5 * 20 / 255)
+    assert "0.600" in exam_text(exam)
+
+
+def test_an_exam_of_what_is_known_has_a_negative_correlation(models, bank):
+    exam = exam_contents(*models, state_of(-1.0), bank, 2)
+    assert exam["correlation"] == pytest.approx(-1)
+    assert exam["hardest"][0]["index"] == 5
+
+
+def test_a_curriculum_decides_the_share(models, bank):
+    curriculum = Curriculum(start=4.0)
+    state = state_of(1.0, {CURRICULUM: curriculum.init()})
+    exam = exam_contents(*models, state, bank, 2, curriculum)
+    assert exam["share"] == pytest.approx(0.2)
+    assert exam["selected"] == [8, 9]
+
+
+def test_the_sheet_shows_the_images(models, bank):
+    rows = [[{"index": 9}, {"index": 0}], [{"index": 4}]]
+    sheet = contact_sheet(bank.examples, rows)
+    pixels = np.asarray(Image.open(io.BytesIO(base64.b64decode(sheet))))
+    assert pixels.shape == (2 * 2 + 1, 2 * 3 + 1)
+    assert pixels[0, 0] == 180
+    assert pixels[0, 4] == 0
+    assert pixels[3, 0] == 80
+    assert pixels[2, 0] == pixels[3, 4] == 128
+
+
+def test_a_run_leaves_its_exam_and_reports_it(finished):
+    exam = json.loads((finished.workdir / "exam.json").read_text())
+    assert len(exam["hardest"]) == 12
+    assert exam["size"] == -(-exam["bank_size"] // 2) == len(exam["selected"])
+    assert len(exam["class_rates"]) == 10
+    page = (finished.workdir / "report" / "index.html").read_text()
+    assert exam["sheet"] in page
+    assert "share in the exam" in page

@@ -1,0 +1,188 @@
+"""Learning by passing tests in runs: its options, its bank, its sequence of exams."""
+
+import itertools
+import json
+
+import jax
+import jax.numpy as jnp
+import pytest
+
+from skillearn_jax.data import load
+from skillearn_jax.errors import InputError
+from skillearn_jax.hypergrad import Exact, FirstOrder
+from skillearn_jax.train import run, search
+from skillearn_jax.train.build import build_search
+from skillearn_jax.train.config import CurriculumConfig
+from skillearn_jax.train.exams import check_exams, load_bank
+from skillearn_jax.train.experiment import check
+
+
+@pytest.fixture(scope="module")
+def data():
+    return load("digits")
+
+
+def program_of(config, data):
+    check(config)
+    setup = build_search(config, data, jax.random.key(0), 2)
+    return setup, setup.phases[-1].program
+
+
+def traced(setup, program):
+    """Returns the metrics of a step, as shapes."""
+    batch = {"image": jnp.zeros((4, 8, 8, 1)), "label": jnp.zeros(4, jnp.int32)}
+    batches = dict.fromkeys(program.streams, batch)
+
+    def step(key):
+        params = {name: setup.params[name] for name in program.sets}
+        state = program.init(params, key, setup.model_state)
+        new, metrics = setup.step(program)(state, batches)
+        assert jax.tree.structure(new) == jax.tree.structure(state)
+        return metrics
+
+    return jax.eval_shape(step, jax.random.key(0))
+
+
+@pytest.mark.parametrize(
+    ("changes", "expected"),
+    [
+        ({"lpt.variant": "released_code"}, {"order": "alternate"}),
+        ({"lpt.ablation": "difficulty_only"}, {"maximize": {"encoder", "creator"}}),
+        ({"lpt.ablation": "exam_only"}, {"data": ("bank",)}),
+        ({"lpt.order": "alternate", "lpt.exam_loss": "mean"}, {"order": "alternate"}),
+        ({"lpt.stale_reads": True}, {"before": ("weights", "encoder")}),
+        ({"lpt.exam_scores": "normalized", "lpt.tester_weight": 0.0}, {"val": False}),
+    ],
+)
+def test_options_reach_the_program_and_can_be_traced(changes, expected, tiny, data):
+    fast = {"search.warmup_epochs": 0, "hypergrad.adjoint": "first_order"}
+    setup, program = program_of(tiny({**fast, **changes}), data)
+    metrics = traced(setup, program)
+    assert "validation/exam_loss" in metrics
+    found = {
+        "order": program.validation.order,
+        "maximize": set(program.validation.maximize),
+        "data": program.stages[-1].data,
+        "before": program.validation.before,
+        "val": "val" in program.streams,
+    }
+    assert found | expected == found
+
+
+@pytest.mark.parametrize(
+    ("variant", "adjoint"),
+    [("released_code", Exact), ("released_code_first_order", FirstOrder)],
+)
+def test_a_variant_decides_the_adjoints(variant, adjoint, tiny, data):
+    _, program = program_of(tiny({"lpt.variant": variant}), data)
+    assert {type(stage.adjoint) for stage in program.stages} == {adjoint}
+    assert program.validation.order == "alternate"
+
+
+def test_the_weights_of_the_config_are_those_of_the_program(tiny, data):
+    config = tiny({"lpt.interaction_weight": 0.5, "lpt.tester_weight": 0.0})
+    _, program = program_of(config, data)
+    assert program.stages[-1].interaction_weight == 0.5
+    assert "executor" not in program.validation.reads
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"search.stop": "curriculum"}, "lpt.curriculum.active"),
+        ({"lpt.variant": "released_code", "lpt.exam_loss": "mean"}, "variant=paper"),
+        (
+            {"lpt.ablation": "exam_only", "lpt.interaction_weight": 0.0},
+            "lpt.interaction_weight",
+        ),
+        (
+            {"lpt.curriculum.active": True, "lpt.curriculum.start": 9.0},
+            "lpt.curriculum.start",
+        ),
+        (
+            {
+                "lpt.curriculum.active": True,
+                "lpt.curriculum.capacity_aware": True,
+                "lpt.ablation": "difficulty_only",
+            },
+            "lpt.ablation=none",
+        ),
+    ],
+)
+def test_what_does_not_fit_is_one_line_with_a_flag(changes, words, tiny):
+    with pytest.raises(InputError, match="--config") as error:
+        check_exams(tiny(changes))
+    assert words in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+def test_the_keys_of_a_curriculum_are_its_own():
+    assert CurriculumConfig().build() is None
+    built = CurriculumConfig(active=True, threshold=0.5, capacity_aware=True).build()
+    assert (built.threshold, built.capacity_aware, built.patience) == (0.5, True, 50)
+
+
+def test_a_bank_of_its_own_gets_the_shape_of_the_data(tiny, data):
+    bank = load_bank(tiny({"lpt.bank": "mnist5k"}), data)
+    assert bank.image_shape == data.image_shape
+    assert bank.train.size == 4000
+    config = tiny({"lpt.bank": "mnist5k"})
+    streams = search._streams(config, data, bank)
+    assert streams["bank"].examples.size == 4000
+    assert streams["bank"].mean == data.mean
+    assert streams["val"].examples.size == 717
+    assert load_bank(tiny(), data) is None
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"lpt.bank": "digits", "skill": "baseline"}, "no exams"),
+        ({"lpt.bank": "digits", "data.batch_size": 2000}, "fewer than a batch"),
+    ],
+)
+def test_a_bank_that_does_not_fit_is_refused(changes, words, tiny, data):
+    with pytest.raises(InputError, match="--config") as error:
+        load_bank(tiny(changes), data)
+    assert words in str(error.value)
+
+
+CURRICULUM = {
+    "hypergrad.adjoint": "first_order",
+    "evaluation.epochs": 0,
+    "search.epochs": 6,
+    "search.stop": "curriculum",
+    "log_every": 3,
+    "lpt.curriculum.active": True,
+    "lpt.curriculum.capacity_aware": True,
+    "lpt.curriculum.threshold": 0.999,
+    "lpt.curriculum.step": 0.5,
+    "lpt.curriculum.tolerance": 1.0,
+    "lpt.curriculum.patience": 5,
+}
+
+
+def test_exams_grow_harder_end_and_are_written_down(tiny, tmp_path, read_rows):
+    """Two steps an epoch, the first epoch a warm-up: the sixth exam is the end."""
+    config = tiny(CURRICULUM)
+    result = run(config, tmp_path / "run", quiet=True)
+    assert result.summary["search"]["epochs"] == 4
+    text = (tmp_path / "run" / "exams.jsonl").read_text()
+    exams = [json.loads(line) for line in text.splitlines()]
+    assert [exam["step"] for exam in exams] == [3, 4, 5, 6, 7, 8]
+    assert exams[0]["hardness"] == 1.0
+    assert exams[0]["share"] == 0.5
+    assert all(exam["passed"] for exam in exams)
+    for before, after in itertools.pairwise(exams):
+        steps = exams.index(after) * 0.5
+        expected = before["capacity"] * (1 + steps)
+        assert after["hardness"] == pytest.approx(min(expected, 4 * before["capacity"]))
+    rows = read_rows(tmp_path / "run")
+    assert any("curriculum/hardness" in row for row in rows)
+    assert "curriculum/hardness" in result.report.read_text().replace(" ", "")
+    # A run that goes on from its checkpoint writes no exam twice.
+    (tmp_path / "run" / "summary.json").unlink()
+    with (tmp_path / "run" / "exams.jsonl").open("a") as file:
+        file.write(json.dumps({**exams[-1], "step": 9}) + "\n")
+    run(config, tmp_path / "run", quiet=True)
+    assert (tmp_path / "run" / "exams.jsonl").read_text() == text
