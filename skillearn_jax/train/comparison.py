@@ -12,7 +12,7 @@ from ml_collections import ConfigDict
 from skillearn_jax.errors import InputError
 from skillearn_jax.framework import CompareReport, compare
 from skillearn_jax.hypergrad import Exact, FiniteDifference, FirstOrder
-from skillearn_jax.train import comparison_report
+from skillearn_jax.train import report_comparison
 from skillearn_jax.train.comparison_problems import (
     Problem,
     build_problem,
@@ -85,7 +85,7 @@ def run_comparison(
         record = _compared(config, problem, folder, console)
         record["wall_s"] = time.perf_counter() - start
         _write(folder / "comparison.json", record)
-    report = comparison_report.write(folder, record)
+    report = report_comparison.write(folder, record)
     console.message(f"report: {report}")
     return Comparison(record, report)
 

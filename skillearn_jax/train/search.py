@@ -1,7 +1,6 @@
 """Floor 4: the search phase: from images to a genotype."""
 
 import contextlib
-import dataclasses
 import time
 from collections.abc import Mapping
 from functools import partial
@@ -10,9 +9,10 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from skillearn_jax.data import Augmentation, Examples, ImageData, Stream, halves
+from skillearn_jax.data import ImageData, Stream
 from skillearn_jax.framework import Phase, State
 from skillearn_jax.nas import CellSpace, Genotype, count_skips, derive_genotype
+from skillearn_jax.nas.derive import mean_entropies
 from skillearn_jax.nas.schedules import Stability, has_settled
 from skillearn_jax.nas.space import CELL_KINDS
 from skillearn_jax.parallel import Devices, check_same
@@ -26,6 +26,7 @@ from skillearn_jax.train.exam_contents import write_exam
 from skillearn_jax.train.exams import EXAMS, append_exams, exams_are_over
 from skillearn_jax.train.loop import StepMetrics, compile_loop
 from skillearn_jax.train.saving import Saver
+from skillearn_jax.train.search_streams import all_streams
 from skillearn_jax.train.stages import (
     SearchStage,
     next_space,
@@ -67,45 +68,6 @@ class SearchResult(NamedTuple):
     steps_s: float
 
 
-def search_streams(
-    config: Config, train: Examples, data: ImageData
-) -> dict[str, Stream]:
-    """Returns the data streams of a search, on the device.
-
-    The first part of the training images trains the learner and the tester, on the same
-    batches; the rest is both validation set and exam bank, drawn independently. All
-    three are augmented. The held-out images are not an argument.
-
-    Args:
-        config: sizes and augmentation.
-        train: the training images.
-        data: for the statistics of pixels.
-    """
-    first, second = halves(
-        train, config.data.train_fraction, stratified=config.data.stratified
-    )
-    second = jax.device_put(second)
-    augmentation = Augmentation(
-        config.data.padding, config.data.flip, config.data.cutout
-    )
-
-    def stream(examples: Examples, order: str) -> Stream:
-        return Stream(
-            examples,
-            config.data.batch_size,
-            data.mean,
-            data.std,
-            order=order,
-            augmentation=augmentation,
-        )
-
-    return {
-        "train": stream(first, "epochs"),
-        "val": stream(second, "random"),
-        "bank": stream(second, "random"),
-    }
-
-
 def search(
     config: Config,
     data: Images,
@@ -133,7 +95,7 @@ def search(
         Interrupted: after a save, if a signal asked for the end.
         StorageError: if the disk does not take what is to be written.
     """
-    streams = _streams(config, data, bank)
+    streams = all_streams(config, data, bank)
     steps_per_epoch = longest_epoch(streams)
     build_key, run_key = jax.random.split(jax.random.key(config.seed))
     num_stages = config.search.num_stages
@@ -188,23 +150,6 @@ def search(
     if steps < total:
         console.message(f"stopped by the rule {config.search.stop!r} at step {steps}")
     return SearchResult(genotype, steps // steps_per_epoch, steps, compile_s, steps_s)
-
-
-def _streams(
-    config: Config, data: Images, bank: ImageData | None = None
-) -> dict[str, Stream]:
-    """Returns the streams of one data set; of several tasks `train_NAME`, `val_NAME`."""
-    if isinstance(data, ImageData):
-        own = search_streams(config, data.train, data)
-        if bank is not None:
-            examples = jax.device_put(bank.train)
-            own["bank"] = dataclasses.replace(own["bank"], examples=examples)
-        return own
-    streams: dict[str, Stream] = {}
-    for name, of_task in data.items():
-        drawn = search_streams(config, of_task.train, of_task)
-        streams |= {f"{part}_{name}": drawn[part] for part in ("train", "val")}
-    return streams
 
 
 def _build(config: Config, data: Images, *args: Any) -> SearchSetup:
@@ -367,7 +312,10 @@ class _Recorder(NamedTuple):
         searching = phase.program.validation is not None
         if searching:
             stability = stability.update(state.params["alphas"], self.stage.space)
-        row: dict[str, Any] = _entropies(state)
+        row: dict[str, Any] = {
+            f"alphas/entropy/{kind}": entropy
+            for kind, entropy in mean_entropies(_alphas(state)).items()
+        }
         # As they are, whatever `max_skips` will make of them: this is an alarm.
         skips = count_skips(derive_genotype(_alphas(state), self.stage.space))
         row |= {f"alphas/skips/{kind}": float(skips[kind]) for kind in CELL_KINDS}
@@ -398,15 +346,3 @@ class _Recorder(NamedTuple):
 
 def _shown(metrics: StepMetrics) -> StepMetrics:
     return {label: metrics[name] for label, name in _SHOWN.items() if name in metrics}
-
-
-def _entropies(state: State) -> StepMetrics:
-    """Returns the mean entropy of an edge's operations, in nats, per kind of cell."""
-    entropies = {}
-    for kind in CELL_KINDS:
-        logits = np.asarray(state.params["alphas"][kind], np.float64)
-        weights = np.exp(logits - logits.max(axis=1, keepdims=True))
-        weights /= weights.sum(axis=1, keepdims=True)
-        entropy = -np.sum(weights * np.log(weights), axis=1)
-        entropies[f"alphas/entropy/{kind}"] = float(entropy.mean())
-    return entropies

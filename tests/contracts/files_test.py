@@ -1,6 +1,7 @@
 """The files around the package: configs, pins, metadata, the commands of the README."""
 
 import ast
+import dataclasses
 import importlib
 import os
 import re
@@ -18,7 +19,12 @@ from packaging.utils import canonicalize_name
 
 import skillearn_jax
 from skillearn_jax.cli import parse_flags
-from skillearn_jax.train import Config, default_config
+from skillearn_jax.train import (
+    CompareConfig,
+    Config,
+    compare_config,
+    default_config,
+)
 from skillearn_jax.train.experiment import check
 
 # Of ml_collections, where it loads a config file.
@@ -82,11 +88,19 @@ def test_there_are_configs_and_their_variants_are_found():
 def test_config_is_valid(file, variant):
     values = get_config(file, variant)
     assert isinstance(values, ml_collections.ConfigDict)
+    parsed, defaults = parsed_config(values)
+    # Every key is there, so that each can be overridden by a flag.
+    assert parsed == values.to_dict()
+    assert set(values.to_dict()) == set(defaults.to_dict())
+
+
+def parsed_config(values):
+    """Returns the checked config, of a run or a comparison, and the defaults of its kind."""
+    if "problem" in values:
+        return dataclasses.asdict(CompareConfig.parse(values)), compare_config()
     config = Config.parse(values)
     check(config)
-    # Every key is there, so that each can be overridden by a flag.
-    assert config.to_dict() == values.to_dict()
-    assert set(values.to_dict()) == set(default_config().to_dict())
+    return config.to_dict(), default_config()
 
 
 @pytest.mark.parametrize("file", CONFIGS, ids=relative)
@@ -232,7 +246,7 @@ def assert_command_parses(command):
     if {"--help", "-h"} & set(words):
         return
     config, workdir = parse_flags(words[1:])
-    check(Config.parse(config))
+    parsed_config(config)
     assert workdir
 
 
