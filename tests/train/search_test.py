@@ -43,8 +43,9 @@ def test_a_search_never_touches_the_held_out_images(
     rows = read_rows(tmp_path / "run")
     assert [row["step"] for row in rows if "learner/loss" in row] == [3, 6]
     assert [row["step"] for row in rows if "alphas/entropy/normal" in row] == [2, 4, 6]
-    kept = sorted(p.name for p in (tmp_path / "run" / "checkpoints").iterdir())
-    assert kept == ["6", "digests.json"]
+    folder = tmp_path / "run" / "checkpoints" / "search"
+    kept = sorted(p.name for p in folder.iterdir())
+    assert kept == ["4", "6"]
 
 
 @pytest.mark.parametrize("stratified", [False, True])
