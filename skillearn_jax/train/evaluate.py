@@ -33,6 +33,7 @@ from skillearn_jax.train.build import cross_entropy
 from skillearn_jax.train.checkpoints import Checkpoints
 from skillearn_jax.train.config import Config
 from skillearn_jax.train.console import Console
+from skillearn_jax.train.judge import Judgement, judge
 from skillearn_jax.train.loop import CompiledLoop, compile_loop
 from skillearn_jax.train.optimizers import sgd
 from skillearn_jax.train.records import TrainingRecords
@@ -63,7 +64,7 @@ def evaluate(
         config: of the run.
         data: training and held-out images.
         genotype: the derived cells.
-        workdir: gets `evaluation.json`, checkpoints and lines of `metrics.jsonl`.
+        workdir: gets `evaluation.json`, `heldout.json`, checkpoints and lines of `metrics.jsonl`.
         devices: to run on.
         console: for the progress bar.
 
@@ -71,6 +72,7 @@ def evaluate(
         The entry `evaluation` of `summary.json`; errors in percent.
     """
     errors: dict[str, dict[str, float]] = workdir.read_json("evaluation.json") or {}
+    details: dict[str, dict[str, Any]] = workdir.read_json("heldout.json") or {}
     stream = Stream(
         data.train,
         config.evaluation.batch_size,
@@ -107,11 +109,14 @@ def evaluate(
             for seed in seeds:
                 if str(seed) not in of_network:
                     done = sum(len(seeds_done) for seeds_done in errors.values())
-                    of_network[str(seed)] = training.run(
-                        name, seed, records, done * per_run
-                    )
+                    judged = training.run(name, seed, records, done * per_run)
+                    # First the details: the error says that the training is done.
+                    details.setdefault(name, {})[str(seed)] = judged.to_dict()
+                    workdir.write_json("heldout.json", details)
+                    of_network[str(seed)] = judged.error
                     workdir.write_json("evaluation.json", errors)
-            rows.append(training.describe(name, list(of_network.values())))
+            row = training.describe(name, list(of_network.values()))
+            rows.append({**row, **_means(details.get(name, {}))})
     return _summarize(config, rows)
 
 
@@ -146,14 +151,15 @@ class _Training:
         plain = self._network.clone(axis_name=None)
         self._init = jax.jit(plain.init, static_argnames="train")
 
-        def mistakes(variables: PyTree, batch: Batch) -> Array:
-            logits = cast(Array, plain.apply(variables, batch["image"], train=False))
-            return jnp.sum(batch["weight"] * (logits.argmax(-1) != batch["label"]))
+        def logits(variables: PyTree, images: Array) -> Array:
+            return cast(Array, plain.apply(variables, images, train=False))
 
-        self._mistakes = jax.jit(mistakes)
+        self._logits = jax.jit(logits)
 
-    def run(self, name: str, seed: int, records: TrainingRecords, before: int) -> float:
-        """Trains once, or what is left of it; returns the held-out error in percent.
+    def run(
+        self, name: str, seed: int, records: TrainingRecords, before: int
+    ) -> Judgement:
+        """Trains once, or what is left of it; judges the network on held-out images.
 
         Args:
             name: of the network.
@@ -204,7 +210,7 @@ class _Training:
                     offset=before,
                     last=step == total,
                 )
-        return self._heldout_error(self._devices.fetch(state))
+        return self._judged(self._devices.fetch(state))
 
     def describe(self, name: str, errors: list[float]) -> dict[str, Any]:
         """Returns the network's row of the summary."""
@@ -252,16 +258,15 @@ class _Training:
             begin=begin,
         )
 
-    def _heldout_error(self, state: State) -> float:
-        """Returns the percentage of held-out images that are misclassified."""
+    def _judged(self, state: State) -> Judgement:
+        """Returns what the network does on all held-out images."""
         variables = {
             "params": state.params["weights"],
             "batch_stats": state.model_state["network"],
         }
         heldout: Examples = self._data.heldout
         batches = eval_batches(heldout, _EVAL_BATCH, self._data.mean, self._data.std)
-        mistakes = sum(float(self._mistakes(variables, batch)) for batch in batches)
-        return 100 * mistakes / heldout.size
+        return judge(partial(self._logits, variables), batches, self._data.num_classes)
 
 
 def _training_program(
@@ -269,6 +274,13 @@ def _training_program(
 ) -> Program:
     """Returns the training of a fixed network: one stage, no validation."""
     evaluation = config.evaluation
+
+    def smoothed(logits: Array, labels: Array) -> Array:
+        """-sum_c q_c log p_c with q = (1 - eps) one_hot + eps / C."""
+        plain, share = cross_entropy(logits, labels), evaluation.label_smoothing
+        if not share:
+            return plain
+        return (1 - share) * plain - share * jnp.mean(jax.nn.log_softmax(logits), -1)
 
     def train_loss(
         moves: ParamSets,
@@ -290,9 +302,9 @@ def _training_program(
         )
         labels = batch["train"]["label"]
         logits = outputs.logits if isinstance(outputs, Outputs) else outputs
-        loss = jnp.mean(cross_entropy(logits, labels))
+        loss = jnp.mean(smoothed(logits, labels))
         if isinstance(outputs, Outputs):
-            auxiliary = jnp.mean(cross_entropy(outputs.auxiliary, labels))
+            auxiliary = jnp.mean(smoothed(outputs.auxiliary, labels))
             loss += evaluation.auxiliary_weight * auxiliary
         metrics = {"error": 100 * jnp.mean(logits.argmax(-1) != labels)}
         return loss, Aux(metrics, {"network": changed["batch_stats"]})
@@ -316,6 +328,16 @@ def _contestants(config: Config, genotype: Genotype) -> dict[str, Genotype]:
     return {"derived": genotype, **rivals} | {
         f"random {i}": random_genotype(rng, space) for i in range(1, count + 1)
     }
+
+
+def _means(details: Mapping[str, Mapping[str, Any]]) -> dict[str, float | None]:
+    """Returns the means over seeds of the measures beside the error."""
+    means: dict[str, float | None] = {}
+    for measure in ("top5_error", "loss", "calibration"):
+        values = [of_seed[measure] for of_seed in details.values()]
+        known = bool(values) and None not in values
+        means[measure] = float(np.mean(values)) if known else None
+    return means
 
 
 def _summarize(config: Config, rows: list[dict[str, Any]]) -> dict[str, Any]:

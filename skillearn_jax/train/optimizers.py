@@ -7,23 +7,32 @@ from skillearn_jax.train.config import AdamConfig, SgdConfig
 from skillearn_jax.types import Array
 
 
-def cosine_by_epoch(
-    lr: float, min_lr: float, epochs: int, steps_per_epoch: int
-) -> optax.Schedule:
-    """Returns a cosine from `lr` to `min_lr` that changes at each epoch's start.
+def by_epoch(config: SgdConfig, epochs: int, steps_per_epoch: int) -> optax.Schedule:
+    """Returns the learning rate of each step; it changes at each epoch's start.
 
-        min_lr + (lr - min_lr) (1 + cos(pi epoch / epochs)) / 2
+        cosine       min_lr + (lr - min_lr) (1 + cos(pi epoch / epochs)) / 2
+        linear       min_lr + (lr - min_lr) (1 - epoch / epochs)
+        exponential  lr decay^epoch
+        warm-up      lr (epoch + 1) / warmup_epochs,  epoch < warmup_epochs
 
     Args:
-        lr: at epoch 0.
-        min_lr: after the last epoch.
+        config: of the optimiser.
         epochs: of the whole run.
         steps_per_epoch: the schedule counts steps.
     """
+    lr, min_lr, warmup = config.lr, config.min_lr, config.warmup_epochs
 
     def schedule(count: Array) -> Array:
         epoch = jnp.minimum(count // steps_per_epoch, epochs)
-        return min_lr + (lr - min_lr) * (1 + jnp.cos(jnp.pi * epoch / epochs)) / 2
+        if config.schedule == "cosine":
+            rate = min_lr + (lr - min_lr) * (1 + jnp.cos(jnp.pi * epoch / epochs)) / 2
+        elif config.schedule == "linear":
+            rate = min_lr + (lr - min_lr) * (1 - epoch / epochs)
+        else:
+            rate = lr * config.decay**epoch
+        if not warmup:
+            return rate
+        return jnp.where(epoch < warmup, lr * (epoch + 1) / warmup, rate)
 
     return schedule
 
@@ -32,11 +41,11 @@ def sgd(
     config: SgdConfig, epochs: int, steps_per_epoch: int
 ) -> optax.GradientTransformation:
     """Returns SGD in PyTorch's order: clip, decay into the gradient, momentum."""
-    schedule = cosine_by_epoch(config.lr, config.min_lr, epochs, steps_per_epoch)
+    schedule = by_epoch(config, epochs, steps_per_epoch)
     return optax.chain(
         optax.clip_by_global_norm(config.clip) if config.clip else optax.identity(),
         optax.add_decayed_weights(config.weight_decay),
-        optax.sgd(schedule, momentum=config.momentum or None),
+        optax.sgd(schedule, momentum=config.momentum or None, nesterov=config.nesterov),
     )
 
 

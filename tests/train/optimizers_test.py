@@ -6,7 +6,7 @@ import optax
 import pytest
 
 from skillearn_jax.train.config import AdamConfig, SgdConfig
-from skillearn_jax.train.optimizers import adam, cosine_by_epoch, sgd
+from skillearn_jax.train.optimizers import adam, by_epoch, sgd
 
 
 def cosine(lr, min_lr, epoch, epochs):
@@ -25,7 +25,7 @@ def steps_of(optimizer, params, grads):
 
 
 def test_cosine_changes_at_each_epochs_start(x64):
-    schedule = cosine_by_epoch(0.025, 0.001, epochs=5, steps_per_epoch=3)
+    schedule = by_epoch(SgdConfig(lr=0.025, min_lr=0.001), 5, steps_per_epoch=3)
     rates = [float(schedule(jnp.int32(step))) for step in range(15)]
     expected = [cosine(0.025, 0.001, step // 3, 5) for step in range(15)]
     np.testing.assert_allclose(rates, expected, rtol=1e-12)
@@ -34,7 +34,7 @@ def test_cosine_changes_at_each_epochs_start(x64):
 
 
 def test_cosine_ends_and_stays_at_its_minimum(x64):
-    schedule = cosine_by_epoch(0.025, 0.001, epochs=5, steps_per_epoch=3)
+    schedule = by_epoch(SgdConfig(lr=0.025, min_lr=0.001), 5, steps_per_epoch=3)
     for step in (15, 16, 1000):
         assert float(schedule(jnp.int32(step))) == pytest.approx(0.001, rel=1e-12)
 
@@ -76,3 +76,32 @@ def test_adam_has_its_decay_inside_the_gradient(x64):
         root = np.sqrt(second / (1 - 0.75**t))
         w = w - 0.1 * first / (1 - 0.5**t) / (root + 1e-8)
         np.testing.assert_allclose(value, w, rtol=1e-9)
+
+
+@pytest.mark.parametrize("warmup", [0, 2])
+def test_linear_exponential_and_warm_up(warmup, x64):
+    for name, rate_of in (
+        ("linear", lambda epoch: 0.01 + (0.5 - 0.01) * (1 - epoch / 4)),
+        ("exponential", lambda epoch: 0.5 * 0.9**epoch),
+    ):
+        config = SgdConfig(
+            lr=0.5, min_lr=0.01, schedule=name, decay=0.9, warmup_epochs=warmup
+        )
+        schedule = by_epoch(config, 4, steps_per_epoch=3)
+        for step in range(12):
+            epoch = step // 3
+            want = 0.5 * (epoch + 1) / 2 if epoch < warmup else rate_of(epoch)
+            assert float(schedule(jnp.int32(step))) == pytest.approx(want, rel=1e-12)
+
+
+def test_nesterov_looks_ahead(x64):
+    config = SgdConfig(
+        lr=0.5, min_lr=0.5, momentum=0.9, nesterov=True, weight_decay=0.0, clip=0.0
+    )
+    w, grads = np.asarray([1.0, 2.0]), [np.asarray([1.0, -1.0]), np.asarray([0.5, 2.0])]
+    taken = steps_of(sgd(config, 1, 9), jnp.asarray(w), [jnp.asarray(g) for g in grads])
+    buffer = np.zeros(2)
+    for grad, value in zip(grads, taken, strict=True):
+        buffer = 0.9 * buffer + grad
+        w = w - 0.5 * (grad + 0.9 * buffer)
+        np.testing.assert_allclose(value, w, rtol=1e-12)

@@ -17,6 +17,8 @@ class EvaluationConfig:
         channels: of its first cell.
         auxiliary_weight: of the loss of the auxiliary head, on an inner cell; 0 leaves
             the head out, as images below 29 pixels need it.
+        label_smoothing: share of each label that is spread over all classes; 0.1 on
+            ImageNet.
         drop_path: probability of dropping an operation, rising linearly to this.
         num_random: random cells to compare with.
         rivals: workdirs of finished searches whose cells are trained alike, to compare
@@ -29,6 +31,7 @@ class EvaluationConfig:
     cells: int = number(20, at_least=1)
     channels: int = number(36, at_least=1)
     auxiliary_weight: float = number(0.4, at_least=0)
+    label_smoothing: float = number(0.0, at_least=0, below=1)
     drop_path: float = number(0.2, at_least=0, below=1)
     num_random: int = number(5, at_least=0)
     rivals: tuple[str, ...] = ()

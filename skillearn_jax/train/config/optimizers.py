@@ -2,24 +2,34 @@
 
 import dataclasses
 
-from skillearn_jax.train.fields import number
+from skillearn_jax.train.fields import choice, number
 
 
 @dataclasses.dataclass(frozen=True)
 class SgdConfig:
-    """SGD: clip, then L2 decay into the gradient, then momentum, cosine by epoch.
+    """SGD: clip, then L2 decay into the gradient, then momentum.
 
     Attributes:
         lr: the initial learning rate.
-        min_lr: the learning rate that the cosine ends in.
+        min_lr: the learning rate that `cosine` and `linear` end in.
+        schedule: how the rate falls, epoch by epoch: `cosine`, `linear`, or
+            `exponential` by the factor `decay`.
+        decay: of `exponential`.
+        warmup_epochs: in these first epochs the rate is `lr` times 1/n, 2/n, ... 1,
+            whatever the schedule, which counts them too.
         momentum: of the heavy ball.
+        nesterov: look ahead by the momentum, as Nesterov's method.
         weight_decay: added to the gradient, before momentum.
         clip: global norm of the gradient; 0 does not clip.
     """
 
     lr: float = number(0.025, above=0)
     min_lr: float = number(0.001, at_least=0)
+    schedule: str = choice("cosine", ("cosine", "linear", "exponential"))
+    decay: float = number(0.97, above=0)
+    warmup_epochs: int = number(0, at_least=0)
     momentum: float = number(0.9, at_least=0, below=1)
+    nesterov: bool = False
     weight_decay: float = number(3e-4, at_least=0)
     clip: float = number(5.0, at_least=0)
 

@@ -1,0 +1,79 @@
+"""Measures on held-out images, against definitions written out by hand."""
+
+import numpy as np
+import pytest
+
+from skillearn_jax.train.judge import judge, measures
+
+
+def softmax(logits):
+    power = np.exp(logits)
+    return power / power.sum(axis=1, keepdims=True)
+
+
+@pytest.fixture
+def drawn():
+    rng = np.random.default_rng(0)
+    return 2 * rng.normal(size=(157, 8)), rng.integers(0, 8, 157)
+
+
+def test_measures_by_their_definitions(drawn):
+    logits, labels = drawn
+    found = measures(logits, labels, 8)
+    probabilities = softmax(logits)
+    order = np.argsort(-logits, axis=1)
+    wrong = order[:, 0] != labels
+    assert found.error == pytest.approx(100 * wrong.mean(), rel=1e-12)
+    behind = [label not in row[:5] for row, label in zip(order, labels, strict=True)]
+    assert found.top5_error == pytest.approx(100 * np.mean(behind), rel=1e-12)
+    assert 0 < found.top5_error < found.error
+    by_label = probabilities[np.arange(157), labels]
+    assert found.loss == pytest.approx(-np.log(by_label).mean(), rel=1e-12)
+    total, top = 0.0, probabilities.max(axis=1)
+    for low in np.arange(15) / 15:
+        inside = (top >= low) & (top < low + 1 / 15)
+        if inside.any():
+            gap = np.mean(~wrong[inside]) - top[inside].mean()
+            total += inside.sum() / 157 * abs(gap)
+    assert found.calibration == pytest.approx(100 * total, rel=1e-9)
+    assert np.sum(found.confusion) == 157
+    assert 157 - np.trace(found.confusion) == wrong.sum()
+    assert found.confusion[labels[0]][order[0, 0]] >= 1
+
+
+def test_a_perfect_and_certain_classifier():
+    found = measures(np.eye(6) * 1000, np.arange(6), 6)
+    assert found[:4] == (0, 0, 0, 0)
+    np.testing.assert_array_equal(found.confusion, np.eye(6))
+
+
+def test_a_classifier_that_knows_nothing_is_not_credited_for_ties():
+    found = measures(np.zeros((10, 10)), np.arange(10), 10)
+    assert found.error == 90
+    assert found.top5_error == 100
+    assert found.loss == pytest.approx(np.log(10))
+    assert found.calibration == pytest.approx(0, abs=1e-9)
+
+
+def test_few_classes_have_no_top_five():
+    found = measures(np.eye(3), np.arange(3), 3)
+    assert np.isnan(found.top5_error)
+    assert found.to_dict()["top5_error"] is None
+
+
+def test_padding_and_batches_change_nothing(drawn):
+    logits, labels = drawn
+
+    def batches(size):
+        for start in range(0, 157, size):
+            image, label = logits[start : start + size], labels[start : start + size]
+            missing = size - len(label)
+            yield {
+                "image": np.pad(image, ((0, missing), (0, 0)), constant_values=7.0),
+                "label": np.pad(label, (0, missing)),
+                "weight": np.arange(size) < len(label),
+            }
+
+    whole = measures(logits, labels, 8)
+    for size in (7, 64, 157, 200):
+        assert judge(lambda x: x, batches(size), 8) == whole
