@@ -87,7 +87,7 @@ np.testing.assert_allclose(a[-1], 2, atol=1e-6)
 ax.plot(a, w, "--", color="grey", label="first order")
 ax.plot(1, 1, "k*", markersize=12, label="optimum")
 ax.set(xlabel="a", ylabel="w", title="Where the search ends")
-ax.legend();
+ax.legend()
 
 # %% [markdown]
 # ## Two stages
@@ -137,7 +137,7 @@ fig, ax = plt.subplots(figsize=(5, 3.5))
 ax.loglog(radii, errors, "o-")
 ax.axvline(0.01, color="grey", ls=":", label="radius of DARTS")
 ax.set(xlabel="radius", ylabel="relative error", title="Finite difference, float64")
-ax.legend();
+ax.legend()
 
 # %%
 # A check that owes nothing to either: plain autodiff through the same composition.

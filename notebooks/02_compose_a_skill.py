@@ -36,8 +36,8 @@ from skillearn_jax import Aux, Learner, Program, Stage, Validation
 from skillearn_jax.data import load
 
 digits = load("digits").train
-images = jnp.asarray(digits.images, jnp.float32).reshape(digits.size, -1) / 255
-labels = jnp.asarray(digits.labels, jnp.int32)
+images = jnp.asarray(digits.image, jnp.float32).reshape(digits.size, -1) / 255
+labels = jnp.asarray(digits.label, jnp.int32)
 train, bank = np.arange(0, 500), np.arange(500, 900)
 cross_entropy = optax.losses.softmax_cross_entropy_with_integer_labels
 
@@ -140,7 +140,12 @@ program = Program(
     validation,
     learners=(
         Learner("learner", ("weights", "alphas"), ("train",), "classify digits"),
-        Learner("tester", ("encoder", "executor", "creator"), ("train",), "make exams"),
+        Learner(
+            "tester",
+            ("encoder", "executor", "creator"),
+            ("train", "bank"),
+            "make exams",
+        ),
     ),
 )
 print(program)
@@ -161,7 +166,9 @@ params = {
     "creator": 0.1 * layer(keys[4], 16, 1),
 }
 state = program.init(params, keys[5])
-everything = {name: (images[i], labels[i]) for name, i in (("train", train), ("bank", bank))}
+everything = {
+    name: (images[i], labels[i]) for name, i in (("train", train), ("bank", bank))
+}
 
 # %%
 # Is the hypergradient right? Exact, finite difference and plain autodiff, leaf by leaf.
@@ -175,7 +182,9 @@ assert all(row.rel_error < 1e-4 for row in report.rows if row.adjoint == "exact"
 def step(state, key):
     picks = jax.random.split(key)
     batches = {}
-    for (name, pool), pick in zip((("train", train), ("bank", bank)), picks, strict=True):
+    for (name, pool), pick in zip(
+        (("train", train), ("bank", bank)), picks, strict=True
+    ):
         index = jax.random.choice(pick, jnp.asarray(pool), (64,), replace=False)
         batches[name] = images[index], labels[index]
     return program.step(state, batches)
@@ -199,7 +208,7 @@ axes[1].plot([h["validation/size"] for h in history])
 axes[1].set(title="Share of the bank in the exam", xlabel="step")
 axes[2].plot(np.stack([h["alphas"] for h in history]))
 axes[2].legend(("tanh", "relu", "identity"))
-axes[2].set(title="Architecture", xlabel="step");
+axes[2].set(title="Architecture", xlabel="step")
 
 # %%
 # What the exam holds: the images that the creator wants, and those that it does not.

@@ -95,7 +95,9 @@ for adjoint in (Exact(), Neumann(20, rate), FixedPoint(20), ConjugateGradient(n)
     found = [gradient(adjoint, k) for k in counts]
     errors[adjoint] = [np.linalg.norm(g - truth) / np.linalg.norm(truth) for g in found]
     ax.loglog(counts, errors[adjoint], "o-", label=repr(adjoint))
-ax.set(xlabel="steps of the solver", ylabel="relative error", title="Against the minimiser")
+ax.set(
+    xlabel="steps of the solver", ylabel="relative error", title="Against the minimiser"
+)
 ax.legend(fontsize=8)
 assert errors[ConjugateGradient(n)][-1] < 1e-6
 assert errors[Exact()][-1] < 1e-3 < errors[Exact()][0]
@@ -129,7 +131,9 @@ def program(adjoint, solver=None):
     )
     return Program(
         (stage,),
-        Validation(val_loss, reads=("w",), minimize={"t": optax.sgd(0.1)}, indirect=("t",)),
+        Validation(
+            val_loss, reads=("w",), minimize={"t": optax.sgd(0.1)}, indirect=("t",)
+        ),
     )
 
 
@@ -166,7 +170,9 @@ fig, ax = plt.subplots(figsize=(6, 4))
 for dtype in ("float64", "float32", "bfloat16"):
     rows = [r for r in report.rows if r.dtype == dtype and r.stage == "total"]
     swept = sorted((r.radius, r.rel_error) for r in rows if r.radius)
-    (line,) = ax.loglog(*zip(*swept, strict=True), "o-", label=f"finite difference, {dtype}")
+    (line,) = ax.loglog(
+        *zip(*swept, strict=True), "o-", label=f"finite difference, {dtype}"
+    )
     exact = next(r.rel_error for r in rows if r.adjoint == "Exact()")
     if exact:
         ax.axhline(exact, color=line.get_color(), ls=":", label=f"exact, {dtype}")

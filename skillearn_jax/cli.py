@@ -31,13 +31,15 @@ from skillearn_jax.errors import (
     StorageError,
 )
 from skillearn_jax.parallel import Processes
-from skillearn_jax.train import run
+from skillearn_jax.train import run, run_comparison
 
 USAGE = """\
 Searches a cell with a learning skill, trains the derived network, writes a report.
 
   python launch/run.py --config=configs/lpt_digits.py --workdir=runs/lpt_digits
   python launch/run.py --config=configs/lpt_digits.py:smoke --workdir=/tmp/smoke
+  python launch/run.py --config=configs/compare_hypergradients.py --workdir=runs/compare
+  python launch/run.py --config=configs/compare_hypergradients.py --workdir=runs/compare
   python launch/run.py --config=FILE[:VARIANT] --workdir=DIR --config.search.epochs=5
 
 Any key of the config is a flag: --config.GROUP.KEY=VALUE. A workdir that holds an
@@ -70,7 +72,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         _cache_compilations()
         _quiet_libraries()
         command.processes.start()
-        run(command.config, command.workdir)
+        call = run_comparison if "problem" in command.config else run
+        call(command.config, command.workdir)
     except InputError as error:
         return _fail(error, 2)
     except NonFiniteError as error:

@@ -62,3 +62,23 @@ def test_skills(repo_root, tmp_path):
     assert {"random", "joint", "interleaving", "blocked", "lpt_digits"} <= kinds
     assert {line["task"] for line in found} == {"mnist5k", "digits"}
     assert all(0 <= error <= 100 for line in found for error in line["errors"])
+
+
+@pytest.mark.parametrize(
+    "flags",
+    [
+        ("--problem=mlp", "--width=8", "--batch=4", "--implicit"),
+        ("--problem=chain", "--levels=1,2"),
+    ],
+    ids=["mlp", "chain"],
+)
+def test_hypergradient(flags, repo_root):
+    found = lines(
+        repo_root, "hypergradient.py", *flags, "--dtypes=float32", "--repeats=1"
+    )
+    by_adjoint = {line["adjoint"]: line for line in found}
+    assert {"Autodiff()", "Exact()"} <= set(by_adjoint)
+    assert all(line["step_s"] > 0 and "versions" in line for line in found)
+    assert by_adjoint["Exact()"]["rel_error"] < 1e-5
+    if "--implicit" in flags:
+        assert len(found) == 6

@@ -85,7 +85,8 @@ class CompareReport(NamedTuple):
     Attributes:
         rows: accuracy, one for each adjoint, number type, set and stage.
         costs: one for each adjoint and number type.
-        warnings: a line for each stage that passes (almost) no response term.
+        warnings: a line for each stage that passes (almost) no response term, and for
+            each adjoint that leaves a set without a path to the objective.
         reference: what `rel_error` and `cosine` are against.
     """
 
@@ -183,13 +184,18 @@ def compare(
         truth = program.with_adjoint(Autodiff())
         reference, _ = _measured(truth, _cast((state, batches), "float64"), 0)
     rows: list[CompareRow] = []
+    refused: dict[str, str] = {}
     costs: list[CostRow] = []
     for dtype in dtypes:
         with _computing_in(dtype):
             cast = _cast((state, batches), dtype)
             for adjoint in adjoints:
                 progress(f"{adjoint!r} in {dtype}")
-                variant = program.with_adjoint(adjoint)
+                try:
+                    variant = program.with_adjoint(adjoint)
+                except InputError as error:  # it leaves a set without any gradient
+                    refused[repr(adjoint)] = f"{adjoint!r} left out: {error}"
+                    continue
                 found, cost = _measured(variant, cast, repeats)
                 radius = getattr(adjoint, "radius", None)
                 rows += _rows(repr(adjoint), radius, dtype, found, reference)
@@ -203,7 +209,7 @@ def compare(
     return CompareReport(
         tuple(rows),
         tuple(costs),
-        gains.warnings(program, state, batches),
+        (*gains.warnings(program, state, batches), *refused.values()),
         "plain autodiff in float64",
     )
 

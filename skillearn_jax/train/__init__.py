@@ -1,7 +1,19 @@
 """Runs: config, search, evaluation, checkpoints, report."""
 
+from skillearn_jax.train.comparison import Comparison, run_comparison
 from skillearn_jax.train.config import Config, default_config
+from skillearn_jax.train.config.compare import CompareConfig, compare_config
 from skillearn_jax.train.experiment import Result, run
 from skillearn_jax.train.report import write_report
 
-__all__ = ["Config", "Result", "default_config", "run", "write_report"]
+__all__ = [
+    "CompareConfig",
+    "Comparison",
+    "Config",
+    "Result",
+    "compare_config",
+    "default_config",
+    "run",
+    "run_comparison",
+    "write_report",
+]

@@ -19,8 +19,8 @@ Points = dict[float, list[float]]  # x: the values there
 
 # Stands for the page's own text colour until the SVG is written.
 _INK = "#010203"
-_COLORS = ("#3b7df0", "#e07b2e", "#2c9f68", "#a566dd", "#d64f7c", "#8a94a6")
-_STYLE: dict[Any, Any] = {
+COLORS = ("#3b7df0", "#e07b2e", "#2c9f68", "#a566dd", "#d64f7c", "#8a94a6")
+STYLE: dict[Any, Any] = {
     "svg.hashsalt": "skillearn_jax",
     "svg.fonttype": "none",
     "path.simplify": True,
@@ -74,17 +74,17 @@ def search_curves(rows: Iterable[Row]) -> str | None:
     # Neighbours by subject, subjects in order of appearance.
     subjects = list(dict.fromkeys(prefix.split("/")[0] for prefix, _ in panels))
     order = sorted(panels, key=lambda panel: subjects.index(panel[0].split("/")[0]))
-    with matplotlib.rc_context(_STYLE):
-        figure, axes = _grid(len(panels))
+    with matplotlib.rc_context(STYLE):
+        figure, axes = grid(len(panels))
         for ax, panel in zip(axes, order, strict=True):
             series = panels[panel]
             if warmup_end:
                 ax.axvspan(0, warmup_end, color=_INK, alpha=0.06, linewidth=0)
             for index, (name, points) in enumerate(series.items()):
-                color = _COLORS[index % len(_COLORS)]
+                color = COLORS[index % len(COLORS)]
                 _curve(ax, points, name.rpartition("/")[2], color)
             _finish(ax, panel[0], list(series), "step")
-        return _svg(figure, "Metrics of the search")
+        return svg(figure, "Metrics of the search")
 
 
 def training_curves(rows: Iterable[Row]) -> str | None:
@@ -98,15 +98,15 @@ def training_curves(rows: Iterable[Row]) -> str | None:
                 points.setdefault(float(row.get("step", 0)), []).append(value)
     if not panels:
         return None
-    with matplotlib.rc_context(_STYLE):
-        figure, axes = _grid(len(panels))
+    with matplotlib.rc_context(STYLE):
+        figure, axes = grid(len(panels))
         for ax, (name, networks) in zip(axes, panels.items(), strict=True):
             for rank, points in reversed(list(enumerate(networks.values()))):
                 xs = sorted(points)
-                color, width = (_COLORS[0], 2.0) if rank == 0 else (_COLORS[-1], 1.0)
+                color, width = (COLORS[0], 2.0) if rank == 0 else (COLORS[-1], 1.0)
                 ax.plot(xs, [np.mean(points[x]) for x in xs], color=color, lw=width)
             _finish(ax, name.replace("_", " "), [], "step")
-        return _svg(figure, "Training of the evaluated networks")
+        return svg(figure, "Training of the evaluated networks")
 
 
 def error_dots(evaluation: Row) -> str | None:
@@ -114,7 +114,7 @@ def error_dots(evaluation: Row) -> str | None:
     rows = [row for row in evaluation.get("rows", ()) if row.get("errors")]
     if not rows:
         return None
-    with matplotlib.rc_context(_STYLE):
+    with matplotlib.rc_context(STYLE):
         figure = Figure(figsize=(7.6, 0.75 + 0.3 * len(rows)), layout="constrained")
         ax = figure.subplots()
         chance = evaluation.get("random") or {}
@@ -127,7 +127,7 @@ def error_dots(evaluation: Row) -> str | None:
         for height, row in enumerate(rows):
             # Of several tasks, each has a derived network.
             named = str(row["name"]).startswith("derived")
-            color = _COLORS[0] if height == 0 or named else _COLORS[-1]
+            color = COLORS[0] if height == 0 or named else COLORS[-1]
             errors = row["errors"]
             ax.plot(errors, [height] * len(errors), "o", ms=5, mfc="none", mec=color)
             ax.plot([np.mean(errors)], [height], "o", ms=8, color=color)
@@ -137,7 +137,7 @@ def error_dots(evaluation: Row) -> str | None:
         ax.grid(False, axis="y")
         ax.spines["left"].set_visible(False)
         ax.tick_params(axis="y", length=0)
-        return _svg(figure, "Held-out error of every evaluated network")
+        return svg(figure, "Held-out error of every evaluated network")
 
 
 def _joined(rows: Sequence[Row]) -> tuple[list[tuple[float, Row]], float]:
@@ -216,7 +216,8 @@ def _finish(ax: Axes, prefix: str, names: Sequence[str], x_label: str) -> None:
     ax.xaxis.set_major_locator(matplotlib.ticker.MaxNLocator(5, integer=True))
 
 
-def _grid(count: int) -> tuple[Figure, list[Axes]]:
+def grid(count: int) -> tuple[Figure, list[Axes]]:
+    """Returns a figure of so many panels, at most three in a row."""
     columns = min(3, count)
     height = math.ceil(count / columns)
     size = (3.5 * columns, 2.35 * height)
@@ -231,20 +232,21 @@ def _plain(text: str) -> str:
     return text.replace("$", r"\$").lstrip("_") or "?"
 
 
-def _svg(figure: Figure, title: str) -> str:
+def svg(figure: Figure, title: str) -> str:
+    """Returns a figure as SVG: the same bytes each time, for light and dark pages."""
     buffer = io.StringIO()
     nothing = dict.fromkeys(("Date", "Creator", "Format", "Type"))
     figure.savefig(buffer, format="svg", transparent=True, metadata=nothing)
-    svg = buffer.getvalue()
-    svg = svg[svg.index("<svg") :]
-    svg = svg.replace(' xmlns:xlink="http://www.w3.org/1999/xlink"', "")
-    svg = svg.replace("xlink:href", "href").replace(_INK, "currentColor")
-    svg = svg.replace("*{", ".plot *{", 1)
-    svg = re.sub(r"font-family: [^;\"]*", "font-family: system-ui, sans-serif", svg)
+    text = buffer.getvalue()
+    text = text[text.index("<svg") :]
+    text = text.replace(' xmlns:xlink="http://www.w3.org/1999/xlink"', "")
+    text = text.replace("xlink:href", "href").replace(_INK, "currentColor")
+    text = text.replace("*{", ".plot *{", 1)
+    text = re.sub(r"font-family: [^;\"]*", "font-family: system-ui, sans-serif", text)
     # Names of groups, which nothing refers to, would repeat on a page of many figures.
-    svg = re.sub(r'<g id="[\w.]+_\d+">', "<g>", svg)
+    text = re.sub(r'<g id="[\w.]+_\d+">', "<g>", text)
     dark = "@media screen and (prefers-color-scheme: dark) { .plot { color: #dfe4ee } }"
-    return svg.replace(
+    return text.replace(
         "<svg", f'<svg class="plot" role="img" aria-label="{title}"', 1
     ).replace(
         ">",

@@ -73,25 +73,28 @@ def render(
     parts = [
         f"<header><h1>{escape(title)}</h1><p>{escape(_story(summary))}</p></header>",
         _tiles(summary, evaluation),
-        _section("The derived cell", _figures(figures, "normal", "reduction")),
-        _section("Search", _figures(figures, "search") + _paragraph(note)),
-        _section("The exam", _figures(figures, "exam")),
-        _section(
+        section("The derived cell", show(figures, "normal", "reduction")),
+        section("Search", show(figures, "search") + _paragraph(note)),
+        section("The exam", show(figures, "exam")),
+        section(
             "Evaluation",
             _paragraph(evaluation.get("verdict"), "verdict")
             + "".join(map(_paragraph, (evaluation.get("comparisons") or {}).values()))
-            + _figures(figures, "errors")
+            + show(figures, "errors")
             + _evaluation_table(evaluation)
-            + _figures(figures, "evaluation"),
+            + show(figures, "evaluation"),
         ),
-        _section(
-            "The program", f"<pre>{escape(str(program))}</pre>" if program else ""
-        ),
-        _section("Configuration", _table(("setting", "value"), settings, "settings")),
-        _section("Software", _table(("name", "version"), about, "settings")),
-        _section("Files", _links(files, figures)),
+        section("The program", f"<pre>{escape(str(program))}</pre>" if program else ""),
+        section("Configuration", table(("setting", "value"), settings, "settings")),
+        section("Software", table(("name", "version"), about, "settings")),
+        section("Files", _links(files, figures)),
     ]
     body = "\n".join(part for part in parts if part)
+    return page(title, body)
+
+
+def page(title: str, body: str) -> str:
+    """Returns a page that needs nothing but itself, of a title and HTML."""
     return _PAGE.format(title=escape(title), style=STYLE, body=body)
 
 
@@ -163,10 +166,11 @@ def _evaluation_table(evaluation: Mapping[str, Any]) -> str:
     if chance := evaluation.get("random"):
         rows.append((f"{chance.get('count')} random cells", "", "", "", _error(chance)))
     columns = ("network", "parameters", "multiply-adds", "each seed, %", "error ± std")
-    return _table(columns, rows, "results")
+    return table(columns, rows, "results")
 
 
-def _table(columns: Sequence[str], rows: Sequence[Sequence[str]], kind: str) -> str:
+def table(columns: Sequence[str], rows: Sequence[Sequence[str]], kind: str) -> str:
+    """Returns a table of text; nothing without rows. The first column is its head."""
     if not rows:
         return ""
     head = "".join(f'<th scope="col">{escape(name)}</th>' for name in columns)
@@ -182,7 +186,8 @@ def _table(columns: Sequence[str], rows: Sequence[Sequence[str]], kind: str) -> 
     )
 
 
-def _figures(figures: Mapping[str, Figure], *names: str) -> str:
+def show(figures: Mapping[str, Figure], *names: str) -> str:
+    """Returns those of the figures that there are."""
     return "".join(_figure(figures[name], name) for name in names if name in figures)
 
 
@@ -208,7 +213,8 @@ def _links(files: Sequence[str], figures: Mapping[str, Figure]) -> str:
     return f'<ul class="files">{"".join(items)}</ul>'
 
 
-def _section(title: str, content: str) -> str:
+def section(title: str, content: str) -> str:
+    """Returns a section of HTML; nothing without content."""
     return f"<section><h2>{title}</h2>\n{content}</section>" if content else ""
 
 

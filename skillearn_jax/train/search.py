@@ -17,8 +17,8 @@ from skillearn_jax.nas.schedules import Stability, has_settled
 from skillearn_jax.nas.space import CELL_KINDS
 from skillearn_jax.parallel import Devices, check_same
 from skillearn_jax.train import interrupt
-from skillearn_jax.train.build import SearchSetup, build_search
-from skillearn_jax.train.build_tasks import build_tasks
+from skillearn_jax.train.build import SearchSetup
+from skillearn_jax.train.build_tasks import build_program
 from skillearn_jax.train.checkpoints import Checkpoints, Saved
 from skillearn_jax.train.config import Config
 from skillearn_jax.train.console import Console, Update
@@ -155,7 +155,7 @@ def search(
         saver = Saver(checkpoints, config.checkpoint, steps_per_epoch)
         for index in range(first, num_stages):
             stage = search_stage(config, index, space)
-            setup = _build(
+            setup = build_program(
                 config,
                 data,
                 jax.random.fold_in(build_key, index) if index else build_key,
@@ -204,12 +204,6 @@ def _streams(
         drawn = search_streams(config, of_task.train, of_task)
         streams |= {f"{part}_{name}": drawn[part] for part in ("train", "val")}
     return streams
-
-
-def _build(config: Config, data: Images, *args: Any) -> SearchSetup:
-    if isinstance(data, ImageData):
-        return build_search(config, data, *args)
-    return build_tasks(config, data, *args)
 
 
 def derived(state: State, space: CellSpace, config: Config) -> Genotype:
@@ -316,7 +310,8 @@ class _Recorder(NamedTuple):
                 row.get("phase") not in ("warmup", "search") or row["step"] <= done
             )
         )
-        self.workdir.keep_metrics(lambda row: row["step"] <= done, EXAMS)
+        for name in (EXAMS, "alphas.jsonl"):
+            self.workdir.keep_metrics(lambda row: row["step"] <= done, name)
         if saved is None:
             return Stability(), False
         return Stability(*saved.note["stability"]), saved.note["stopped"]
@@ -364,6 +359,10 @@ class _Recorder(NamedTuple):
         row |= {"alphas/stable_epochs": float(stability.epochs), "stopped": stopped}
         # Before the save: a run that goes on drops the rows beyond its checkpoint.
         self.workdir.append_metrics([self._row(phase.name, step, row)])
+        logits = jax.tree.map(lambda x: x.tolist(), _alphas(state))
+        self.workdir.append_metrics(
+            [{"phase": phase.name, "step": step, **logits}], "alphas.jsonl"
+        )
         return stability, stopped
 
     def _stops(self, normal_skips: int, stability: Stability, state: State) -> bool:

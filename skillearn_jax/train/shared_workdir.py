@@ -82,7 +82,7 @@ class SharedWorkdir(Workdir):
     def keep_metrics(
         self, keep: Callable[[dict[str, Any]], bool], name: str = "metrics.jsonl"
     ) -> None:
-        """Drops lines of metrics.jsonl for which `keep(row)` is false."""
+        """Drops lines for which `keep(row)` is false."""
         if self._first is not None:
             self._first.keep_metrics(keep, name)
 

@@ -21,7 +21,7 @@ _PACKAGES = ("jax", "flax", "optax", "orbax-checkpoint", "numpy", "skillearn-jax
 class Workdir:
     """A run's folder: JSON files that a person or the report reads.
 
-    `config.json`, `metrics.jsonl`, `genotype.json`, `evaluation.json`, `summary.json`,
+    `config.json`, `metrics.jsonl`, `alphas.jsonl`, `genotype.json`, `evaluation.json`, `summary.json`,
     `checkpoints/` and `report/`. Files are replaced in one move, so that a run that is
     killed leaves either the old one or the new one. Of several processes, the first writes.
 
@@ -110,7 +110,7 @@ class Workdir:
     def keep_metrics(
         self, keep: Callable[[dict[str, Any]], bool], name: str = "metrics.jsonl"
     ) -> None:
-        """Drops lines of metrics.jsonl for which `keep(row)` is false, and broken ones.
+        """Drops lines of a file of lines for which `keep(row)` is false, and broken ones.
 
         A run that goes on from a checkpoint writes the steps since then again.
         """

@@ -25,7 +25,15 @@ from skillearn_jax.train.experiment import check
 pytestmark = pytest.mark.filterwarnings("ignore:the load_module:DeprecationWarning")
 
 ROOT = Path(__file__).resolve().parents[2]
-FOLDERS = ("skillearn_jax", "configs", "launch", "tests", "benchmarks", "examples")
+FOLDERS = (
+    "skillearn_jax",
+    "configs",
+    "launch",
+    "tests",
+    "benchmarks",
+    "examples",
+    "notebooks",
+)
 SOURCES = sorted(file for folder in FOLDERS for file in (ROOT / folder).rglob("*.py"))
 # Without the pieces that others are made of.
 CONFIGS = sorted({*(ROOT / "configs").glob("*.py")} - {ROOT / "configs" / "common.py"})

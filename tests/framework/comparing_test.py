@@ -154,3 +154,29 @@ def test_nonsense_is_refused(toy):
         compare(program, state, toy.batches, dtypes=("int8",))
     with pytest.raises(InputError, match="without axis_name='devices'"):
         compare(program.replace(axis_name="devices"), state, toy.batches)
+
+
+def test_an_adjoint_that_cuts_every_path_is_left_out_and_said(toy):
+    """First order has no gradient at all for a set that acts through stages alone."""
+    program = toy.program(
+        validation=toy.validation(
+            loss_fn=lambda m, r, s, b, k: toy.objective(
+                {**m, "c": 1 + 0 * toy.params["c"]}, r, s, b, k
+            ),
+            maximize={"c": toy.optimizers["c"]},
+            indirect=("c",),
+        )
+    )
+    state = program.init(toy.params, jax.random.key(0))
+    report = compare(
+        program,
+        state,
+        toy.batches,
+        adjoints=(Exact(), FirstOrder("lookahead")),
+        radii=(),
+        dtypes=("float64",),
+        repeats=1,
+    )
+    assert {row.adjoint for row in report.rows} == {"Exact()"}
+    assert any("FirstOrder(at='lookahead') left out" in w for w in report.warnings)
+    assert "'c' has no path" in str(report)

@@ -1,0 +1,218 @@
+"""Floor 4: compares hypergradients on a problem, and the searches that they steer."""
+
+import dataclasses
+import json
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from ml_collections import ConfigDict
+
+from skillearn_jax.errors import InputError
+from skillearn_jax.framework import CompareReport, compare
+from skillearn_jax.hypergrad import Exact, FiniteDifference, FirstOrder
+from skillearn_jax.train import comparison_report
+from skillearn_jax.train.comparison_problems import (
+    Problem,
+    build_problem,
+    chain,
+    search_values,
+    warmed,
+)
+from skillearn_jax.train.config.compare import CompareConfig
+from skillearn_jax.train.console import Console
+from skillearn_jax.train.experiment import run
+
+_ADJOINTS = (
+    Exact(),
+    FiniteDifference(0.01),
+    FirstOrder("lookahead"),
+    FirstOrder("current"),
+)
+_SEARCHES = ("exact", "finite_difference", "first_order")
+
+
+class Comparison(NamedTuple):
+    """What a comparison leaves, beside the files in its workdir.
+
+    Attributes:
+        record: the content of `comparison.json`.
+        report: path of the page to look at.
+    """
+
+    record: dict[str, Any]
+    report: Path
+
+
+def run_comparison(
+    config: Mapping[str, Any] | ConfigDict | CompareConfig,
+    workdir: str | Path,
+    *,
+    quiet: bool = False,
+) -> Comparison:
+    """Compares every adjoint on a problem and writes a report.
+
+    Leaves `config.json`, `comparison.json`, `report/index.html` with its figures, and
+    in `search/NAME` a whole run for each of the searches.
+
+    Args:
+        config: a `CompareConfig`, or what `configs/compare_hypergradients.py` returns.
+        workdir: folder for everything that it writes. One that holds this comparison,
+            finished, is only reported; one that holds something else is refused.
+        quiet: print nothing.
+
+    Raises:
+        InputError: before anything is written, for a config or workdir that cannot be
+            meant.
+    """
+    start = time.perf_counter()
+    if not isinstance(config, CompareConfig):
+        config = CompareConfig.parse(config)
+    problem = build_problem(config.problem, config.batch_size, config.seed, 0)
+    for size in config.batch_sizes:
+        build_problem(config.problem, size, config.seed, 0)
+    folder = _opened(Path(workdir), config)
+    console = Console(quiet=quiet)
+    record = _read(folder / "comparison.json")
+    if record is not None:
+        console.message(f"{folder} holds this comparison already, finished")
+    else:
+        console.banner(
+            f"hypergradients of {config.problem}",
+            (f"seed {config.seed}, workdir {folder}",),
+        )
+        record = _compared(config, problem, folder, console)
+        record["wall_s"] = time.perf_counter() - start
+        _write(folder / "comparison.json", record)
+    report = comparison_report.write(folder, record)
+    console.message(f"report: {report}")
+    return Comparison(record, report)
+
+
+def _compared(
+    config: CompareConfig, problem: Problem, folder: Path, console: Console
+) -> dict[str, Any]:
+    problem = warmed(problem, config.warm_steps)
+    found = compare(
+        *problem,
+        adjoints=_ADJOINTS,
+        radii=config.radii,
+        dtypes=config.dtypes,
+        repeats=config.repeats,
+        progress=console.message,
+    )
+    console.message(str(found))
+    sweeps = {
+        "batch": {
+            str(size): _swept(
+                config,
+                build_problem(config.problem, size, config.seed, config.warm_steps),
+                console,
+                f"batches of {size}",
+            )
+            for size in config.batch_sizes
+        },
+        "depth": {
+            str(depth): _swept(
+                config,
+                warmed(chain(depth, config.batch_size, config.seed), config.warm_steps),
+                console,
+                f"toy chain of {depth}",
+            )
+            for depth in config.depths
+        },
+    }
+    sweeps["batch"][str(config.batch_size)] = found.to_dict()
+    return {
+        "problem": config.problem,
+        "program": str(problem.program),
+        "batch_size": config.batch_size,
+        **found.to_dict(),
+        "sweeps": sweeps,
+        "searches": _searches(config, folder, console),
+    }
+
+
+def _swept(
+    config: CompareConfig, problem: Problem, console: Console, what: str
+) -> dict[str, Any]:
+    """Compares exact and finite difference alone: one point of a sweep."""
+    console.message(what)
+    found: CompareReport = compare(
+        *problem,
+        adjoints=_ADJOINTS[:2],
+        radii=(),
+        dtypes=config.dtypes,
+        repeats=config.repeats,
+    )
+    return found.to_dict()
+
+
+def _searches(
+    config: CompareConfig, folder: Path, console: Console
+) -> list[dict[str, Any]]:
+    """Runs the same search by three hypergradients, from one seed."""
+    if not config.search_epochs:
+        return []
+    rows = []
+    for name in _SEARCHES:
+        console.message(f"search by {name}")
+        values = search_values(config.search_epochs)
+        values |= {"seed": config.seed, "hypergrad": {"adjoint": name}}
+        result = run(values, folder / "search" / name, quiet=True)
+        lines = (folder / "search" / name / "alphas.jsonl").read_text("utf-8")
+        rows.append(
+            {
+                "name": name,
+                "genotype": result.summary["genotype"],
+                "error": result.summary["evaluation"]["rows"][0]["mean"],
+                "search_s": result.summary["search"]["steps_s"],
+                "alphas": [json.loads(line) for line in lines.splitlines()],
+            }
+        )
+    return rows
+
+
+def _opened(folder: Path, config: CompareConfig) -> Path:
+    """Makes the folder, or checks that it holds this comparison and no other."""
+    plain = json.loads(json.dumps(dataclasses.asdict(config)))
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        present = sorted(entry.name for entry in folder.iterdir())
+    except OSError as error:
+        raise InputError(
+            f"cannot write the workdir {folder}: {error.strerror}: set --workdir"
+        ) from error
+    old = _read(folder / "config.json")
+    if present and (not isinstance(old, dict) or "problem" not in old):
+        raise InputError(
+            f"the workdir {folder} is not empty and holds no comparison "
+            f"({present[0]}, ...): set --workdir to a new folder"
+        )
+    if present and old != plain:
+        assert isinstance(old, dict)
+        changed = [f"{k} = {old.get(k)}" for k in plain if old.get(k) != plain[k]]
+        raise InputError(
+            f"the workdir {folder} holds a comparison with {', '.join(changed)}: set "
+            "--workdir to a new folder"
+        )
+    _write(folder / "config.json", plain)
+    return folder
+
+
+def _read(path: Path) -> Any:
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return None
+    except ValueError as error:
+        raise InputError(
+            f"{path} is not readable JSON ({error}): set --workdir to a new folder"
+        ) from error
+
+
+def _write(path: Path, value: Any) -> None:
+    partial = path.with_name(f".{path.name}.partial")
+    partial.write_text(json.dumps(value, indent=2) + "\n", encoding="utf-8")
+    partial.replace(path)
