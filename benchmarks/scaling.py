@@ -1,8 +1,10 @@
-"""How one search step scales over devices, and what it sends; one JSON line each.
+r"""How one search step scales over devices, and what it sends; one JSON line each.
 
     python benchmarks/scaling.py --mode=strong --counts=1,2,4,8 --batch=16
     python benchmarks/scaling.py --mode=weak --counts=1,2,4,8 --batch=4
     python benchmarks/scaling.py --mode=drift --counts=1,2,4,8 --batch=16 --steps=20
+    python benchmarks/scaling.py --mode=sizes --nodes=4 --cells=8 --channels=16 --side=32 \
+        --encoder=resnet18
 
 `strong` splits one batch of `--batch` over the devices, `weak` gives each device `--batch`
 of its own. Without accelerators the devices are virtual: they share the cores, so the
@@ -13,7 +15,8 @@ counted in the compiled program, and does not depend on that.
 in. `minimum_bytes` is what no such program can do without: the gradient of each moved set
 once in the look-ahead and once in the real step, the cotangent of each once, and the
 gradient of each supporting set once. The rest is batch statistics (`--batch_norm`) and
-scalars. `drift` compares the float32 trajectory with that of one device.
+scalars. `drift` compares the float32 trajectory with that of one device. `sizes` counts
+parameters and the minimum, and compiles nothing.
 """
 
 import argparse
@@ -35,16 +38,17 @@ import jax
 import numpy as np
 from machine import machine
 
-from skillearn_jax.data import from_arrays
+from skillearn_jax.data import ImageData, from_arrays
 from skillearn_jax.errors import InputError
 from skillearn_jax.framework import Program
 from skillearn_jax.parallel import Devices
 from skillearn_jax.train import Config
 from skillearn_jax.train.build import build_search
 from skillearn_jax.train.loop import compile_loop
-from skillearn_jax.train.search import search_streams
+from skillearn_jax.train.search_streams import search_streams
 from skillearn_jax.types import PyTree
 
+MODES = ("strong", "weak", "drift", "sizes")
 _WIDTHS = {"f64": 8, "s64": 8, "f32": 4, "s32": 4, "u32": 4, "bf16": 2, "f16": 2}
 _WIDTHS |= {"s8": 1, "u8": 1, "pred": 1}
 _COLLECTIVE = re.compile(
@@ -56,7 +60,7 @@ _COLLECTIVE = re.compile(
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--mode", choices=("strong", "weak", "drift"), default="strong")
+    parser.add_argument("--mode", choices=MODES, default="strong")
     parser.add_argument("--counts", default="1,2,4,8", help="numbers of devices")
     parser.add_argument("--backend", choices=("pmap", "shard_map"), default="pmap")
     parser.add_argument(
@@ -73,6 +77,9 @@ def main() -> None:
     args = parser.parse_args()
     counts = [int(count) for count in args.counts.split(",")]
     given = {key: getattr(args, key) for key in vars(args) if key != "counts"}
+    if args.mode == "sizes":
+        print(json.dumps({**given, **sizes(args)}))
+        return
     reference = None
     for count in counts:
         try:
@@ -92,21 +99,7 @@ class Run:
         batch = args.batch * (count if args.mode == "weak" else 1)
         self.devices = Devices.take(count, args.backend)
         self.devices.share(batch, "batch")
-        config = Config.parse(
-            {
-                "skill": args.skill,
-                "data": {"batch_size": batch},
-                "space": {"num_nodes": args.nodes},
-                "search": {"cells": args.cells, "channels": args.channels},
-                "tester": {"encoder": args.encoder},
-                "parallel": {"batch_norm": args.batch_norm},
-            }
-        )
-        rng = np.random.default_rng(0)
-        size = (8 * batch, args.side, args.side, 3)
-        images = rng.integers(0, 256, size, dtype=np.uint8)
-        labels = np.arange(8 * batch) % 10
-        data = from_arrays("noise", images, labels, images, labels)
+        config, data = problem(args, batch)
         streams = search_streams(config, data.train, data)
         per_epoch = streams["train"].steps_per_epoch
         setup = build_search(
@@ -167,6 +160,42 @@ class Run:
         }
 
 
+def problem(args: argparse.Namespace, batch: int) -> tuple[Config, ImageData]:
+    """Returns the config of a search on noise, and the noise."""
+    config = Config.parse(
+        {
+            "skill": args.skill,
+            "data": {"batch_size": batch},
+            "space": {"num_nodes": args.nodes},
+            "search": {"cells": args.cells, "channels": args.channels},
+            "tester": {"encoder": args.encoder},
+            "parallel": {"batch_norm": args.batch_norm},
+        }
+    )
+    rng = np.random.default_rng(0)
+    size = (8 * batch, args.side, args.side, 3)
+    images = rng.integers(0, 256, size, dtype=np.uint8)
+    labels = np.arange(8 * batch) % 10
+    return config, from_arrays("noise", images, labels, images, labels)
+
+
+def sizes(args: argparse.Namespace) -> dict[str, Any]:
+    """Returns the parameters of each set, and the least that a step must send."""
+    config, data = problem(args, args.batch)
+    programs: list[Program] = []
+
+    def params(key: jax.Array) -> PyTree:
+        setup = build_search(config, data, key, 100)
+        programs.append(setup.phases[-1].program)
+        return setup.params
+
+    shapes = jax.eval_shape(params, jax.random.key(0))
+    counts = {
+        name: sum(x.size for x in jax.tree.leaves(shapes[name])) for name in shapes
+    }
+    return {"params": counts, "minimum_bytes": minimum_bytes(programs[-1], shapes)}
+
+
 def minimum_bytes(program: Program, params: PyTree) -> int:
     """Returns the bytes that a device must put in, in one step.
 
@@ -175,7 +204,8 @@ def minimum_bytes(program: Program, params: PyTree) -> int:
     """
 
     def size(name: str) -> int:
-        return sum(leaf.nbytes for leaf in jax.tree.leaves(params[name]))
+        leaves = jax.tree.leaves(params[name])
+        return sum(leaf.size * leaf.dtype.itemsize for leaf in leaves)
 
     total = 3 * sum(size(name) for stage in program.stages for name in stage.moves)
     supporting = program.validation.supporting if program.validation else ()

@@ -4,8 +4,9 @@
 #   launch/again.sh .venv/bin/python launch/run.py --distributed --config=... --workdir=...
 #
 # A run goes on from its last checkpoint. Not run again: 0 done, 2 a mistake in the flags or
-# the data, 3 a loss that is not finite, 130 and 143 stopped on purpose. Everything else is:
-# a process that was killed, and the others that end because it did. RESTARTS=10 at most.
+# the data, 3 a loss that is not finite, 4 a full disk, 130 and 143 stopped on purpose.
+# Everything else is: a process that was killed, and the others that end because it did.
+# RESTARTS=10 at most.
 set -u
 restarts=${RESTARTS:-10}
 for ((attempt = 0; ; attempt++)); do
@@ -20,7 +21,7 @@ for ((attempt = 0; ; attempt++)); do
     code=$?
   done
   trap - TERM INT
-  case $code in 0 | 2 | 3 | 130 | 143) exit $code ;; esac
+  case $code in 0 | 2 | 3 | 4 | 130 | 143) exit $code ;; esac
   if ((attempt >= restarts)); then
     echo "again.sh: exit code $code, and $restarts restarts are used up: set RESTARTS" >&2
     exit $code

@@ -73,8 +73,14 @@ for ((attempt = 0; ; attempt++)); do
     left=("${still[@]+"${still[@]}"}")
   done
   ((code == 0)) && exit 0
+  # Not run again, as in again.sh; where one was asked to end, the others are saving.
+  case $code in
+    2 | 3 | 4 | 130 | 143)
+      stop 60
+      exit $code
+      ;;
+  esac
   stop 3
-  case $code in 2 | 3 | 130 | 143) exit $code ;; esac
   if ((attempt >= restarts)); then
     echo "local.sh: a process ended with $code, and $restarts restarts are used up: set RESTARTS" >&2
     exit $code

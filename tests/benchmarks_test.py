@@ -1,6 +1,7 @@
 """The benchmarks run and print what they promise; nothing here is timed."""
 
 import json
+import os
 import subprocess
 import sys
 
@@ -35,10 +36,67 @@ def test_search_step(part, repo_root):
     assert {"device", "versions"} <= set(line)
 
 
+@pytest.mark.long
+def test_scaling_counts_what_is_sent(repo_root):
+    flags = ("--mode=strong", "--counts=2", "--skill=baseline", "--nodes=1")
+    (line,) = lines(repo_root, "scaling.py", *flags, *SMALL, "--steps=2", "--batch=4")
+    assert line["devices"] == 2
+    assert 0 < line["minimum_bytes"] <= line["sent_bytes"]
+    assert line["sent_by"] == {"all-reduce": line["sent_bytes"]}
+    assert line["step_s"] > 0
+
+
+def test_scaling_knows_the_sizes_of_the_published_search(repo_root):
+    flags = ("--nodes=4", "--cells=8", "--channels=16", "--side=32")
+    (line,) = lines(
+        repo_root, "scaling.py", "--mode=sizes", "--encoder=resnet18", *flags
+    )
+    params = line["params"]
+    assert params["weights"] == 1_930_618
+    trained = params["weights"] + params["encoder"] + params["executor"]
+    moved = 4 * (3 * trained + params["alphas"] + params["creator"])
+    assert line["minimum_bytes"] == moved
+
+
+def test_bytes_are_read_off_a_compiled_program(repo_root, monkeypatch):
+    monkeypatch.syspath_prepend(str(repo_root / "benchmarks"))
+    monkeypatch.setenv("XLA_FLAGS", os.environ["XLA_FLAGS"])
+    from scaling import sent_bytes
+
+    text = """
+      %a = f32[3,4]{1,0} all-reduce(%x), channel_id=1
+      %b = (f32[5]{0}, /*index=1*/f64[2,2]{1,0}) all-reduce(%y, %z), channel_id=2
+      %c = f32[] all-reduce-start(%w), channel_id=3
+      %d = u8[16]{0} all-gather(%v), channel_id=4
+      %e = f32[9]{0} add(%all-reduce.1, %q)
+    """
+    assert sent_bytes(text) == {"all-reduce": 48 + 20 + 32 + 4, "all-gather": 16}
+
+
 def test_search_step_in_torch(repo_root):
     pytest.importorskip("torch", reason="torch is not installed")
     found = lines(repo_root, "search_step_torch.py", *SMALL)
     assert [line["part"] for line in found] == ["weights", "alphas"]
+
+
+@pytest.mark.parametrize(
+    "flags",
+    [
+        ("--problem=mlp", "--width=8", "--batch=4", "--implicit"),
+        ("--problem=chain", "--levels=1,2"),
+    ],
+    ids=["mlp", "chain"],
+)
+def test_hypergradient(flags, repo_root):
+    found = lines(
+        repo_root, "hypergradient.py", *flags, "--dtypes=float32", "--repeats=1"
+    )
+    by_adjoint = {line["adjoint"]: line for line in found}
+    assert {"Autodiff()", "Exact()"} <= set(by_adjoint)
+    assert all(line["step_s"] > 0 and "versions" in line for line in found)
+    assert by_adjoint["Exact()"]["rel_error"] < 1e-5
+    if "--implicit" in flags:
+        assert len(found) == 6
 
 
 @pytest.mark.long
@@ -62,23 +120,3 @@ def test_skills(repo_root, tmp_path):
     assert {"random", "joint", "interleaving", "blocked", "lpt_digits"} <= kinds
     assert {line["task"] for line in found} == {"mnist5k", "digits"}
     assert all(0 <= error <= 100 for line in found for error in line["errors"])
-
-
-@pytest.mark.parametrize(
-    "flags",
-    [
-        ("--problem=mlp", "--width=8", "--batch=4", "--implicit"),
-        ("--problem=chain", "--levels=1,2"),
-    ],
-    ids=["mlp", "chain"],
-)
-def test_hypergradient(flags, repo_root):
-    found = lines(
-        repo_root, "hypergradient.py", *flags, "--dtypes=float32", "--repeats=1"
-    )
-    by_adjoint = {line["adjoint"]: line for line in found}
-    assert {"Autodiff()", "Exact()"} <= set(by_adjoint)
-    assert all(line["step_s"] > 0 and "versions" in line for line in found)
-    assert by_adjoint["Exact()"]["rel_error"] < 1e-5
-    if "--implicit" in flags:
-        assert len(found) == 6

@@ -12,7 +12,7 @@ import pytest
 
 from skillearn_jax import cli
 from skillearn_jax.cli import main, parse_flags
-from skillearn_jax.errors import InputError
+from skillearn_jax.errors import InputError, Interrupted, StorageError
 
 # Of ml_collections, where it loads a config file.
 pytestmark = pytest.mark.filterwarnings("ignore:the load_module:DeprecationWarning")
@@ -343,7 +343,8 @@ def test_a_damaged_checkpoint_is_one_line_and_nothing_is_lost(
     line = one_line(out, err)
     assert f"the checkpoint {copy}/checkpoints/" in line
     assert "cannot be read" in line
-    assert contents(copy) == before
+    # Who tried is noted in the lock.
+    assert contents(copy) | {".lock": before[".lock"]} == before
 
 
 # As a process of its own.
@@ -426,6 +427,25 @@ def test_a_loss_that_explodes_exits_with_3(tmp_path, digits, capfd):
     )
     assert code == 3
     assert re.match(r"learner/\w+ became (nan|inf) at step 2: lower the", line)
+
+
+@pytest.mark.parametrize(
+    ("error", "code"),
+    [
+        (StorageError("cannot write x (No space left on device)"), 4),
+        (Interrupted("interrupted by SIGTERM, saved at step 3", 15), 143),
+        (Interrupted("interrupted by SIGINT, saved at step 3", 2), 130),
+    ],
+)
+def test_ends_that_the_next_run_goes_on_from(
+    tmp_path, digits, capfd, monkeypatch, error, code
+):
+    def ends(config, workdir):
+        raise error
+
+    monkeypatch.setattr(cli, "run", ends)
+    outcome = call(capfd, digits, f"--workdir={tmp_path}/run")
+    assert outcome == (code, str(error))
 
 
 def test_an_interruption_exits_with_130(tmp_path, digits, capfd, monkeypatch):

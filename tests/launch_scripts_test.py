@@ -43,7 +43,7 @@ def stand_in(tmp_path):
     return make
 
 
-@pytest.mark.parametrize("code", [0, 2, 3, 130, 143])
+@pytest.mark.parametrize("code", [0, 2, 3, 4, 130, 143])
 def test_again_leaves_what_another_start_cannot_mend(script, stand_in, code):
     program = stand_in("program", code)
     assert script("again.sh", program, "--x=a b") == (code, "--x=a b\n", "")

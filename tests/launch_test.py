@@ -63,13 +63,13 @@ def local(repo_root, tmp_path):
                 )
             started.append(self)
 
-        def kill(self, number, after):
+        def kill(self, number, after, by=signal.SIGKILL):
             """Kills a process as soon as this many lines of metrics are written."""
             while len(rows(self.workdir)) < after:
                 assert self.process.poll() is None, self.log.read_text()
                 time.sleep(0.05)
             pids = re.findall(rf"process {number} of 2: .* pid (\d+)", self.said())
-            os.kill(int(pids[-1]), signal.SIGKILL)
+            os.kill(int(pids[-1]), by)
 
         def said(self):
             return self.log.read_text(errors="replace")
@@ -118,7 +118,8 @@ def of_one_process(flags, workdir, devices=8):
 def test_a_killed_process_is_restarted_and_two_processes_equal_one(
     flags, local, tmp_path
 ):
-    args = flags(*BASELINE, "--config.search.epochs=10")
+    phases = ("--config.search.epochs=8", "--config.search.warmup_epochs=0")
+    args = flags(*BASELINE, *phases)
     two = local(tmp_path / "two", args, devices=2)
     two.kill(1, after=4)
     assert two.end() == 0, two.said()
@@ -152,6 +153,19 @@ def test_local_wants_a_number(repo_root, count):
     )
     assert done.returncode == 2
     assert done.stderr.startswith("usage: launch/local.sh N")
+
+
+@pytest.mark.long
+def test_when_one_process_is_asked_to_end_all_save_and_end(flags, local, tmp_path):
+    args = flags(*BASELINE, "--config.search.epochs=400")
+    two = local(tmp_path / "two", args)
+    two.kill(1, after=9, by=signal.SIGTERM)
+    assert two.end() == 143, two.said()
+    ends = re.findall(r"interrupted by SIGTERM, saved at step (\d+)", two.said())
+    assert len(ends) == 2
+    assert ends[0] == ends[1]
+    assert (tmp_path / "two" / "checkpoints" / "search" / ends[0]).is_dir()
+    assert "restart" not in two.said()
 
 
 @pytest.mark.long

@@ -13,6 +13,7 @@ import jax
 from orbax.checkpoint import v1 as ocp
 
 from skillearn_jax.errors import InputError, StorageError
+from skillearn_jax.parallel import is_first
 from skillearn_jax.train.manifest import (
     FORMAT,
     Arrays,
@@ -21,6 +22,7 @@ from skillearn_jax.train.manifest import (
     to_arrays,
     to_tree,
     verify,
+    verify_files,
     write_manifest,
 )
 from skillearn_jax.types import PyTree
@@ -65,7 +67,8 @@ class Checkpoints:
     `arrays/`, written by Orbax, and `manifest.json`: the format, a digest of every array,
     what else the run needs, and a digest of all that. Orbax itself notices no changed
     bytes. A checkpoint that is not what was saved is passed over for the one before it.
-    One process writes; every process may read.
+    Of several processes the first writes, and all read and save together, in a folder that
+    all see.
     """
 
     def __init__(
@@ -113,11 +116,14 @@ class Checkpoints:
         if step == self._last:
             return
         self._last = step
-        if jax.process_index():
-            return
         arrays = to_arrays(state)
         # Copied like the state: a run may change its lists while they are written.
         note = json.loads(json.dumps(note))
+        if jax.process_count() > 1:
+            # Here and now: Orbax lets the processes compare notes on the devices, and in
+            # the background that could come between the messages of a step.
+            self._write(step, arrays, note, metric)
+            return
         self._pending = self._writer.submit(self._write, step, arrays, note, metric)
 
     def wait(self) -> None:
@@ -175,11 +181,13 @@ class Checkpoints:
         """Writes a checkpoint under another name, moves it, removes old ones."""
         partial = self._path / f".{step}.partial"
         try:
-            self._clear_remains()
-            partial.mkdir(parents=True)
-            with _alone():
-                filled = {name: array for name, array in arrays.items() if array.size}
-                ocp.save(str((partial / "arrays").absolute()), filled)
+            if is_first():
+                self._clear_remains()
+                partial.mkdir(parents=True)
+            filled = {name: array for name, array in arrays.items() if array.size}
+            ocp.save(str((partial / "arrays").absolute()), filled)
+            if not is_first():
+                return
             write_manifest(partial / "manifest.json", arrays, step, note, metric)
             _sync(partial / "manifest.json")
             if self._beside is not None and self._beside.exists():
@@ -187,7 +195,8 @@ class Checkpoints:
             self._move(partial, step)
             self._prune(step)
         except Exception as error:
-            shutil.rmtree(partial, ignore_errors=True)
+            if is_first():
+                shutil.rmtree(partial, ignore_errors=True)
             text = f"{error} {error.__cause__ or ''}"
             if not isinstance(error, OSError) and not _FULL.search(text):
                 raise
@@ -255,6 +264,7 @@ def _read(folder: Path, step: int) -> Saved:
         )
     if manifest["step"] != step:
         raise DamagedError(f"it is that of step {manifest['step']}")
+    verify_files(folder, manifest)
     try:
         with _alone():
             arrays = ocp.load(str((folder / "arrays").absolute()))

@@ -3,7 +3,7 @@
 import contextlib
 from collections.abc import Mapping
 from functools import partial
-from typing import Any, NamedTuple, cast
+from typing import Any, cast
 
 import jax
 import jax.numpy as jnp
@@ -30,13 +30,15 @@ from skillearn_jax.nas import (
 from skillearn_jax.parallel import Devices
 from skillearn_jax.train import interrupt
 from skillearn_jax.train.build import cross_entropy
-from skillearn_jax.train.checkpoints import Checkpoints, Saved
+from skillearn_jax.train.checkpoints import Checkpoints
 from skillearn_jax.train.config import Config
-from skillearn_jax.train.console import Console, Update
+from skillearn_jax.train.console import Console
 from skillearn_jax.train.loop import CompiledLoop, compile_loop
 from skillearn_jax.train.optimizers import sgd
+from skillearn_jax.train.records import TrainingRecords
 from skillearn_jax.train.rivals import read_rivals
 from skillearn_jax.train.saving import Saver
+from skillearn_jax.train.telemetry import Steps, note_compilation, observed
 from skillearn_jax.train.workdir import Workdir
 from skillearn_jax.types import Array, Key, ParamSets, PyTree
 
@@ -92,7 +94,7 @@ def evaluate(
         contextlib.closing(checkpoints),
         console.progress("evaluate", len(genotypes) * len(seeds) * per_run) as update,
     ):
-        records = _Records(
+        records = TrainingRecords(
             workdir,
             Saver(checkpoints, config.checkpoint, stream.steps_per_epoch),
             update,
@@ -111,46 +113,6 @@ def evaluate(
                     workdir.write_json("evaluation.json", errors)
             rows.append(training.describe(name, list(of_network.values())))
     return _summarize(config, rows)
-
-
-class _Records(NamedTuple):
-    """Where the metrics and the states of the trainings go.
-
-    Attributes:
-        workdir: for the metrics.
-        saver: for the states.
-        update: for the progress bar.
-        saved: the checkpoint to go on from.
-    """
-
-    workdir: Workdir
-    saver: Saver
-    update: Update
-    saved: Saved | None
-
-    def go_on(self, errors: Mapping[str, Mapping[str, float]]) -> None:
-        """Forgets the metrics of what will be done again: after the checkpoint.
-
-        Args:
-            errors: of the finished trainings, by network and seed.
-        """
-
-        def is_done(row: Mapping[str, Any]) -> bool:
-            if row.get("phase") != "evaluate":
-                return True
-            saved = self.of(row["network"], row["seed"])
-            return str(row["seed"]) in errors.get(row["network"], {}) or (
-                saved is not None and row["step"] <= saved.note["step"]
-            )
-
-        self.workdir.keep_metrics(is_done)
-
-    def of(self, network: str, seed: int) -> Saved | None:
-        """Returns the checkpoint if it is one of this training."""
-        saved = self.saved
-        if saved and (saved.note["network"], saved.note["seed"]) == (network, seed):
-            return saved
-        return None
 
 
 class _Training:
@@ -190,7 +152,7 @@ class _Training:
 
         self._mistakes = jax.jit(mistakes)
 
-    def run(self, name: str, seed: int, records: _Records, before: int) -> float:
+    def run(self, name: str, seed: int, records: TrainingRecords, before: int) -> float:
         """Trains once, or what is left of it; returns the held-out error in percent.
 
         Args:
@@ -210,7 +172,17 @@ class _Training:
         total = self._config.epochs * steps_per_epoch
         if self._loop is None and step < total:
             self._loop = self._compile(placed, step)
-        taken = self._loop.steps(placed, total - step) if self._loop else ()
+            note_compilation(records.workdir, f"evaluate/{name}", step, self._loop)
+        taken: Steps = iter(())
+        if self._loop is not None:
+            taken = observed(
+                self._loop.steps(placed, total - step),
+                self._loop,
+                records.workdir,
+                f"evaluate/{name}/{seed}",
+                step,
+                steps_per_epoch,
+            )
         with interrupt.deferred():
             for latest, metrics in taken:
                 state, step = latest, step + len(metrics)

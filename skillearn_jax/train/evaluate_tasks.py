@@ -1,5 +1,6 @@
 """Floor 4: what cells that were searched on several tasks are worth on each of them."""
 
+import contextlib
 from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
@@ -50,7 +51,8 @@ def evaluate_tasks(
         folder = open_workdir(workdir.path / "tasks" / name.replace(":", "_"), own)
         folder.write_config(f"The evaluation on {name} of a search on {config.tasks}.")
         folder.write_json("genotype.json", genotype.to_json())
-        entry = evaluate(own, of_task, genotype, folder, devices, console)
+        with contextlib.closing(folder):
+            entry = evaluate(own, of_task, genotype, folder, devices, console)
         folder.write_json("summary.json", _summary(config, of_task, genotype, entry))
         on_first(partial(_report, folder.path))
         entries[name] = entry

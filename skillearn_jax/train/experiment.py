@@ -1,5 +1,6 @@
 """Floor 4: a run from a config to a report: what the command line and notebooks call."""
 
+import contextlib
 import resource
 import time
 from collections.abc import Mapping
@@ -25,6 +26,7 @@ from skillearn_jax.train.search import SearchResult, search
 from skillearn_jax.train.shared_workdir import locked_by_first, open_workdir
 from skillearn_jax.train.stages import check_stages
 from skillearn_jax.train.tasks import Images, check_tasks, each_set, load_images
+from skillearn_jax.train.telemetry import parse_profile
 from skillearn_jax.train.workdir import Workdir
 
 
@@ -87,7 +89,8 @@ def run(
     with locked_by_first(folder.path, console.message), interrupt.handled():
         # Again: a run that has ended in between has left its own.
         folder = open_workdir(workdir, config)
-        return _run(config, data, bank, folder, devices, console, start)
+        with contextlib.closing(folder):
+            return _run(config, data, bank, folder, devices, console, start)
 
 
 def _run(
@@ -141,6 +144,7 @@ def check(config: Config) -> None:
     """Raises `InputError` for values that are fine alone and not together."""
     config.space.build()
     check_stages(config)
+    parse_profile(config.profile)
     check_tasks(config)
     check_exams(config)
     read_rivals(config.evaluation.rivals)

@@ -3,6 +3,7 @@
 import math
 import time
 from collections.abc import Callable, Iterator, Mapping
+from functools import partial
 from typing import NamedTuple
 
 import jax
@@ -12,6 +13,7 @@ from skillearn_jax.data import Batch, Stream, sample, stream_key
 from skillearn_jax.errors import NonFiniteError
 from skillearn_jax.framework import Program, State
 from skillearn_jax.parallel import Devices
+from skillearn_jax.train.recompile import CompiledOnce
 from skillearn_jax.types import Metrics
 
 Streams = Mapping[str, Stream]
@@ -35,6 +37,17 @@ class CompiledLoop(NamedTuple):
     devices: Devices
     chunk: int
     compile_s: float
+
+    def program_bytes(self) -> dict[str, int]:
+        """Returns the memory that the compiled program needs, where XLA tells."""
+        compiled = getattr(self.call, "compiled", None)
+        analysis = getattr(compiled, "memory_analysis", lambda: None)()
+        names = ("argument", "output", "temp")
+        return {
+            f"{name}_bytes": int(getattr(analysis, f"{name}_size_in_bytes"))
+            for name in names
+            if hasattr(analysis, f"{name}_size_in_bytes")
+        }
 
     def steps(
         self, state: State, count: int
@@ -109,7 +122,9 @@ def compile_loop(
 
     placed = devices.place(dict(streams))
     start = time.perf_counter()
-    call = devices.compile(body, state, placed)
+    call = CompiledOnce(
+        partial(devices.compile, body), ("state", "streams"), state, placed
+    )
     return CompiledLoop(
         call, placed, devices, chunk, compile_s=time.perf_counter() - start
     )

@@ -87,7 +87,7 @@ def write_manifest(
     """Writes the manifest of a checkpoint.
 
     Args:
-        path: of the file, which must not exist.
+        path: of the file, which must not exist; what lies beside it is noted too.
         arrays: that the checkpoint holds.
         step: that it was taken at.
         note: what else a run needs to go on; JSON.
@@ -100,6 +100,7 @@ def write_manifest(
         "metric": metric,
         "note": note,
         "arrays": {name: _describe(array) for name, array in sorted(arrays.items())},
+        "files": _files(path.parent),
     }
     content["digest"] = _digest_of_content(content)
     path.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
@@ -126,6 +127,23 @@ def read_manifest(path: Path) -> dict[str, Any]:
     ):
         raise DamagedError("its manifest.json has changed since it was saved")
     return content
+
+
+def verify_files(folder: Path, manifest: Mapping[str, Any]) -> None:
+    """Checks the files of a checkpoint, before a library is given them to read.
+
+    Orbax reads files at once: where one is damaged, the reads of the others fail late and
+    complain on the standard error, if nobody waits for them.
+
+    Raises:
+        DamagedError: naming the first that is missing or has changed.
+    """
+    present = _files(folder)
+    for name, digest in manifest.get("files", {}).items():
+        if name not in present:
+            raise DamagedError(f"it lacks the file {name}")
+        if present[name] != digest:
+            raise DamagedError(f"the file {name} has changed since it was saved")
 
 
 def verify(arrays: Mapping[str, Any], manifest: Mapping[str, Any]) -> Arrays:
@@ -155,6 +173,17 @@ def _describe(array: np.ndarray) -> dict[str, Any]:
         "shape": list(array.shape),
         "sha256": hashlib.sha256(data.data).hexdigest(),
     }
+
+
+def _files(folder: Path) -> dict[str, str]:
+    """Returns the SHA-256 of each file of a folder but the manifest, by its path."""
+    digests = {}
+    for path in sorted(path for path in folder.rglob("*") if path.is_file()):
+        if path.name != "manifest.json":
+            with path.open("rb") as file:
+                digest = hashlib.file_digest(file, "sha256").hexdigest()
+            digests[path.relative_to(folder).as_posix()] = digest
+    return digests
 
 
 def _digest_of_content(content: Mapping[str, Any]) -> str:

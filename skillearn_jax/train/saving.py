@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 
+from skillearn_jax.errors import InputError
 from skillearn_jax.framework import State
 from skillearn_jax.parallel import in_any
 from skillearn_jax.train import interrupt
@@ -35,10 +36,24 @@ class Saver:
         self._saved_at = time.monotonic()
         self._values: list[float] = []
 
-    def watch(self, metrics: Mapping[str, float]) -> None:
-        """Notes what the best checkpoint is told by; its mean since the last save."""
-        if self._config.best_metric in metrics:
-            self._values.append(float(metrics[self._config.best_metric]))
+    def watch(self, metrics: Mapping[str, float], *, needed: bool = False) -> None:
+        """Notes what the best checkpoint is told by; its mean since the last save.
+
+        Args:
+            metrics: of a step.
+            needed: whether the step is of a phase that has a best checkpoint.
+
+        Raises:
+            InputError: if it is needed and no metric has that name.
+        """
+        name = self._config.best_metric
+        if name in metrics:
+            self._values.append(float(metrics[name]))
+        elif needed and self._config.keep_best:
+            raise InputError(
+                f"config.checkpoint.best_metric is {name!r}; it must be among "
+                f"{', '.join(sorted(metrics))}: set --config.checkpoint.best_metric"
+            )
 
     def offer(
         self,
@@ -62,8 +77,9 @@ class Saver:
             Interrupted: after the save, if a signal asked for the end.
             StorageError: if the disk did not take a save.
         """
-        asked = in_any(interrupt.requested())
-        if not (last or asked or any(map(self._is_due, steps)) or self._is_late()):
+        # Both are asked at every step: the processes come here together.
+        asked, late = in_any(interrupt.requested()), in_any(self._is_late())
+        if not (last or asked or late or any(map(self._is_due, steps))):
             return
         metric = float(np.mean(self._values)) if self._values else None
         step = steps[-1] + offset

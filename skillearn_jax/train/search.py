@@ -1,7 +1,6 @@
 """Floor 4: the search phase: from images to a genotype."""
 
 import contextlib
-import dataclasses
 import time
 from collections.abc import Mapping
 from functools import partial
@@ -10,7 +9,7 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from skillearn_jax.data import Augmentation, Examples, ImageData, Stream, halves
+from skillearn_jax.data import ImageData, Stream
 from skillearn_jax.framework import Phase, State
 from skillearn_jax.nas import CellSpace, Genotype, count_skips, derive_genotype
 from skillearn_jax.nas.schedules import Stability, has_settled
@@ -26,6 +25,7 @@ from skillearn_jax.train.exam_contents import write_exam
 from skillearn_jax.train.exams import EXAMS, append_exams, exams_are_over
 from skillearn_jax.train.loop import StepMetrics, compile_loop
 from skillearn_jax.train.saving import Saver
+from skillearn_jax.train.search_streams import streams_of
 from skillearn_jax.train.stages import (
     SearchStage,
     next_space,
@@ -34,6 +34,7 @@ from skillearn_jax.train.stages import (
     search_stage,
 )
 from skillearn_jax.train.tasks import Images, longest_epoch
+from skillearn_jax.train.telemetry import note_compilation, observed, parse_profile
 from skillearn_jax.train.workdir import Workdir
 from skillearn_jax.types import Key
 
@@ -66,45 +67,6 @@ class SearchResult(NamedTuple):
     steps_s: float
 
 
-def search_streams(
-    config: Config, train: Examples, data: ImageData
-) -> dict[str, Stream]:
-    """Returns the data streams of a search, on the device.
-
-    The first part of the training images trains the learner and the tester, on the same
-    batches; the rest is both validation set and exam bank, drawn independently. All
-    three are augmented. The held-out images are not an argument.
-
-    Args:
-        config: sizes and augmentation.
-        train: the training images.
-        data: for the statistics of pixels.
-    """
-    first, second = halves(
-        train, config.data.train_fraction, stratified=config.data.stratified
-    )
-    second = jax.device_put(second)
-    augmentation = Augmentation(
-        config.data.padding, config.data.flip, config.data.cutout
-    )
-
-    def stream(examples: Examples, order: str) -> Stream:
-        return Stream(
-            examples,
-            config.data.batch_size,
-            data.mean,
-            data.std,
-            order=order,
-            augmentation=augmentation,
-        )
-
-    return {
-        "train": stream(first, "epochs"),
-        "val": stream(second, "random"),
-        "bank": stream(second, "random"),
-    }
-
-
 def search(
     config: Config,
     data: Images,
@@ -132,7 +94,7 @@ def search(
         Interrupted: after a save, if a signal asked for the end.
         StorageError: if the disk does not take what is to be written.
     """
-    streams = _streams(config, data, bank)
+    streams = streams_of(config, data, bank)
     steps_per_epoch = longest_epoch(streams)
     build_key, run_key = jax.random.split(jax.random.key(config.seed))
     num_stages = config.search.num_stages
@@ -187,23 +149,6 @@ def search(
     if steps < total:
         console.message(f"stopped by the rule {config.search.stop!r} at step {steps}")
     return SearchResult(genotype, steps // steps_per_epoch, steps, compile_s, steps_s)
-
-
-def _streams(
-    config: Config, data: Images, bank: ImageData | None = None
-) -> dict[str, Stream]:
-    """Returns the streams of one data set; of several tasks `train_NAME`, `val_NAME`."""
-    if isinstance(data, ImageData):
-        own = search_streams(config, data.train, data)
-        if bank is not None:
-            examples = jax.device_put(bank.train)
-            own["bank"] = dataclasses.replace(own["bank"], examples=examples)
-        return own
-    streams: dict[str, Stream] = {}
-    for name, of_task in data.items():
-        drawn = search_streams(config, of_task.train, of_task)
-        streams |= {f"{part}_{name}": drawn[part] for part in ("train", "val")}
-    return streams
 
 
 def derived(state: State, space: CellSpace, config: Config) -> Genotype:
@@ -265,8 +210,17 @@ def _run_phases(
         )
         compile_s += loop.compile_s
         clock, step = time.perf_counter(), int(state.step)
+        note_compilation(recorder.workdir, phase.name, step, loop)
         with interrupt.deferred():
-            for latest, metrics in loop.steps(placed, left):
+            for latest, metrics in observed(
+                loop.steps(placed, left),
+                loop,
+                recorder.workdir,
+                phase.name,
+                step,
+                recorder.steps_per_epoch,
+                parse_profile(recorder.config.profile),
+            ):
                 step += len(metrics)
                 recorder.record(phase.name, step, metrics)
                 if step % recorder.steps_per_epoch == 0:
@@ -337,7 +291,7 @@ class _Recorder(NamedTuple):
         )
         append_exams(self.workdir, rows)
         for of_step in metrics:
-            self.saver.watch(of_step)
+            self.saver.watch(of_step, needed=phase == "search")
         self.update(last, _shown(metrics[-1]))
 
     def end_epoch(

@@ -13,6 +13,7 @@ import jax
 
 from skillearn_jax.errors import InputError, StorageError
 from skillearn_jax.train.config import Config
+from skillearn_jax.train.events import EventFiles
 from skillearn_jax.train.resume import Difference, differences
 
 _PACKAGES = ("jax", "flax", "optax", "orbax-checkpoint", "numpy", "skillearn-jax")
@@ -21,7 +22,8 @@ _PACKAGES = ("jax", "flax", "optax", "orbax-checkpoint", "numpy", "skillearn-jax
 class Workdir:
     """A run's folder: JSON files that a person or the report reads.
 
-    `config.json`, `metrics.jsonl`, `alphas.jsonl`, `genotype.json`, `evaluation.json`, `summary.json`,
+    `config.json`, `metrics.jsonl`, `alphas.jsonl`, `timing.jsonl`, `genotype.json`,
+    `evaluation.json`, `summary.json`,
     `checkpoints/` and `report/`. Files are replaced in one move, so that a run that is
     killed leaves either the old one or the new one. Of several processes, the first writes.
 
@@ -43,6 +45,9 @@ class Workdir:
         self._writes = jax.process_index() == 0
         self._history: list[dict[str, Any]] = []
         self.changes: list[Difference] = []
+        self._events: EventFiles | None = None
+        if config.logging.tensorboard and self._writes:
+            self._events = EventFiles(self.path / "tensorboard")
         try:
             self.path.mkdir(parents=True, exist_ok=True)
             present = {entry.name for entry in self.path.iterdir()}
@@ -100,17 +105,32 @@ class Workdir:
         self, rows: Iterable[Mapping[str, Any]], name: str = "metrics.jsonl"
     ) -> None:
         """Adds lines to metrics.jsonl, or to another file of lines."""
+        rows = list(rows)
         text = "".join(json.dumps(row) + "\n" for row in rows)
         if not self._writes or not text:
             return
         path = self.path / name
         with _storage(path), path.open("a", encoding="utf-8") as file:
             file.write(text)
+        if self._events is not None and name == "metrics.jsonl":
+            self._events.add(rows)
+
+    def append_timing(self, row: Mapping[str, Any]) -> None:
+        """Adds a line to timing.jsonl: what differs from run to run."""
+        path = self.path / "timing.jsonl"
+        if self._writes:
+            with _storage(path), path.open("a", encoding="utf-8") as file:
+                file.write(json.dumps(row) + "\n")
+
+    def close(self) -> None:
+        """Writes what is left of the event files."""
+        if self._events is not None:
+            self._events.close()
 
     def keep_metrics(
         self, keep: Callable[[dict[str, Any]], bool], name: str = "metrics.jsonl"
     ) -> None:
-        """Drops lines of a file of lines for which `keep(row)` is false, and broken ones.
+        """Drops lines for which `keep(row)` is false, and broken ones.
 
         A run that goes on from a checkpoint writes the steps since then again.
         """
@@ -136,9 +156,10 @@ class Workdir:
                 f"{self.path / 'config.json'} holds no config: restore it, or set "
                 "--workdir to a new folder"
             )
-        evaluated = (self.path / "evaluation.json").exists() or (
-            self.path / "checkpoints" / "evaluation"
-        ).exists()
+        evaluated = any(
+            (self.path / name).exists()
+            for name in ("evaluation.json", "checkpoints/evaluation", "tasks")
+        )
         self.changes, refused = differences(
             old, self._config, _plain(Config()), evaluated
         )

@@ -136,6 +136,7 @@ def test_skills_and_framework_know_no_models():
         ("absl", ("cli.py",)),
         ("orbax", ("train/checkpoints.py",)),
         ("rich", ("train/console.py",)),
+        ("tensorboardX", ("train/events.py",)),
         ("matplotlib", ("train/report",)),
         ("sklearn", ("data/embedded.py",)),
         ("mlxtend", ("data/embedded.py",)),

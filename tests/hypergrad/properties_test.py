@@ -68,7 +68,7 @@ def outer(active):
     return sum(jnp.sum(jnp.sin(leaf + 0.3)) for leaf in jax.tree.leaves(active))
 
 
-@settings(max_examples=12, **COMMON)
+@settings(max_examples=6, **COMMON)
 @given(SHAPES, SHAPES, OPTIMIZERS, st.integers(1, 3), st.integers(0, 99))
 def test_exact_is_autodiff(active_shapes, reads_shapes, optimizer, steps, seed):
     rng = np.random.default_rng(seed)
@@ -90,7 +90,7 @@ def test_exact_is_autodiff(active_shapes, reads_shapes, optimizer, steps, seed):
         np.testing.assert_allclose(a, b, rtol=1e-9, atol=1e-11)
 
 
-@settings(max_examples=8, **COMMON)
+@settings(max_examples=4, **COMMON)
 @given(SHAPES, SHAPES, st.integers(1, 4), st.integers(0, 99))
 def test_implicit_adjoints_are_their_dense_closed_forms(
     active_shapes, reads_shapes, terms, seed

@@ -260,7 +260,16 @@ def test_bits_that_orbax_reads_without_complaint_are_noticed(tmp_path):
     ocp.save(str(tmp_path / "4" / "arrays"), arrays)
     saved, (line,) = newest(tmp_path)
     assert saved.step == 2
-    assert line.endswith("params/weights/a/b has changed since it was saved")
+    assert "the file arrays/" in line
+    manifest = read_manifest(tmp_path / "4" / "manifest.json")
+    with pytest.raises(
+        manifest_module.DamagedError, match="params/weights/a/b has chan"
+    ):
+        manifest_module.verify(arrays, manifest)
+    del arrays["step"]
+    arrays["params/weights/a/b"][0, 0] -= 1e-6
+    with pytest.raises(manifest_module.DamagedError):
+        manifest_module.verify(arrays, manifest)
 
 
 def test_every_damaged_one_is_named_and_none_is_left(copy):

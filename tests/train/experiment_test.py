@@ -52,6 +52,7 @@ def test_a_run_leaves_the_documented_files(finished):
         "summary.json",
         "checkpoints",
         "report",
+        "timing.jsonl",
         ".lock",
     }
     assert finished.result.report == finished.workdir / "report" / "index.html"

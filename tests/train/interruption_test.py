@@ -165,10 +165,10 @@ def signal_at(patch, condition, number, count=1):
     """Sends a signal to this process as soon as a row of metrics is such."""
     append, left = Workdir.append_metrics, [1]
 
-    def appended(self, rows):
+    def appended(self, rows, *name):
         rows = list(rows)
-        append(self, rows)
-        if left and any(map(condition, rows)):
+        append(self, rows, *name)
+        if left and not name and any(map(condition, rows)):
             left.clear()
             for _ in range(count):
                 os.kill(os.getpid(), number)
@@ -189,7 +189,16 @@ MOMENTS = {
 }
 
 
-@pytest.mark.parametrize("moment", MOMENTS)
+LONG = MOMENTS.keys() - {"mid-epoch of the search", "last training"}
+
+
+@pytest.mark.parametrize(
+    "moment",
+    [
+        pytest.param(name, marks=[pytest.mark.long] if name in LONG else [])
+        for name in MOMENTS
+    ],
+)
 def test_interrupted_anywhere_a_run_goes_on_bit_for_bit(
     mine, tiny_baseline, tmp_path, monkeypatch, moment
 ):
@@ -226,6 +235,7 @@ def test_mid_epoch_of_a_training_the_means_go_on(
     assert left_by(tmp_path / "run") == left_by(mine)
 
 
+@pytest.mark.long
 def test_the_search_may_fall_back_to_an_older_checkpoint(
     mine, tiny_baseline, tmp_path, monkeypatch, capsys
 ):

@@ -8,6 +8,7 @@ from skillearn_jax.errors import InputError
 from skillearn_jax.train import Config, run
 from skillearn_jax.train.checkpoints import Checkpoints
 from skillearn_jax.train.resume import differences
+from skillearn_jax.train.workdir import Workdir
 
 DEFAULTS = json.loads(json.dumps(Config().to_dict()))
 
@@ -43,6 +44,7 @@ def outcome(old, new, evaluated=False):
         ({"evaluation__num_seeds": 5}, True, True),
         ({"evaluation__num_seeds": 2}, True, False),
         ({"evaluation__num_random": 9}, True, True),
+        ({"parallel__batch_norm": "per_device"}, False, False),
         ({"seed": 3}, False, False),
         ({"data__dir": "elsewhere"}, False, False),
         ({"search__weights__lr": 0.1}, False, False),
@@ -71,14 +73,9 @@ def test_a_key_that_an_earlier_version_lacks_had_its_default():
 
 
 def test_every_refused_key_is_named_with_both_values(tiny_baseline, tmp_path):
-    run(tiny_baseline({"evaluation.epochs": 0}), tmp_path / "run", quiet=True)
+    Workdir(tmp_path / "run", tiny_baseline()).write_config("the program")
     before = (tmp_path / "run" / "config.json").read_bytes()
-    other = {
-        "evaluation.epochs": 0,
-        "seed": 9,
-        "search.weights.lr": 0.5,
-        "log_every": 2,
-    }
+    other = {"seed": 9, "search.weights.lr": 0.5, "log_every": 2}
     with pytest.raises(InputError) as caught:
         run(tiny_baseline(other), tmp_path / "run", quiet=True)
     text = str(caught.value)
@@ -111,6 +108,8 @@ def test_a_run_grows(tiny_baseline, tmp_path, read_rows, capsys):
         *range(1, 7)
     ]
     assert read_rows(workdir)[: len(rows)] == rows
+    run(tiny_baseline({**base, "checkpoint.keep": 7}), workdir)  # nothing more to do
+    assert "holds this run already, finished" in capsys.readouterr().out
     one, two = (s["evaluation"]["rows"][0]["errors"] for s in summaries[1:])
     assert two[:1] == one
     assert len(two) == 2
@@ -123,11 +122,14 @@ def test_a_run_grows(tiny_baseline, tmp_path, read_rows, capsys):
     ]
 
 
-def test_a_finished_run_is_reported_whatever_is_logged(tiny_baseline, tmp_path, capsys):
-    config = {"evaluation.epochs": 0, "search.warmup_epochs": 0, "search.epochs": 1}
-    run(tiny_baseline(config), tmp_path / "run", quiet=True)
-    run(tiny_baseline({**config, "checkpoint.keep": 7}), tmp_path / "run")
-    assert "holds this run already, finished" in capsys.readouterr().out
+def test_a_best_metric_that_is_none_is_named(tiny_baseline, tmp_path):
+    config = {"evaluation.epochs": 0, "checkpoint.best_metric": "validation/los"}
+    message = (
+        r"best_metric is 'validation/los'; .* validation/objective: set --config\."
+    )
+    with pytest.raises(InputError, match=message) as e:
+        run(tiny_baseline(config), tmp_path / "run", quiet=True)
+    assert "\n" not in str(e.value)
 
 
 @pytest.mark.long

@@ -6,7 +6,8 @@ import pytest
 from skillearn_jax.data import ImageData, load
 from skillearn_jax.parallel import Devices
 from skillearn_jax.train.console import Console
-from skillearn_jax.train.search import search, search_streams
+from skillearn_jax.train.search import search
+from skillearn_jax.train.search_streams import search_streams
 from skillearn_jax.train.workdir import Workdir
 
 

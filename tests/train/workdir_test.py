@@ -1,11 +1,13 @@
 """The folder of a run: nothing in it gets lost, and nothing foreign is touched."""
 
+import errno
 import json
+import pathlib
 import re
 
 import pytest
 
-from skillearn_jax.errors import InputError
+from skillearn_jax.errors import InputError, StorageError
 from skillearn_jax.train import Config
 from skillearn_jax.train.workdir import Workdir
 
@@ -157,3 +159,27 @@ def test_lines_that_are_no_rows_are_dropped(folder, line):
     (folder / "metrics.jsonl").write_bytes(line + b'\n{"step": 1}\n')
     workdir.keep_metrics(lambda row: row.get("step", 9) <= 3)
     assert (folder / "metrics.jsonl").read_text() == '{"step": 1}\n'
+
+
+@pytest.mark.parametrize("what", ["json", "metrics", "timing"])
+def test_a_full_disk_is_one_line_and_nothing_is_lost(folder, monkeypatch, what):
+    workdir = Workdir(folder, Config())
+    workdir.write_json("summary.json", {"a": 1})
+    workdir.append_metrics([{"step": 1}])
+    before = files(folder)
+
+    def full(*args, **kwargs):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    act = {
+        "json": lambda: workdir.write_json("summary.json", {"a": 2}),
+        "metrics": lambda: workdir.append_metrics([{"step": 2}]),
+        "timing": lambda: workdir.append_timing({"step": 2}),
+    }[what]
+    with monkeypatch.context() as patch:
+        patch.setattr(pathlib.Path, "write_text", full)
+        patch.setattr(pathlib.Path, "open", full)
+        with pytest.raises(StorageError, match=r"\(No space left on device\): ") as e:
+            act()
+    assert "\n" not in str(e.value)
+    assert files(folder) == before

@@ -5,7 +5,11 @@ from skillearn_jax.train.config.data import DataConfig
 from skillearn_jax.train.config.evaluation import EvaluationConfig
 from skillearn_jax.train.config.optimizers import AdamConfig, SgdConfig
 from skillearn_jax.train.config.root import Config, default_config
-from skillearn_jax.train.config.runtime import CheckpointConfig, ParallelConfig
+from skillearn_jax.train.config.runtime import (
+    CheckpointConfig,
+    LoggingConfig,
+    ParallelConfig,
+)
 from skillearn_jax.train.config.search import (
     HypergradConfig,
     LptConfig,
@@ -24,6 +28,7 @@ __all__ = [
     "EvaluationConfig",
     "HypergradConfig",
     "InterleavingConfig",
+    "LoggingConfig",
     "LptConfig",
     "ParallelConfig",
     "SearchConfig",

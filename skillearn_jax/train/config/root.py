@@ -12,7 +12,11 @@ from ml_collections import ConfigDict
 
 from skillearn_jax.train.config.data import DataConfig
 from skillearn_jax.train.config.evaluation import EvaluationConfig
-from skillearn_jax.train.config.runtime import CheckpointConfig, ParallelConfig
+from skillearn_jax.train.config.runtime import (
+    CheckpointConfig,
+    LoggingConfig,
+    ParallelConfig,
+)
 from skillearn_jax.train.config.search import (
     HypergradConfig,
     LptConfig,
@@ -38,12 +42,15 @@ class Config:
             read then; empty for the first two skills.
         seed: of everything that is random.
         log_every: steps between two lines of metrics.jsonl.
+        profile: steps of the search to profile for xprof, as `START:STOP`: `10:20` are
+            ten steps, after the first ten. Empty for none.
     """
 
     skill: str = choice("lpt", SKILLS)
     tasks: tuple[str, ...] = ()
     seed: int = number(2, at_least=0)
     log_every: int = number(1, at_least=1)
+    profile: str = ""
     data: DataConfig = DataConfig()
     space: SpaceConfig = SpaceConfig()
     search: SearchConfig = SearchConfig()
@@ -54,6 +61,7 @@ class Config:
     evaluation: EvaluationConfig = EvaluationConfig()
     parallel: ParallelConfig = ParallelConfig()
     checkpoint: CheckpointConfig = CheckpointConfig()
+    logging: LoggingConfig = LoggingConfig()
 
     @classmethod
     def parse(cls, values: Mapping[str, Any] | ConfigDict) -> "Config":

@@ -33,6 +33,17 @@ class ParallelConfig:
 
 
 @dataclasses.dataclass(frozen=True)
+class LoggingConfig:
+    """What a run writes beside metrics.jsonl.
+
+    Attributes:
+        tensorboard: the metrics as event files too, in `tensorboard/`.
+    """
+
+    tensorboard: bool = False
+
+
+@dataclasses.dataclass(frozen=True)
 class CheckpointConfig:
     """When the state of a run is saved, and what stays; the end of a phase always is.
 

@@ -1,0 +1,97 @@
+"""Floor 4: what steps cost: seconds of compilation and of steps, memory, profiles."""
+
+import time
+from collections.abc import Iterator
+from typing import Any
+
+import jax
+
+from skillearn_jax.errors import InputError
+from skillearn_jax.framework import State
+from skillearn_jax.train.loop import CompiledLoop, StepMetrics
+from skillearn_jax.train.workdir import Workdir
+
+Steps = Iterator[tuple[State, list[StepMetrics]]]
+
+
+def parse_profile(text: str) -> range:
+    """Returns the steps of a `START:STOP`, as a slice has them: `0:10` are the first ten.
+
+    Raises:
+        InputError: if it is something else.
+    """
+    if not text:
+        return range(0)
+    first, colon, last = text.partition(":")
+    if colon and first.isdecimal() and last.isdecimal() and int(first) < int(last):
+        return range(int(first), int(last))
+    raise InputError(
+        f"config.profile is {text!r}; it must be START:STOP, two numbers of steps that "
+        "rise: set --config.profile=10:20"
+    )
+
+
+def note_compilation(
+    workdir: Workdir, phase: str, step: int, loop: CompiledLoop
+) -> None:
+    """Notes in `timing.jsonl` the seconds of a compilation, and the program's memory."""
+    row: dict[str, Any] = {"phase": phase, "step": step, "compile_s": loop.compile_s}
+    workdir.append_timing(row | loop.program_bytes())
+
+
+def observed(
+    steps: Steps,
+    loop: CompiledLoop,
+    workdir: Workdir,
+    phase: str,
+    begin: int,
+    steps_per_epoch: int,
+    profile: range = range(0),
+) -> Steps:
+    """Yields what a loop yields, and notes in `timing.jsonl` what it cost.
+
+    A row for each epoch: its steps, the seconds that they took (without what the caller
+    does between them) and the peak memory of the device, where it tells. Apart from
+    metrics.jsonl, which is the same in two runs of a config.
+
+    Args:
+        steps: of `loop.steps`.
+        loop: that yields them.
+        workdir: gets `timing.jsonl`, and `profile/` for xprof.
+        phase: for the rows.
+        begin: steps taken before.
+        steps_per_epoch: as it says.
+        profile: steps to profile, counted from 0; whole calls of the loop.
+    """
+    step, taken, seconds, tracing = begin, 0, 0.0, False
+    try:
+        while True:
+            wanted = bool(set(profile) & set(range(step, step + loop.chunk)))
+            if wanted and not tracing:
+                jax.profiler.start_trace(str(workdir.path / "profile"))
+                tracing = True
+            start = time.perf_counter()
+            try:
+                state, metrics = next(steps)
+            except StopIteration:
+                return
+            seconds += time.perf_counter() - start
+            step, taken = step + len(metrics), taken + len(metrics)
+            if tracing and step >= profile.stop:
+                jax.profiler.stop_trace()
+                tracing = False
+            if step % steps_per_epoch == 0:
+                row = {"phase": phase, "step": step, "steps": taken, "steps_s": seconds}
+                workdir.append_timing(row | _device_bytes())
+                taken, seconds = 0, 0.0
+            yield state, metrics
+    finally:
+        if tracing:
+            jax.profiler.stop_trace()
+
+
+def _device_bytes() -> dict[str, int]:
+    """Returns the peak memory of the first device; nothing on CPU, which has no count."""
+    stats = jax.local_devices()[0].memory_stats() or {}
+    peak = stats.get("peak_bytes_in_use")
+    return {} if peak is None else {"device_peak_bytes": int(peak)}

@@ -1,0 +1,105 @@
+"""How processes are told to find each other, and what the first says for all."""
+
+import json
+
+import jax
+import pytest
+
+from skillearn_jax.errors import InputError
+from skillearn_jax.parallel import (
+    Processes,
+    check_same,
+    in_any,
+    is_first,
+    on_first,
+    processes,
+)
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        ({"num_processes": 2}, "need --coordinator=HOST:PORT"),
+        ({"process_id": 1}, "need --coordinator=HOST:PORT"),
+        (
+            {"coordinator": "a:1", "num_processes": 2, "process_id": 2},
+            "--process_id is 2; of --num_processes=2 it must be 0 to 1",
+        ),
+        ({"coordinator": "a", "num_processes": 2}, "'a'; it must be HOST:PORT"),
+        ({"coordinator": "a:b", "num_processes": 2}, "'a:b'; it must be HOST:PORT"),
+        ({"coordinator": "a:0", "num_processes": 2}, "'a:0'; it must be HOST:PORT"),
+        ({"coordinator": "a:99999", "num_processes": 2}, "it must be HOST:PORT"),
+        ({"coordinator": "a:1", "distributed": True}, "give one of them"),
+        ({"start_timeout_s": 0}, "--start_timeout is below 1"),
+        ({"heartbeat_timeout_s": 0}, "--heartbeat_timeout is below 1"),
+    ],
+)
+def test_flags_that_contradict_each_other_are_refused(flags, message):
+    with pytest.raises(InputError, match=message):
+        Processes(**flags)
+
+
+def test_one_process_starts_nothing(monkeypatch):
+    monkeypatch.setattr(jax.distributed, "initialize", None)
+    Processes().start()
+    assert is_first()
+
+
+def test_without_a_cluster_the_flag_is_refused(monkeypatch, capsys):
+    def initialize(**timeouts):
+        assert timeouts["initialization_timeout"] == 7
+        raise ValueError("coordinator_address should be defined.")
+
+    monkeypatch.setattr(jax.distributed, "initialize", initialize)
+    with pytest.raises(InputError, match=r"finds no cluster .*: give --coordinator"):
+        Processes(distributed=True, start_timeout_s=7).start()
+    assert "a process of a cluster: host" in capsys.readouterr().err
+
+
+def test_one_process_speaks_to_itself():
+    value = object()
+    assert on_first(lambda: value) is value
+    assert in_any(True)
+    assert not in_any(False)
+    check_same({"a": 1}, "the config")
+
+
+@pytest.fixture
+def second(monkeypatch):
+    """`second(message)`: this process as the second of two, told a message."""
+
+    def tell(message):
+        monkeypatch.setattr(jax, "process_count", lambda: 2)
+        monkeypatch.setattr(jax, "process_index", lambda: 1)
+        monkeypatch.setattr(processes, "_broadcast", lambda data: message)
+
+    return tell
+
+
+def test_the_second_process_is_told_and_does_nothing_itself(second):
+    second(json.dumps({"value": {"a": [1, 2.5, None]}}).encode())
+    assert on_first(lambda: pytest.fail("called")) == {"a": [1, 2.5, None]}
+    second(json.dumps({"error": "no such folder: set --workdir"}).encode())
+    with pytest.raises(InputError, match="no such folder: set --workdir"):
+        on_first(lambda: pytest.fail("called"))
+
+
+def test_processes_with_other_flags_are_refused(second):
+    second(json.dumps({"value": json.dumps({"seed": 3})}).encode())
+    check_same({"seed": 3}, "the config")
+    with pytest.raises(InputError, match="the config of process 1 is not that of pro"):
+        check_same({"seed": 4}, "the config")
+
+
+def test_what_the_first_finds_wrong_is_told_to_all(monkeypatch):
+    said = []
+    monkeypatch.setattr(jax, "process_count", lambda: 2)
+    monkeypatch.setattr(processes, "_broadcast", lambda data: said.append(data) or data)
+
+    def wrong():
+        raise InputError("wrong")
+
+    with pytest.raises(InputError, match="wrong"):
+        on_first(wrong)
+    assert [json.loads(data) for data in said] == [{"error": "wrong"}]
+    assert on_first(lambda: [1]) == [1]

@@ -1,0 +1,153 @@
+"""What a run logs beside metrics.jsonl: costs, profiles, event files."""
+
+import json
+import signal
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from skillearn_jax.errors import InputError, Interrupted
+from skillearn_jax.train import run
+from skillearn_jax.train.experiment import check
+from skillearn_jax.train.recompile import CompiledOnce, RecompilationWarning
+from skillearn_jax.train.telemetry import parse_profile
+from skillearn_jax.train.workdir import Workdir
+
+LOGGED = {
+    "data.batch_size": 128,
+    "search.epochs": 2,
+    "search.warmup_epochs": 0,
+    "evaluation.epochs": 1,
+    "evaluation.num_random": 0,
+    "evaluation.num_seeds": 1,
+    "logging.tensorboard": True,
+    "profile": "2:4",
+}
+
+
+@pytest.fixture(scope="module")
+def logged(tiny_baseline, tmp_path_factory):
+    """A run that was interrupted at its seventh step, after its save of the sixth."""
+    workdir = tmp_path_factory.mktemp("logged") / "run"
+    config = tiny_baseline(LOGGED)
+    with pytest.MonkeyPatch.context() as patch:
+        append = Workdir.append_metrics
+
+        def appended(self, rows, *name):
+            rows = list(rows)
+            append(self, rows, *name)
+            if any(row["step"] == 7 for row in rows):
+                signal.raise_signal(signal.SIGTERM)
+
+        patch.setattr(Workdir, "append_metrics", appended)
+        with pytest.raises(Interrupted, match="saved at step 7"):
+            run(config, workdir, quiet=True)
+    run(config, workdir, quiet=True)
+    return workdir
+
+
+def scalars(folder):
+    """Returns `{tag: {step: value}}` of the event files of a folder."""
+    from tensorboardX.proto import event_pb2
+
+    found = {}
+    for file in sorted(folder.glob("events.*")):
+        data, at = file.read_bytes(), 0
+        while at < len(data):  # length, its checksum, the event, its checksum
+            size = int.from_bytes(data[at : at + 8], "little")
+            event = event_pb2.Event.FromString(data[at + 12 : at + 12 + size])
+            at += 16 + size
+            for value in event.summary.value:
+                found.setdefault(value.tag, {})[event.step] = value.simple_value
+    return found
+
+
+def test_event_files_hold_the_numbers_of_the_metrics(logged, read_rows):
+    found = scalars(logged / "tensorboard" / "search")
+    rows = [row for row in read_rows(logged) if "learner/loss" in row]
+    assert len(rows) == 10
+    for name in ("learner/loss", "hypergrad/alphas/norm"):
+        wanted = {row["step"]: np.float32(row[name]) for row in rows}
+        assert found[name] == pytest.approx(wanted)
+    ends = {row["step"] for row in read_rows(logged) if "alphas/skips/normal" in row}
+    assert set(found["alphas/entropy/normal"]) == ends == {5, 10}
+    assert "phase" not in found
+    trained = scalars(logged / "tensorboard" / "evaluate" / "derived, seed 0")
+    assert set(trained) == {"train_loss", "train_error"}
+
+
+def test_without_the_flag_there_are_none(finished):
+    assert not (finished.workdir / "tensorboard").exists()
+    assert not (finished.workdir / "profile").exists()
+
+
+def test_costs_are_noted_apart(logged, read_rows):
+    rows = [json.loads(x) for x in (logged / "timing.jsonl").read_text().splitlines()]
+    compiled = [row for row in rows if "compile_s" in row]
+    assert [(row["phase"], row["step"]) for row in compiled] == [
+        ("search", 0),
+        ("search", 7),
+        ("evaluate/derived", 0),
+    ]
+    for row in compiled:
+        assert row["compile_s"] > 0
+        assert row["temp_bytes"] > row["argument_bytes"] / 100 > 0
+    stepped = [row for row in rows if "steps_s" in row]
+    assert [(row["phase"], row["step"], row["steps"]) for row in stepped] == [
+        ("search", 5, 5),
+        ("search", 10, 3),
+        ("evaluate/derived/0", 5, 5),
+    ]
+    assert all(0 < row["steps_s"] < 60 for row in stepped)
+    assert not any("_s" in name for row in read_rows(logged) for name in row)
+
+
+def test_a_profile_is_captured_once(logged):
+    (trace,) = (logged / "profile").rglob("*.xplane.pb")
+    assert trace.stat().st_size > 1000
+
+
+@pytest.mark.parametrize("text", ["3", "a:b", "5:5", "7:3", ":4", "1:2:3", "-1:4"])
+def test_a_profile_that_is_none_is_refused(tiny_baseline, text):
+    with pytest.raises(
+        InputError, match=r"config.profile is .* must be START:STOP"
+    ) as e:
+        check(tiny_baseline({"profile": text}))
+    assert "\n" not in str(e.value)
+
+
+def test_a_profile_is_a_slice_of_steps():
+    assert list(parse_profile("2:4")) == [2, 3]
+    assert list(parse_profile("")) == []
+
+
+def compiled(*args):
+    def compile_for(*args):
+        return jax.jit(lambda state, x: state["w"] * x["scale"]).lower(*args).compile()
+
+    return CompiledOnce(compile_for, ("state", "streams"), *args)
+
+
+def test_a_step_that_compiles_again_names_what_has_changed():
+    call = compiled({"w": jnp.ones(3)}, {"scale": jnp.ones(())})
+    call({"w": jnp.zeros(3)}, {"scale": jnp.ones(())})  # no warning: they are errors
+    with pytest.warns(
+        RecompilationWarning,
+        match=r"compiled again \(.* s\): state/w was float32\[3\] and is float32\[4\] \(",
+    ):
+        result = call({"w": jnp.ones(4)}, {"scale": jnp.full((), 2.0)})
+    assert result.tolist() == [2, 2, 2, 2]
+    call({"w": jnp.zeros(4)}, {"scale": jnp.ones(())})
+    with pytest.warns(
+        RecompilationWarning, match=r"streams/scale was float32\[\] and is int32\[\]"
+    ):
+        call({"w": jnp.ones(4)}, {"scale": jnp.ones((), jnp.int32)})
+
+
+def test_another_error_of_a_step_passes_through():
+    call = compiled({"w": jnp.ones(3)}, {"scale": jnp.ones(())})
+    call.compiled = lambda *args: int("nonsense")
+    with pytest.raises(ValueError, match="nonsense"):
+        call({"w": jnp.zeros(3)}, {"scale": jnp.ones(())})
