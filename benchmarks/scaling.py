@@ -45,7 +45,7 @@ from skillearn_jax.parallel import Devices
 from skillearn_jax.train import Config
 from skillearn_jax.train.build import build_search
 from skillearn_jax.train.loop import compile_loop
-from skillearn_jax.train.search import search_streams
+from skillearn_jax.train.search_streams import search_streams
 from skillearn_jax.types import PyTree
 
 MODES = ("strong", "weak", "drift", "sizes")

@@ -19,6 +19,7 @@ from skillearn_jax.skills import (
 )
 from skillearn_jax.train.build import (
     SearchSetup,
+    build_search,
     cross_entropy,
     make_supernet,
     phases_of,
@@ -27,7 +28,15 @@ from skillearn_jax.train.build import (
 from skillearn_jax.train.config import Config
 from skillearn_jax.train.optimizers import adam, sgd
 from skillearn_jax.train.stages import SearchStage, search_stage
+from skillearn_jax.train.tasks import Images
 from skillearn_jax.types import Array, Key, PyTree
+
+
+def build_program(config: Config, data: Images, *args: Any) -> SearchSetup:
+    """Returns `build_search` of one data set, or `build_tasks` of several."""
+    if isinstance(data, ImageData):
+        return build_search(config, data, *args)
+    return build_tasks(config, data, *args)
 
 
 def build_tasks(

@@ -17,8 +17,8 @@ from skillearn_jax.nas.schedules import Stability, has_settled
 from skillearn_jax.nas.space import CELL_KINDS
 from skillearn_jax.parallel import Devices, check_same
 from skillearn_jax.train import interrupt
-from skillearn_jax.train.build import SearchSetup, build_search
-from skillearn_jax.train.build_tasks import build_tasks
+from skillearn_jax.train.build import SearchSetup
+from skillearn_jax.train.build_tasks import build_program
 from skillearn_jax.train.checkpoints import Checkpoints, Saved
 from skillearn_jax.train.config import Config
 from skillearn_jax.train.console import Console, Update
@@ -26,7 +26,7 @@ from skillearn_jax.train.exam_contents import write_exam
 from skillearn_jax.train.exams import EXAMS, append_exams, exams_are_over
 from skillearn_jax.train.loop import StepMetrics, compile_loop
 from skillearn_jax.train.saving import Saver
-from skillearn_jax.train.search_streams import all_streams
+from skillearn_jax.train.search_streams import streams_of
 from skillearn_jax.train.stages import (
     SearchStage,
     next_space,
@@ -95,7 +95,7 @@ def search(
         Interrupted: after a save, if a signal asked for the end.
         StorageError: if the disk does not take what is to be written.
     """
-    streams = all_streams(config, data, bank)
+    streams = streams_of(config, data, bank)
     steps_per_epoch = longest_epoch(streams)
     build_key, run_key = jax.random.split(jax.random.key(config.seed))
     num_stages = config.search.num_stages
@@ -118,7 +118,7 @@ def search(
         saver = Saver(checkpoints, config.checkpoint, steps_per_epoch)
         for index in range(first, num_stages):
             stage = search_stage(config, index, space)
-            setup = _build(
+            setup = build_program(
                 config,
                 data,
                 jax.random.fold_in(build_key, index) if index else build_key,
@@ -150,12 +150,6 @@ def search(
     if steps < total:
         console.message(f"stopped by the rule {config.search.stop!r} at step {steps}")
     return SearchResult(genotype, steps // steps_per_epoch, steps, compile_s, steps_s)
-
-
-def _build(config: Config, data: Images, *args: Any) -> SearchSetup:
-    if isinstance(data, ImageData):
-        return build_search(config, data, *args)
-    return build_tasks(config, data, *args)
 
 
 def derived(state: State, space: CellSpace, config: Config) -> Genotype:
@@ -271,8 +265,8 @@ class _Recorder(NamedTuple):
                 row.get("phase") not in ("warmup", "search") or row["step"] <= done
             )
         )
-        self.workdir.keep_metrics(lambda row: row["step"] <= done, "alphas.jsonl")
-        self.workdir.keep_metrics(lambda row: row["step"] <= done, EXAMS)
+        for name in (EXAMS, "alphas.jsonl"):
+            self.workdir.keep_metrics(lambda row: row["step"] <= done, name)
         if saved is None:
             return Stability(), False
         return Stability(*saved.note["stability"]), saved.note["stopped"]

@@ -1,4 +1,4 @@
-"""Floor 4: the data streams of a search: training images in, batches out."""
+"""Floor 4: what a search draws from: the streams of one data set, or of several."""
 
 import dataclasses
 
@@ -48,15 +48,15 @@ def search_streams(
     }
 
 
-def all_streams(
+def streams_of(
     config: Config, data: Images, bank: ImageData | None = None
 ) -> dict[str, Stream]:
     """Returns the streams of one data set; of several tasks `train_NAME`, `val_NAME`.
 
     Args:
         config: sizes and augmentation.
-        data: whose training images are searched on.
-        bank: the data set whose training images are the exam bank, if not `data`.
+        data: one set, or several tasks by name.
+        bank: that exams are drawn from; by default the validation set.
     """
     if isinstance(data, ImageData):
         own = search_streams(config, data.train, data)

@@ -10,11 +10,12 @@ import pytest
 from skillearn_jax.data import load
 from skillearn_jax.errors import InputError
 from skillearn_jax.hypergrad import Exact, FirstOrder
-from skillearn_jax.train import run, search
+from skillearn_jax.train import run
 from skillearn_jax.train.build import build_search
 from skillearn_jax.train.config import CurriculumConfig
 from skillearn_jax.train.exams import check_exams, load_bank
 from skillearn_jax.train.experiment import check
+from skillearn_jax.train.search_streams import streams_of
 
 
 @pytest.fixture(scope="module")
@@ -127,7 +128,7 @@ def test_a_bank_of_its_own_gets_the_shape_of_the_data(tiny, data):
     assert bank.image_shape == data.image_shape
     assert bank.train.size == 4000
     config = tiny({"lpt.bank": "mnist5k"})
-    streams = search._streams(config, data, bank)
+    streams = streams_of(config, data, bank)
     assert streams["bank"].examples.size == 4000
     assert streams["bank"].mean == data.mean
     assert streams["val"].examples.size == 717

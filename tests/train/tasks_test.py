@@ -16,7 +16,7 @@ from skillearn_jax.train.build import build_search
 from skillearn_jax.train.build_tasks import build_tasks, schedule_of
 from skillearn_jax.train.experiment import check
 from skillearn_jax.train.rivals import read_rivals
-from skillearn_jax.train.search import _streams
+from skillearn_jax.train.search_streams import streams_of
 from skillearn_jax.train.tasks import load_images, longest_epoch, task_config
 
 NAMES = ("a", "b")
@@ -169,7 +169,7 @@ def test_what_fades_with_the_epochs_counts_steps_and_not_turns(config, given):
 
 def test_an_epoch_passes_the_largest_task_and_streams_differ(config, given):
     data = load_images(config(), given)
-    streams = _streams(config(), data)
+    streams = streams_of(config(), data)
     assert set(streams) == {"train_a", "val_a", "train_b", "val_b"}
     assert streams["train_a"].examples.size == 10
     assert longest_epoch(streams) == 2
