@@ -11,11 +11,10 @@ import numpy as np
 
 from skillearn_jax.data import Augmentation, Examples, ImageData, Stream, halves
 from skillearn_jax.framework import Phase, State
-from skillearn_jax.nas import CellSpace, Genotype, count_skips, derive_genotype
 from skillearn_jax.nas.schedules import Stability, has_settled
-from skillearn_jax.nas.space import CELL_KINDS
 from skillearn_jax.parallel import Devices, check_same
 from skillearn_jax.train import interrupt
+from skillearn_jax.train.benchmark import Benchmark, load_benchmark
 from skillearn_jax.train.build import SearchSetup, build_search
 from skillearn_jax.train.build_tasks import build_tasks
 from skillearn_jax.train.checkpoints import Checkpoints, Saved
@@ -23,6 +22,7 @@ from skillearn_jax.train.config import Config
 from skillearn_jax.train.console import Console, Update
 from skillearn_jax.train.loop import StepMetrics, compile_loop
 from skillearn_jax.train.saving import Saver
+from skillearn_jax.train.spaces import Cells, space_kind
 from skillearn_jax.train.stages import (
     SearchStage,
     next_space,
@@ -56,7 +56,7 @@ class SearchResult(NamedTuple):
         steps_s: seconds of stepping, likewise.
     """
 
-    genotype: Genotype
+    genotype: Cells
     epochs: int
     steps: int
     compile_s: float
@@ -132,6 +132,7 @@ def search(
     num_stages = config.search.num_stages
     total = num_stages * config.search.epochs * steps_per_epoch
     space, state = config.space.build(), None
+    benchmark = load_benchmark(config)
     compile_s, steps_s = 0.0, 0.0
     checkpoints = Checkpoints(
         workdir.path / "checkpoints" / "search",
@@ -164,7 +165,7 @@ def search(
             name = f"search {index + 1}/{num_stages}" if num_stages > 1 else "search"
             with console.progress(name, total) as update:
                 recorder = _Recorder(
-                    config, stage, workdir, saver, update, steps_per_epoch
+                    config, stage, workdir, saver, update, steps_per_epoch, benchmark
                 )
                 state, *seconds = _run_phases(
                     setup, streams, run_key, devices, recorder, state or saved
@@ -198,12 +199,9 @@ def _build(config: Config, data: Images, *args: Any) -> SearchSetup:
     return build_tasks(config, data, *args)
 
 
-def derived(state: State, space: CellSpace, config: Config) -> Genotype:
+def derived(state: State, space: Any, config: Config) -> Cells:
     """Returns the cells that a state's architecture prefers."""
-    limit = config.search.max_skips
-    return derive_genotype(
-        _alphas(state), space, max_skips=None if limit < 0 else limit
-    )
+    return space_kind(config).derive(_alphas(state), space, config.search.max_skips)
 
 
 def _alphas(state: State) -> dict[str, np.ndarray]:
@@ -287,6 +285,7 @@ class _Recorder(NamedTuple):
     saver: Saver
     update: Update
     steps_per_epoch: int
+    benchmark: Benchmark | None = None
 
     def go_on(self, saved: Saved | None) -> tuple[Stability, bool]:
         """Forgets the metrics of the steps after a checkpoint, or of all without one.
@@ -335,19 +334,20 @@ class _Recorder(NamedTuple):
             The stability after this epoch, and whether a rule ends the search here.
         """
         searching = phase.program.validation is not None
+        kind, alphas = space_kind(self.config), _alphas(state)
         if searching:
-            stability = stability.update(state.params["alphas"], self.stage.space)
-        row: dict[str, Any] = _entropies(state)
-        # As they are, whatever `max_skips` will make of them: this is an alarm.
-        skips = count_skips(derive_genotype(_alphas(state), self.stage.space))
-        row |= {f"alphas/skips/{kind}": float(skips[kind]) for kind in CELL_KINDS}
-        stopped = searching and self._stops(skips["normal"], stability)
+            stability = kind.rank(stability, alphas, self.stage.space)
+        row: dict[str, Any] = {**kind.watch(alphas, self.stage.space)}
+        if self.benchmark is not None:
+            cells = derived(state, self.stage.space, self.config)
+            row |= self.benchmark.look_up(cells)
+        stopped = searching and self._stops(row[kind.skips], stability)
         row |= {"alphas/stable_epochs": float(stability.epochs), "stopped": stopped}
         # Before the save: a run that goes on drops the rows beyond its checkpoint.
         self.workdir.append_metrics([self._row(phase.name, step, row)])
         return stability, stopped
 
-    def _stops(self, normal_skips: int, stability: Stability) -> bool:
+    def _stops(self, normal_skips: float, stability: Stability) -> bool:
         search = self.config.search
         if search.stop == "skips":
             return normal_skips >= search.stop_skips
@@ -362,15 +362,3 @@ class _Recorder(NamedTuple):
 
 def _shown(metrics: StepMetrics) -> StepMetrics:
     return {label: metrics[name] for label, name in _SHOWN.items() if name in metrics}
-
-
-def _entropies(state: State) -> StepMetrics:
-    """Returns the mean entropy of an edge's operations, in nats, per kind of cell."""
-    entropies = {}
-    for kind in CELL_KINDS:
-        logits = np.asarray(state.params["alphas"][kind], np.float64)
-        weights = np.exp(logits - logits.max(axis=1, keepdims=True))
-        weights /= weights.sum(axis=1, keepdims=True)
-        entropy = -np.sum(weights * np.log(weights), axis=1)
-        entropies[f"alphas/entropy/{kind}"] = float(entropy.mean())
-    return entropies

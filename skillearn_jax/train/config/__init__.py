@@ -1,5 +1,6 @@
 """Floor 4: the configuration of a run as frozen, checked dataclasses, group by group."""
 
+from skillearn_jax.train.config.benchmark import BenchmarkConfig
 from skillearn_jax.train.config.data import DataConfig
 from skillearn_jax.train.config.evaluation import EvaluationConfig
 from skillearn_jax.train.config.optimizers import AdamConfig, SgdConfig
@@ -16,6 +17,7 @@ from skillearn_jax.train.config.tasks import InterleavingConfig
 
 __all__ = [
     "AdamConfig",
+    "BenchmarkConfig",
     "CheckpointConfig",
     "Config",
     "DataConfig",
