@@ -28,6 +28,7 @@ def get_config(variant=""):
     config.space.name = "nasbench201"
     config.search.cells = 5
     config.search.weights.weight_decay = 5e-4
+    config.search.weights.nesterov = True
 
     # The final training of the benchmark; the table knows its outcome.
     config.evaluation.epochs = 0
@@ -38,6 +39,7 @@ def get_config(variant=""):
     config.evaluation.drop_path = 0.0
     config.evaluation.weights.lr = 0.1
     config.evaluation.weights.weight_decay = 5e-4
+    config.evaluation.weights.nesterov = True
 
     if variant == "lpt":
         config.skill = "lpt"

@@ -36,13 +36,15 @@ def sgd(
     return optax.chain(
         optax.clip_by_global_norm(config.clip) if config.clip else optax.identity(),
         optax.add_decayed_weights(config.weight_decay),
-        optax.sgd(schedule, momentum=config.momentum or None),
+        optax.sgd(schedule, momentum=config.momentum or None, nesterov=config.nesterov),
     )
 
 
 def adam(config: AdamConfig) -> optax.GradientTransformation:
-    """Returns Adam with L2 decay inside the gradient (not AdamW)."""
+    """Returns Adam with L2 decay inside the gradient (not AdamW), clipped before."""
+    clip = [optax.clip_by_global_norm(config.clip)] if config.clip else []
     return optax.chain(
+        *clip,
         optax.add_decayed_weights(config.weight_decay),
         optax.adam(config.lr, b1=config.beta1, b2=config.beta2),
     )

@@ -13,6 +13,7 @@ class SgdConfig:
         lr: the initial learning rate.
         min_lr: the learning rate that the cosine ends in.
         momentum: of the heavy ball.
+        nesterov: look ahead along the momentum, as NAS-Bench-201's trainings do.
         weight_decay: added to the gradient, before momentum.
         clip: global norm of the gradient; 0 does not clip.
     """
@@ -20,6 +21,7 @@ class SgdConfig:
     lr: float = number(0.025, above=0)
     min_lr: float = number(0.001, at_least=0)
     momentum: float = number(0.9, at_least=0, below=1)
+    nesterov: bool = False
     weight_decay: float = number(3e-4, at_least=0)
     clip: float = number(5.0, at_least=0)
 
@@ -32,10 +34,12 @@ class AdamConfig:
         lr: the learning rate.
         beta1: decay of the first moment.
         beta2: decay of the second moment.
-        weight_decay: added to the gradient.
+        weight_decay: added to the gradient, after clipping.
+        clip: global norm of the gradient, as in P-DARTS; 0 does not clip.
     """
 
     lr: float = number(3e-4, above=0)
     beta1: float = number(0.5, at_least=0, below=1)
     beta2: float = number(0.999, at_least=0, below=1)
     weight_decay: float = number(1e-3, at_least=0)
+    clip: float = number(0.0, at_least=0)
