@@ -34,7 +34,7 @@ def pcdarts(config):
 
 
 def pdarts(config):
-    """P-DARTS's CIFAR recipe, but for the clipping of the architecture's gradient."""
+    """P-DARTS's CIFAR recipe; a tester is clipped too, as in the authors' code."""
     darts1(config)
     config.data.batch_size = 96
     config.search.epochs = 25
@@ -45,6 +45,10 @@ def pdarts(config):
     config.search.max_skips = 2
     config.search.weights.min_lr = 0.0
     config.search.alphas.lr = 6e-4
+    config.search.alphas.clip = 5.0
+    config.tester.weights.clip = 5.0
+    config.tester.weights.min_lr = 0.0
+    config.tester.creator.clip = 5.0
     config.evaluation.batch_size = 128
     config.evaluation.drop_path = 0.3
 

@@ -134,7 +134,7 @@ def genotype_svg(genotype: Genotype) -> str:
         parts += _cell_parts(placed, title)
         parts.append("</g>")
         top += placed.height
-    return _document(width, top, "normal and reduction cell", parts)
+    return document(width, top, "normal and reduction cell", parts)
 
 
 def cell_svg(edges: layout.Edges, concat: Sequence[int], title: str) -> str:
@@ -149,10 +149,11 @@ def cell_svg(edges: layout.Edges, concat: Sequence[int], title: str) -> str:
         title: printed above the cell; the document's accessible name.
     """
     placed = layout.place_cell(edges, concat)
-    return _document(placed.width, placed.height, title, _cell_parts(placed, title))
+    return document(placed.width, placed.height, title, _cell_parts(placed, title))
 
 
-def _document(width: float, height: float, title: str, parts: Sequence[str]) -> str:
+def document(width: float, height: float, title: str, parts: Sequence[str]) -> str:
+    """Returns an SVG document of some parts, with the style of all cells."""
     return "\n".join(
         [
             f'<svg xmlns="http://www.w3.org/2000/svg" class="cell" role="img"'
@@ -207,7 +208,7 @@ def _chip(chip: layout.Chip, node: tuple[float, float]) -> str:
     right, top = chip.x + chip.width, chip.y - layout.CHIP_HEIGHT / 2
     end = node[0] - layout.NODE_RADIUS
     bend = (right + end) / 2
-    family = _family(chip.op)
+    family = chip_family(chip.op)
     hint = f"{chip.op}: {_name(chip.source)} → {_name(chip.target)}"
     return (
         f'<g class="op {family}"><title>{escape(hint)}</title>'
@@ -244,7 +245,8 @@ def _name(state: int) -> str:
     return _INPUT_NAMES[state] if state < 2 else f"node {state - 2}"
 
 
-def _family(op: str) -> str:
+def chip_family(op: str) -> str:
+    """Returns the class of an operation in the style sheet: its colour."""
     for start, family in _FAMILIES:
         if op.startswith(start):
             return family

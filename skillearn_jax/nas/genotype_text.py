@@ -63,7 +63,7 @@ def _parse_value(name: str, node: ast.expr) -> Any:
         raise InputError(
             f"{name} must be a list of literals"
             f"{' or range(start, stop)' if name.endswith('_concat') else ''}, got "
-            f"{_shorten(ast.unparse(node))}"
+            f"{_source(node)}"
         ) from None
 
 
@@ -73,6 +73,14 @@ def _is_call_of(node: ast.expr, name: str) -> TypeGuard[ast.Call]:
         and isinstance(node.func, ast.Name)
         and node.func.id == name
     )
+
+
+def _source(node: ast.expr) -> str:
+    """Returns an expression for a message, cut where it is long."""
+    try:
+        return _shorten(ast.unparse(node))
+    except RecursionError:
+        return "a deep nesting"
 
 
 def _shorten(text: str) -> str:

@@ -12,7 +12,6 @@ from skillearn_jax.framework import Aux, Phase, Program, State
 from skillearn_jax.framework.state import Batches
 from skillearn_jax.hypergrad import Adjoint
 from skillearn_jax.models import Creator, Executor, SmallEncoder, resnet_encoder
-from skillearn_jax.nas import CellSpace, Supernet
 from skillearn_jax.nas.schedules import skip_dropout_rate, skip_weight
 from skillearn_jax.skills import (
     LPT_VARIANTS,
@@ -26,6 +25,7 @@ from skillearn_jax.skills import (
 from skillearn_jax.skills.curriculum import CURRICULUM
 from skillearn_jax.train.config import Config
 from skillearn_jax.train.optimizers import adam, sgd
+from skillearn_jax.train.spaces import Net, space_kind
 from skillearn_jax.train.stages import SearchStage, search_stage
 from skillearn_jax.types import Array, Key, Metrics, ParamSets, PyTree
 
@@ -49,7 +49,7 @@ class SearchSetup(NamedTuple):
     phases: tuple[Phase, ...]
     params: dict[str, PyTree]
     model_state: dict[str, PyTree]
-    space: CellSpace
+    space: Any
     curriculum: Curriculum | None = None
     models: tuple[LearnerModel, TesterModel] | None = None
 
@@ -137,19 +137,10 @@ def _passing_tests(
 
 def make_supernet(
     config: Config, stage: SearchStage, num_classes: int, axis_name: str | None
-) -> Supernet:
+) -> Net:
     """Returns the supernet of a stage; without a head for 0 classes."""
-    return Supernet(
-        space=stage.space,
-        num_cells=stage.cells,
-        channels=config.search.channels,
-        num_classes=num_classes,
-        partial=config.search.partial,
-        auxiliary_skip=config.search.auxiliary_skip != "off",
-        remat=config.search.remat,
-        initialization=cast(Any, config.search.initialization),
-        axis_name=config.parallel.statistics_axis(axis_name),
-    )
+    axis = config.parallel.statistics_axis(axis_name)
+    return space_kind(config).supernet(config, stage, num_classes, axis)
 
 
 def phases_of(program: Program, config: Config) -> tuple[Phase, ...]:
@@ -184,7 +175,7 @@ def phases_of(program: Program, config: Config) -> tuple[Phase, ...]:
 
 
 def supernet_forward(
-    supernet: Supernet, config: Config, steps_per_epoch: int, stage: SearchStage
+    supernet: Net, config: Config, steps_per_epoch: int, stage: SearchStage
 ) -> Callable[[PyTree, PyTree, PyTree, Array, Key], tuple[Array, PyTree]]:
     """Returns the supernet as it trains: `(weights, alphas, state, images, key)`.
 
@@ -219,7 +210,7 @@ def supernet_forward(
 
 
 def _supernet_learner(
-    supernet: Supernet, config: Config, steps_per_epoch: int, stage: SearchStage
+    supernet: Net, config: Config, steps_per_epoch: int, stage: SearchStage
 ) -> LearnerModel:
     """Returns the supernet as a learner whose supporting set is its architecture."""
     forward = supernet_forward(supernet, config, steps_per_epoch, stage)
@@ -262,7 +253,7 @@ def _supernet_learner(
         example_losses,
         optimizer=sgd(config.search.weights, config.search.epochs, steps_per_epoch),
         supporting={"alphas": adam(config.search.alphas)},
-        task=f"classify {config.data.name}; supernet of {supernet.num_cells} cells",
+        task=f"classify {config.data.name}; supernet of {stage.cells} cells",
         example_errors=example_errors,
     )
 

@@ -19,13 +19,9 @@ from skillearn_jax.data import (
 )
 from skillearn_jax.framework import Aux, Program, Stage, State
 from skillearn_jax.nas import (
-    CIFAR_AUXILIARY,
-    Genotype,
-    Network,
     Outputs,
     count_macs,
     num_params,
-    random_genotype,
 )
 from skillearn_jax.parallel import Devices
 from skillearn_jax.train import interrupt
@@ -39,6 +35,7 @@ from skillearn_jax.train.optimizers import sgd
 from skillearn_jax.train.records import TrainingRecords
 from skillearn_jax.train.rivals import read_rivals
 from skillearn_jax.train.saving import Saver
+from skillearn_jax.train.spaces import Cells, Net, space_kind
 from skillearn_jax.train.telemetry import Steps, note_compilation, observed
 from skillearn_jax.train.workdir import Workdir
 from skillearn_jax.types import Array, Key, ParamSets, PyTree
@@ -49,7 +46,7 @@ _EVAL_BATCH = 256
 def evaluate(
     config: Config,
     data: ImageData,
-    genotype: Genotype,
+    genotype: Cells,
     workdir: Workdir,
     devices: Devices,
     console: Console,
@@ -127,7 +124,7 @@ class _Training:
         self,
         config: Config,
         data: ImageData,
-        genotype: Genotype,
+        genotype: Cells,
         stream: Stream,
         devices: Devices,
     ) -> None:
@@ -135,14 +132,14 @@ class _Training:
         self._root = jax.random.key(config.seed)
         self._data, self._stream, self._devices = data, stream, devices
         self._genotype = genotype
-        self._network = Network(
-            genotype,
-            num_cells=self._config.cells,
-            channels=self._config.channels,
-            num_classes=data.num_classes,
-            auxiliary=CIFAR_AUXILIARY if self._config.auxiliary_weight else None,
-            axis_name=config.parallel.statistics_axis(devices.axis_name),
+        kind, axis = (
+            space_kind(config),
+            config.parallel.statistics_axis(devices.axis_name),
         )
+        rest = (genotype, config, data.num_classes)
+        self._network = kind.network(*rest, axis, auxiliary=True)
+        # As deployed: without the auxiliary head.
+        self._deployed = kind.network(*rest, None, auxiliary=False)
         self._program = _training_program(
             self._network, config, stream.steps_per_epoch, devices.axis_name
         )
@@ -214,10 +211,9 @@ class _Training:
 
     def describe(self, name: str, errors: list[float]) -> dict[str, Any]:
         """Returns the network's row of the summary."""
-        # As deployed: without the auxiliary head.
-        deployed = self._network.clone(axis_name=None, auxiliary=None)
         shapes = jax.eval_shape(
-            lambda key: deployed.init(key, self._images(), train=False), self._root
+            lambda key: self._deployed.init(key, self._images(), train=False),
+            self._root,
         )
         spread = float(np.std(errors, ddof=1)) if len(errors) > 1 else None
         return {
@@ -270,7 +266,7 @@ class _Training:
 
 
 def _training_program(
-    network: Network, config: Config, steps_per_epoch: int, axis_name: str | None
+    network: Net, config: Config, steps_per_epoch: int, axis_name: str | None
 ) -> Program:
     """Returns the training of a fixed network: one stage, no validation."""
     evaluation = config.evaluation
@@ -290,15 +286,17 @@ def _training_program(
         key: Key,
     ) -> tuple[Array, Aux]:
         del reads
-        # A rate of exactly 0.0 leaves drop path out of the compiled program.
-        rate = evaluation.drop_path and evaluation.drop_path * batch["progress"]
+        # Without a rate there is no drop path in the compiled program.
+        rates = {}
+        if evaluation.drop_path:
+            rates["drop_path_rate"] = evaluation.drop_path * batch["progress"]
         outputs, changed = network.apply(
             {"params": moves["weights"], "batch_stats": model_state["network"]},
             batch["train"]["image"],
             train=True,
-            drop_path_rate=rate,
             mutable=["batch_stats"],
             rngs={"drop_path": key},
+            **rates,
         )
         labels = batch["train"]["label"]
         logits = outputs.logits if isinstance(outputs, Outputs) else outputs
@@ -319,14 +317,15 @@ def _training_program(
     return Program(stages=(stage,), axis_name=axis_name)
 
 
-def _contestants(config: Config, genotype: Genotype) -> dict[str, Genotype]:
+def _contestants(config: Config, genotype: Cells) -> dict[str, Cells]:
     """Returns the derived cells, those of other runs, then random ones of the space."""
     space = config.space.build()
     rng = np.random.default_rng(config.seed)
     count = config.evaluation.num_random
     rivals = read_rivals(config.evaluation.rivals)
     return {"derived": genotype, **rivals} | {
-        f"random {i}": random_genotype(rng, space) for i in range(1, count + 1)
+        f"random {i}": space_kind(config).random(rng, space)
+        for i in range(1, count + 1)
     }
 
 

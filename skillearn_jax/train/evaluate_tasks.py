@@ -7,13 +7,13 @@ from pathlib import Path
 from typing import Any
 
 from skillearn_jax.data import ImageData
-from skillearn_jax.nas import Genotype
 from skillearn_jax.parallel import Devices, on_first
 from skillearn_jax.train.config import Config
 from skillearn_jax.train.console import Console
 from skillearn_jax.train.evaluate import evaluate
 from skillearn_jax.train.report import write_report
 from skillearn_jax.train.shared_workdir import open_workdir
+from skillearn_jax.train.spaces import Cells
 from skillearn_jax.train.tasks import task_config
 from skillearn_jax.train.workdir import Workdir
 
@@ -21,7 +21,7 @@ from skillearn_jax.train.workdir import Workdir
 def evaluate_tasks(
     config: Config,
     data: Mapping[str, ImageData],
-    genotype: Genotype,
+    genotype: Cells,
     workdir: Workdir,
     devices: Devices,
     console: Console,
@@ -79,7 +79,7 @@ def _report(folder: Path) -> None:
 
 
 def _summary(
-    config: Config, data: ImageData, genotype: Genotype, entry: Mapping[str, Any]
+    config: Config, data: ImageData, genotype: Cells, entry: Mapping[str, Any]
 ) -> dict[str, Any]:
     return {
         "task": config.skill,

@@ -11,10 +11,10 @@ from ml_collections import ConfigDict
 
 from skillearn_jax.data import ImageData, halves
 from skillearn_jax.errors import InputError
-from skillearn_jax.nas import CIFAR_AUXILIARY, Genotype
-from skillearn_jax.nas.draw import genotype_text
+from skillearn_jax.nas import CIFAR_AUXILIARY
 from skillearn_jax.parallel import Devices, is_first, on_first
 from skillearn_jax.train import interrupt
+from skillearn_jax.train.benchmark import describe, load_benchmark
 from skillearn_jax.train.config import Config
 from skillearn_jax.train.console import Console
 from skillearn_jax.train.evaluate import evaluate
@@ -24,6 +24,7 @@ from skillearn_jax.train.report import write_report
 from skillearn_jax.train.rivals import read_rivals
 from skillearn_jax.train.search import SearchResult, search
 from skillearn_jax.train.shared_workdir import locked_by_first, open_workdir
+from skillearn_jax.train.spaces import Cells, kind_of_cells, read_cells, space_kind
 from skillearn_jax.train.stages import check_stages
 from skillearn_jax.train.tasks import Images, check_tasks, each_set, load_images
 from skillearn_jax.train.telemetry import parse_profile
@@ -39,7 +40,7 @@ class Result(NamedTuple):
         report: path of the page to look at.
     """
 
-    genotype: Genotype
+    genotype: Cells
     summary: dict[str, Any]
     report: Path
 
@@ -82,6 +83,7 @@ def run(
     data = load_images(config, data)
     for each in each_set(data):
         check_images(config, each)
+        space_kind(config).check_images(each)
         check_batches(config, each, devices)
     bank = load_bank(config, data) if isinstance(data, ImageData) else None
     folder = open_workdir(workdir, config)
@@ -121,8 +123,12 @@ def _run(
         ),
     )
     found = search(config, data, folder, devices, console, bank)
-    console.message(genotype_text(found.genotype))
+    console.message(kind_of_cells(found.genotype).text(found.genotype))
     summary = _summary(config, data, found)
+    if (benchmark := load_benchmark(config)) is not None:
+        looked_up = benchmark.look_up(found.genotype)
+        summary["benchmark"] = {"dataset": benchmark.dataset, **looked_up}
+        console.message(describe(looked_up, benchmark.dataset))
     if config.evaluation.epochs:
         rest = (found.genotype, folder, devices, console)
         evaluation = (
@@ -147,6 +153,8 @@ def check(config: Config) -> None:
     parse_profile(config.profile)
     check_tasks(config)
     check_exams(config)
+    space_kind(config).check(config)
+    load_benchmark(config)
     read_rivals(config.evaluation.rivals)
     if config.search.channels % config.search.partial:
         raise InputError(
@@ -212,7 +220,7 @@ def check_batches(config: Config, data: ImageData, devices: Devices) -> None:
 def _report(folder: Workdir, summary: dict[str, Any], console: Console) -> Result:
     report = Path(on_first(lambda: str(write_report(folder.path))))
     console.message(f"report: {report}")
-    return Result(Genotype.from_json(summary["genotype"]), summary, report)
+    return Result(read_cells(summary["genotype"]), summary, report)
 
 
 def _summary(config: Config, data: Images, found: SearchResult) -> dict[str, Any]:

@@ -50,8 +50,10 @@ def sgd(
 
 
 def adam(config: AdamConfig) -> optax.GradientTransformation:
-    """Returns Adam with L2 decay inside the gradient (not AdamW)."""
+    """Returns Adam with L2 decay inside the gradient (not AdamW), clipped before."""
+    clip = [optax.clip_by_global_norm(config.clip)] if config.clip else []
     return optax.chain(
+        *clip,
         optax.add_decayed_weights(config.weight_decay),
         optax.adam(config.lr, b1=config.beta1, b2=config.beta2),
     )

@@ -7,9 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from skillearn_jax.errors import InputError
-from skillearn_jax.nas import draw
-from skillearn_jax.nas.genotype import Genotype
 from skillearn_jax.train import exam_contents, report_figures, report_page
+from skillearn_jax.train.spaces import Cells, kind_of_cells, read_cells
 
 Json = Mapping[str, Any]
 
@@ -18,7 +17,7 @@ Json = Mapping[str, Any]
 class _Records:
     summary: Json
     config: Json
-    genotype: Genotype | None
+    genotype: Cells | None
     exam: Json | None
     metrics: Sequence[Json]
     skipped: int  # unreadable lines of metrics.jsonl
@@ -60,13 +59,9 @@ def _figures(records: _Records) -> dict[str, report_page.Figure]:
     """Returns the figures by name, in the order of the page."""
     figures: dict[str, report_page.Figure] = {}
     if (cells := records.genotype) is not None:
-        for name, edges, concat in (
-            ("normal", cells.normal, cells.normal_concat),
-            ("reduction", cells.reduction, cells.reduction_concat),
-        ):
-            svg = draw.cell_svg(edges, concat, f"{name} cell")
-            text = draw.cell_text(edges, concat, f"{name} cell")
-            figures[name] = report_page.Figure(svg, f"The {name} cell.", text)
+        for name, (svg, text) in kind_of_cells(cells).figures(cells).items():
+            caption = "The cell." if name == "cell" else f"The {name} cell."
+            figures[name] = report_page.Figure(svg, caption, text)
     if (exam := records.exam) is not None:
         figures["exam"] = report_page.Figure(
             exam_contents.exam_svg(exam),
@@ -108,7 +103,7 @@ def _read(workdir: Path) -> _Records:
     return _Records(
         summary=summary,
         config=_read_json(workdir / "config.json") or {},
-        genotype=Genotype.from_json(genotype) if genotype else None,
+        genotype=read_cells(genotype) if genotype else None,
         exam=_read_json(workdir / exam_contents.EXAM),
         metrics=metrics,
         skipped=skipped,

@@ -73,7 +73,7 @@ def render(
     parts = [
         f"<header><h1>{escape(title)}</h1><p>{escape(_story(summary))}</p></header>",
         _tiles(summary, evaluation),
-        section("The derived cell", show(figures, "normal", "reduction")),
+        section("The derived cell", show(figures, "normal", "reduction", "cell")),
         section("Search", show(figures, "search") + _paragraph(note)),
         section("The exam", show(figures, "exam")),
         section(
@@ -129,7 +129,7 @@ def _story(summary: Mapping[str, Any]) -> str:
 
 
 def _tiles(summary: Mapping[str, Any], evaluation: Mapping[str, Any]) -> str:
-    search = summary.get("search") or {}
+    search, table = summary.get("search") or {}, summary.get("benchmark") or {}
     rows = evaluation.get("rows") or [{}]
     compiling = _seconds(search.get("compile_s"))
     tiles = (
@@ -137,6 +137,16 @@ def _tiles(summary: Mapping[str, Any], evaluation: Mapping[str, Any]) -> str:
             "held-out error",
             _if("{mean:.2f} %", rows[0]),
             _if("± {std:.2f} ", rows[0]) + _if("({num_seeds} seeds)", evaluation),
+        ),
+        (
+            "tabulated test accuracy",
+            _if("{benchmark/test_accuracy:.2f} %", table),
+            _if("{dataset}, rank {benchmark/test_rank:,.0f} of 15,625", table),
+        ),
+        (
+            "tabulated validation accuracy",
+            _if("{benchmark/val_accuracy:.2f} %", table),
+            _if("{dataset}, rank {benchmark/val_rank:,.0f} of 15,625", table),
         ),
         ("parameters", _count(summary.get("params")), "derived network"),
         ("multiply-adds", _count(summary.get("macs")), "per image"),

@@ -5,10 +5,10 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from skillearn_jax.errors import InputError
-from skillearn_jax.nas import Genotype
+from skillearn_jax.train.spaces import Cells, read_cells
 
 
-def read_rivals(workdirs: Sequence[str]) -> dict[str, Genotype]:
+def read_rivals(workdirs: Sequence[str]) -> dict[str, Cells]:
     """Returns the derived cells of finished runs, by the names of their folders.
 
     Args:
@@ -17,7 +17,7 @@ def read_rivals(workdirs: Sequence[str]) -> dict[str, Genotype]:
     Raises:
         InputError: for a folder without readable cells, and names that repeat.
     """
-    rivals: dict[str, Genotype] = {}
+    rivals: dict[str, Cells] = {}
     for workdir in workdirs:
         name = Path(workdir).name
         if name in rivals or name == "derived" or name.startswith("random "):
@@ -27,7 +27,7 @@ def read_rivals(workdirs: Sequence[str]) -> dict[str, Genotype]:
             )
         path = Path(workdir) / "genotype.json"
         try:
-            rivals[name] = Genotype.from_json(json.loads(path.read_text("utf-8")))
+            rivals[name] = read_cells(json.loads(path.read_text("utf-8")))
         except (OSError, ValueError, InputError) as error:
             raise InputError(
                 f"config.evaluation.rivals names {workdir!r}, which holds no cells of a "

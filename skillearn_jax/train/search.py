@@ -11,12 +11,10 @@ import numpy as np
 
 from skillearn_jax.data import ImageData, Stream
 from skillearn_jax.framework import Phase, State
-from skillearn_jax.nas import CellSpace, Genotype, count_skips, derive_genotype
-from skillearn_jax.nas.derive import mean_entropies
 from skillearn_jax.nas.schedules import Stability, has_settled
-from skillearn_jax.nas.space import CELL_KINDS
 from skillearn_jax.parallel import Devices, check_same
 from skillearn_jax.train import interrupt
+from skillearn_jax.train.benchmark import Benchmark, load_benchmark
 from skillearn_jax.train.build import SearchSetup
 from skillearn_jax.train.build_tasks import build_program
 from skillearn_jax.train.checkpoints import Checkpoints, Saved
@@ -27,6 +25,7 @@ from skillearn_jax.train.exams import EXAMS, append_exams, exams_are_over
 from skillearn_jax.train.loop import StepMetrics, compile_loop
 from skillearn_jax.train.saving import Saver
 from skillearn_jax.train.search_streams import streams_of
+from skillearn_jax.train.spaces import Cells, space_kind
 from skillearn_jax.train.stages import (
     SearchStage,
     next_space,
@@ -61,7 +60,7 @@ class SearchResult(NamedTuple):
         steps_s: seconds of stepping, likewise.
     """
 
-    genotype: Genotype
+    genotype: Cells
     epochs: int
     steps: int
     compile_s: float
@@ -101,6 +100,7 @@ def search(
     num_stages = config.search.num_stages
     total = num_stages * config.search.epochs * steps_per_epoch
     space, state = config.space.build(), None
+    benchmark = load_benchmark(config)
     compile_s, steps_s = 0.0, 0.0
     checkpoints = Checkpoints(
         workdir.path / "checkpoints" / "search",
@@ -133,7 +133,7 @@ def search(
             name = f"search {index + 1}/{num_stages}" if num_stages > 1 else "search"
             with console.progress(name, total) as update:
                 recorder = _Recorder(
-                    config, stage, workdir, saver, update, steps_per_epoch
+                    config, stage, workdir, saver, update, steps_per_epoch, benchmark
                 )
                 state, *seconds = _run_phases(
                     setup, streams, run_key, devices, recorder, state or saved
@@ -152,12 +152,9 @@ def search(
     return SearchResult(genotype, steps // steps_per_epoch, steps, compile_s, steps_s)
 
 
-def derived(state: State, space: CellSpace, config: Config) -> Genotype:
+def derived(state: State, space: Any, config: Config) -> Cells:
     """Returns the cells that a state's architecture prefers."""
-    limit = config.search.max_skips
-    return derive_genotype(
-        _alphas(state), space, max_skips=None if limit < 0 else limit
-    )
+    return space_kind(config).derive(_alphas(state), space, config.search.max_skips)
 
 
 def _alphas(state: State) -> dict[str, np.ndarray]:
@@ -251,6 +248,7 @@ class _Recorder(NamedTuple):
     saver: Saver
     update: Update
     steps_per_epoch: int
+    benchmark: Benchmark | None = None
 
     def go_on(self, saved: Saved | None) -> tuple[Stability, bool]:
         """Forgets the metrics of the steps after a checkpoint, or of all without one.
@@ -304,16 +302,14 @@ class _Recorder(NamedTuple):
             The stability after this epoch, and whether a rule ends the search here.
         """
         searching = phase.program.validation is not None
+        kind, alphas = space_kind(self.config), _alphas(state)
         if searching:
-            stability = stability.update(state.params["alphas"], self.stage.space)
-        row: dict[str, Any] = {
-            f"alphas/entropy/{kind}": entropy
-            for kind, entropy in mean_entropies(_alphas(state)).items()
-        }
-        # As they are, whatever `max_skips` will make of them: this is an alarm.
-        skips = count_skips(derive_genotype(_alphas(state), self.stage.space))
-        row |= {f"alphas/skips/{kind}": float(skips[kind]) for kind in CELL_KINDS}
-        stopped = searching and self._stops(skips["normal"], stability, state)
+            stability = kind.rank(stability, alphas, self.stage.space)
+        row: dict[str, Any] = {**kind.watch(alphas, self.stage.space)}
+        if self.benchmark is not None:
+            cells = derived(state, self.stage.space, self.config)
+            row |= self.benchmark.look_up(cells)
+        stopped = searching and self._stops(row[kind.skips], stability, state)
         row |= {"alphas/stable_epochs": float(stability.epochs), "stopped": stopped}
         # Before the save: a run that goes on drops the rows beyond its checkpoint.
         self.workdir.append_metrics([self._row(phase.name, step, row)])
@@ -323,7 +319,7 @@ class _Recorder(NamedTuple):
         )
         return stability, stopped
 
-    def _stops(self, normal_skips: int, stability: Stability, state: State) -> bool:
+    def _stops(self, normal_skips: float, stability: Stability, state: State) -> bool:
         search = self.config.search
         if search.stop == "curriculum":
             return exams_are_over(self.config, state)

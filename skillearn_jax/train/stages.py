@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from skillearn_jax.errors import InputError
-from skillearn_jax.nas import CellSpace, drop_candidates
+from skillearn_jax.nas import drop_candidates
 from skillearn_jax.nas.space import CELL_KINDS
 from skillearn_jax.train.config import Config
 from skillearn_jax.train.workdir import Workdir
@@ -28,12 +28,12 @@ class SearchStage:
     """
 
     index: int
-    space: CellSpace
+    space: Any
     cells: int
     skip_dropout: float = 0.0
 
 
-def search_stage(config: Config, index: int, space: CellSpace) -> SearchStage:
+def search_stage(config: Config, index: int, space: Any) -> SearchStage:
     """Returns a stage of a config, over a space."""
     search = config.search
     if not search.stage_cells:
@@ -76,7 +76,7 @@ def check_stages(config: Config) -> None:
 
 def next_space(
     config: Config, stage: SearchStage, alphas: Mapping[str, Any], workdir: Workdir
-) -> CellSpace:
+) -> Any:
     """Returns the space of the stage that follows, and notes it in the workdir."""
     keep = config.search.stage_candidates[stage.index + 1]
     space = drop_candidates(alphas, stage.space, keep)
@@ -91,7 +91,7 @@ def note_stage(stage: SearchStage) -> dict[str, Any]:
     return {"stage": stage.index, "candidates": _candidates(stage.space)}
 
 
-def noted_stage(config: Config, note: Mapping[str, Any]) -> tuple[int, CellSpace]:
+def noted_stage(config: Config, note: Mapping[str, Any]) -> tuple[int, Any]:
     """Returns the index and the space of the stage that a checkpoint was taken in."""
     space = config.space.build()
     if note["stage"] == 0:
@@ -100,5 +100,5 @@ def noted_stage(config: Config, note: Mapping[str, Any]) -> tuple[int, CellSpace
     return note["stage"], dataclasses.replace(space, normal=normal, reduction=reduction)
 
 
-def _candidates(space: CellSpace) -> dict[str, Any]:
+def _candidates(space: Any) -> dict[str, Any]:
     return {kind: space.edge_ops(kind) for kind in CELL_KINDS}

@@ -94,14 +94,26 @@ def test_linear_exponential_and_warm_up(warmup, x64):
             assert float(schedule(jnp.int32(step))) == pytest.approx(want, rel=1e-12)
 
 
-def test_nesterov_looks_ahead(x64):
-    config = SgdConfig(
-        lr=0.5, min_lr=0.5, momentum=0.9, nesterov=True, weight_decay=0.0, clip=0.0
+def test_adam_clips_before_it_decays(x64):
+    free = AdamConfig(weight_decay=0.5)
+    clipped = AdamConfig(weight_decay=0.5, clip=1.0)
+    w, grad = jnp.asarray([2.0, -1.0]), jnp.asarray([3.0, 4.0])
+    small = [grad / 5, grad / 5]  # of norm 1
+    expected = steps_of(adam(free), w, small)
+    np.testing.assert_allclose(
+        steps_of(adam(clipped), w, [grad, 2 * grad]), expected, rtol=1e-12
     )
-    w, grads = np.asarray([1.0, 2.0]), [np.asarray([1.0, -1.0]), np.asarray([0.5, 2.0])]
-    taken = steps_of(sgd(config, 1, 9), jnp.asarray(w), [jnp.asarray(g) for g in grads])
-    buffer = np.zeros(2)
+    other = steps_of(adam(free), w, [grad, 2 * grad])
+    assert np.abs(np.asarray(other) - np.asarray(expected)).max() > 1e-6
+
+
+def test_nesterov_looks_ahead_along_the_momentum(x64):
+    config = SgdConfig(lr=0.5, min_lr=0.5, weight_decay=0.25, clip=0.0, nesterov=True)
+    w, buffer = np.asarray([2.0, -1.0]), np.zeros(2)
+    grads = [np.asarray([3.0, 4.0]), np.asarray([0.25, 0.5])]
+    taken = steps_of(sgd(config, 1, 2), jnp.asarray(w), [jnp.asarray(g) for g in grads])
     for grad, value in zip(grads, taken, strict=True):
+        grad = grad + 0.25 * w
         buffer = 0.9 * buffer + grad
         w = w - 0.5 * (grad + 0.9 * buffer)
         np.testing.assert_allclose(value, w, rtol=1e-12)

@@ -10,6 +10,7 @@ from skillearn_jax.nas.nasbench201.architecture import (
 )
 from skillearn_jax.nas.nasbench201.architecture import Architecture as Architecture
 from skillearn_jax.nas.nasbench201.network import BenchNetwork
+from skillearn_jax.nas.nasbench201.space import BenchSpace
 from skillearn_jax.nas.nasbench201.table import Table, load_table
 
 __all__ = [
@@ -18,6 +19,7 @@ __all__ = [
     "OPS",
     "Architecture",
     "BenchNetwork",
+    "BenchSpace",
     "Table",
     "derive_architecture",
     "init_alphas",

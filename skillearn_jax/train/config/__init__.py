@@ -1,5 +1,6 @@
 """Floor 4: the configuration of a run as frozen, checked dataclasses, group by group."""
 
+from skillearn_jax.train.config.benchmark import BenchmarkConfig
 from skillearn_jax.train.config.curriculum import CurriculumConfig
 from skillearn_jax.train.config.data import DataConfig
 from skillearn_jax.train.config.evaluation import EvaluationConfig
@@ -21,6 +22,7 @@ from skillearn_jax.train.config.tasks import InterleavingConfig
 
 __all__ = [
     "AdamConfig",
+    "BenchmarkConfig",
     "CheckpointConfig",
     "Config",
     "CurriculumConfig",

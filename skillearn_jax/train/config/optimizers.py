@@ -18,7 +18,7 @@ class SgdConfig:
         warmup_epochs: in these first epochs the rate is `lr` times 1/n, 2/n, ... 1,
             whatever the schedule, which counts them too.
         momentum: of the heavy ball.
-        nesterov: look ahead by the momentum, as Nesterov's method.
+        nesterov: look ahead along the momentum, as NAS-Bench-201's trainings do.
         weight_decay: added to the gradient, before momentum.
         clip: global norm of the gradient; 0 does not clip.
     """
@@ -42,10 +42,12 @@ class AdamConfig:
         lr: the learning rate.
         beta1: decay of the first moment.
         beta2: decay of the second moment.
-        weight_decay: added to the gradient.
+        weight_decay: added to the gradient, after clipping.
+        clip: global norm of the gradient, as in P-DARTS; 0 does not clip.
     """
 
     lr: float = number(3e-4, above=0)
     beta1: float = number(0.5, at_least=0, below=1)
     beta2: float = number(0.999, at_least=0, below=1)
     weight_decay: float = number(1e-3, at_least=0)
+    clip: float = number(0.0, at_least=0)

@@ -10,6 +10,7 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
+from skillearn_jax.train.config.benchmark import BenchmarkConfig
 from skillearn_jax.train.config.data import DataConfig
 from skillearn_jax.train.config.evaluation import EvaluationConfig
 from skillearn_jax.train.config.runtime import (
@@ -59,6 +60,7 @@ class Config:
     lpt: LptConfig = LptConfig()
     interleaving: InterleavingConfig = InterleavingConfig()
     evaluation: EvaluationConfig = EvaluationConfig()
+    benchmark: BenchmarkConfig = BenchmarkConfig()
     parallel: ParallelConfig = ParallelConfig()
     checkpoint: CheckpointConfig = CheckpointConfig()
     logging: LoggingConfig = LoggingConfig()

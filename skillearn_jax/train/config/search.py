@@ -5,6 +5,7 @@ from typing import Any, get_args
 
 from skillearn_jax.hypergrad import Adjoint, Exact, FiniteDifference, FirstOrder
 from skillearn_jax.nas import DARTS_OPS, CellSpace
+from skillearn_jax.nas.nasbench201 import BenchSpace
 from skillearn_jax.nas.schedules import Decay
 from skillearn_jax.skills import LPT_VARIANTS
 from skillearn_jax.train.config.curriculum import CurriculumConfig
@@ -14,20 +15,28 @@ from skillearn_jax.train.fields import choice, number
 
 @dataclasses.dataclass(frozen=True)
 class SpaceConfig:
-    """The search space: a DARTS cell.
+    """The search space.
 
     Attributes:
+        name: `darts`, or `nasbench201`, which has one cell of six edges and of the keys
+            below reads `allow_none` only.
+        allow_none: let an edge of NAS-Bench-201 be derived without an operation, as the
+            benchmark does; DARTS never does.
         num_nodes: intermediate nodes of a cell; 4 in DARTS.
         ops: candidate operations, in the order of the columns of alpha.
         edge_normalization: weigh the edges of a node by a softmax too, as PC-DARTS.
     """
 
+    name: str = choice("darts", ("darts", "nasbench201"))
+    allow_none: bool = True
     num_nodes: int = number(4, at_least=1)
     ops: tuple[str, ...] = choice(DARTS_OPS, DARTS_OPS)
     edge_normalization: bool = False
 
-    def build(self) -> CellSpace:
-        """Returns the space."""
+    def build(self) -> Any:
+        """Returns the space: a `CellSpace` or a `BenchSpace`."""
+        if self.name == "nasbench201":
+            return BenchSpace(self.allow_none)
         return CellSpace(
             ops=self.ops,
             num_nodes=self.num_nodes,

@@ -38,7 +38,7 @@ def twins(repo_root):
     )
 
 
-@pytest.fixture(params=sorted(ATOL))
+@pytest.fixture(params=["float64", pytest.param("float32", marks=pytest.mark.long)])
 def dtype(request):
     """Both precisions; JAX computes in it for the duration of the test."""
     with jax.enable_x64(request.param == "float64"):

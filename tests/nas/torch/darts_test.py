@@ -93,7 +93,7 @@ FEW = ("none", "max_pool_3x3", "skip_connect", "dil_conv_3x3")
 @pytest.mark.parametrize(
     ("ops", "nodes", "options"),
     [
-        (DARTS_OPS, 2, {}),
+        (DARTS_OPS, 1, {}),
         (FEW, 2, {"partial": 2, "edge_normalization": True}),
         (FEW, 2, {"auxiliary": True}),
         pytest.param(DARTS_OPS, 4, {}, marks=pytest.mark.long),
@@ -172,7 +172,7 @@ def test_derived_network(dtype, twins):
         auxiliary=CIFAR_AUXILIARY,
     )
     twin = twins.nets.Network(2, 3, 5, NORMAL, REDUCTION)
-    images, tensor = images_of((3, 32, 32, 3), dtype, torch)
+    images, tensor = images_of((8, 32, 32, 3), dtype, torch)
     variables = jax.jit(network.init, static_argnames="train")(
         jax.random.key(0), images, train=False
     )

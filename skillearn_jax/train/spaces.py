@@ -1,0 +1,306 @@
+"""Floor 4: what the phases of a run ask of a search space, answered by each space."""
+
+from collections.abc import Iterable, Mapping
+from typing import Any, Protocol, cast
+
+import numpy as np
+
+from skillearn_jax.data import ImageData
+from skillearn_jax.errors import InputError
+from skillearn_jax.nas import (
+    CIFAR_AUXILIARY,
+    Genotype,
+    Network,
+    Supernet,
+    count_skips,
+    derive_genotype,
+    draw,
+    random_genotype,
+)
+from skillearn_jax.nas.nasbench201 import (
+    ALPHAS_KEY,
+    Architecture,
+    BenchNetwork,
+)
+from skillearn_jax.nas.nasbench201.draw import architecture_svg, architecture_text
+from skillearn_jax.nas.schedules import Stability
+from skillearn_jax.nas.space import CELL_KINDS
+from skillearn_jax.train.config import Config
+from skillearn_jax.train.stages import SearchStage
+
+Cells = Any
+"""What a search derives: a `Genotype` or an `Architecture`; both write JSON."""
+
+
+Net = Any
+"""A Flax module: what it is made of is no business of this floor."""
+
+
+class SpaceKind(Protocol):
+    """A search space, as the phases of a run see it.
+
+    Attributes:
+        skips: the metric that counts the skips of the cell that a stop rule watches.
+    """
+
+    skips: str
+
+    def check(self, config: Config) -> None:
+        """Raises `InputError` for keys that the space does not have."""
+
+    def check_images(self, data: ImageData) -> None:
+        """Raises `InputError` for images that its networks cannot read."""
+
+    def supernet(
+        self, config: Config, stage: SearchStage, num_classes: int, axis: str | None
+    ) -> Net:
+        """Returns the network of a search."""
+
+    def derive(self, alphas: Mapping[str, Any], space: Any, max_skips: int) -> Cells:
+        """Returns the cells that logits prefer; -1 for any number of skips."""
+
+    def random(self, rng: np.random.Generator, space: Any) -> Cells:
+        """Returns random cells, each as likely; advances the generator."""
+
+    def watch(self, alphas: Mapping[str, Any], space: Any) -> dict[str, float]:
+        """Returns what is noted after each epoch: entropies and numbers of skips."""
+
+    def rank(
+        self, stability: Stability, alphas: Mapping[str, Any], space: Any
+    ) -> Stability:
+        """Returns how long the ranking of operations has stood, one epoch later."""
+
+    def network(
+        self,
+        cells: Cells,
+        config: Config,
+        num_classes: int,
+        axis: str | None,
+        *,
+        auxiliary: bool,
+    ) -> Net:
+        """Returns the derived network, in training with its auxiliary head if any."""
+
+    def text(self, cells: Cells) -> str:
+        """Returns cells for the console."""
+
+    def figures(self, cells: Cells) -> dict[str, tuple[str, str]]:
+        """Returns drawings by name, each as SVG and as text."""
+
+
+class _Darts:
+    """DARTS's space and its relatives: a normal and a reduction cell."""
+
+    skips = "alphas/skips/normal"
+
+    def check(self, config: Config) -> None:
+        if config.benchmark.table:
+            raise InputError(
+                f"config.benchmark.table is {config.benchmark.table!r}, a table of "
+                "NAS-Bench-201, but config.space.name is 'darts': set "
+                "--config.space.name=nasbench201"
+            )
+
+    def check_images(self, data: ImageData) -> None:
+        del data
+
+    def supernet(
+        self, config: Config, stage: SearchStage, num_classes: int, axis: str | None
+    ) -> Net:
+        return Supernet(
+            space=stage.space,
+            num_cells=stage.cells,
+            channels=config.search.channels,
+            num_classes=num_classes,
+            partial=config.search.partial,
+            auxiliary_skip=config.search.auxiliary_skip != "off",
+            remat=config.search.remat,
+            initialization=cast(Any, config.search.initialization),
+            axis_name=axis,
+        )
+
+    def derive(self, alphas: Mapping[str, Any], space: Any, max_skips: int) -> Cells:
+        limit = None if max_skips < 0 else max_skips
+        return derive_genotype(alphas, space, max_skips=limit)
+
+    def random(self, rng: np.random.Generator, space: Any) -> Cells:
+        return random_genotype(rng, space)
+
+    def watch(self, alphas: Mapping[str, Any], space: Any) -> dict[str, float]:
+        row = _entropies(alphas, CELL_KINDS)
+        # As they are, whatever `max_skips` will make of them: this is an alarm.
+        counts = count_skips(derive_genotype(alphas, space))
+        return row | {f"alphas/skips/{kind}": float(counts[kind]) for kind in counts}
+
+    def rank(
+        self, stability: Stability, alphas: Mapping[str, Any], space: Any
+    ) -> Stability:
+        return stability.update(alphas, space)
+
+    def network(
+        self,
+        cells: Cells,
+        config: Config,
+        num_classes: int,
+        axis: str | None,
+        *,
+        auxiliary: bool,
+    ) -> Net:
+        has_head = auxiliary and config.evaluation.auxiliary_weight
+        return Network(
+            cells,
+            num_cells=config.evaluation.cells,
+            channels=config.evaluation.channels,
+            num_classes=num_classes,
+            auxiliary=CIFAR_AUXILIARY if has_head else None,
+            axis_name=axis,
+        )
+
+    def text(self, cells: Cells) -> str:
+        return draw.genotype_text(cells)
+
+    def figures(self, cells: Cells) -> dict[str, tuple[str, str]]:
+        drawn = {}
+        for name in CELL_KINDS:
+            parts = (getattr(cells, name), getattr(cells, f"{name}_concat"))
+            title = f"{name} cell"
+            drawn[name] = (
+                draw.cell_svg(*parts, title),
+                draw.cell_text(*parts, title),
+            )
+        return drawn
+
+
+class _Bench:
+    """NAS-Bench-201: one cell of six edges."""
+
+    skips = f"alphas/skips/{ALPHAS_KEY}"
+
+    def check(self, config: Config) -> None:
+        search, evaluation = config.search, config.evaluation
+        plain: list[tuple[str, Any, Any]] = [
+            ("search.partial", search.partial, 1),
+            ("search.auxiliary_skip", search.auxiliary_skip, "off"),
+            ("search.initialization", search.initialization, "torch"),
+            ("search.stage_cells", search.stage_cells, ()),
+            ("search.max_skips", search.max_skips, -1),
+            ("space.edge_normalization", config.space.edge_normalization, False),
+        ]
+        if evaluation.epochs:
+            plain += [
+                ("evaluation.auxiliary_weight", evaluation.auxiliary_weight, 0.0),
+                ("evaluation.drop_path", evaluation.drop_path, 0.0),
+            ]
+        for name, value, only in plain:
+            if value != only:
+                raise InputError(
+                    f"config.{name} is {value!r}; the space nasbench201 knows only "
+                    f"{only!r}: set --config.{name}={only}"
+                )
+        if config.tasks:
+            raise InputError(
+                f"config.skill is {config.skill!r}; the space nasbench201 is searched on "
+                "one data set: set --config.skill=baseline or lpt"
+            )
+
+    def check_images(self, data: ImageData) -> None:
+        if any(side % 4 for side in data.image_shape[:2]):
+            height, width = data.image_shape[:2]
+            raise InputError(
+                f"the images of {data.name} have {height}x{width} pixels; the space "
+                "nasbench201 needs multiples of 4: set --config.data.name"
+            )
+
+    def supernet(
+        self, config: Config, stage: SearchStage, num_classes: int, axis: str | None
+    ) -> Net:
+        return BenchNetwork(
+            num_classes,
+            channels=config.search.channels,
+            num_cells=stage.cells,
+            remat=config.search.remat,
+            axis_name=axis,
+        )
+
+    def derive(self, alphas: Mapping[str, Any], space: Any, max_skips: int) -> Cells:
+        del max_skips
+        return space.derive(alphas)
+
+    def random(self, rng: np.random.Generator, space: Any) -> Cells:
+        return space.random(rng)
+
+    def watch(self, alphas: Mapping[str, Any], space: Any) -> dict[str, float]:
+        count = space.derive(alphas).ops.count("skip_connect")
+        return _entropies(alphas, (ALPHAS_KEY,)) | {self.skips: float(count)}
+
+    def rank(
+        self, stability: Stability, alphas: Mapping[str, Any], space: Any
+    ) -> Stability:
+        ranks = []
+        rows = np.asarray(alphas[ALPHAS_KEY], np.float64)
+        for ops, row in zip(space.edge_ops(), rows, strict=True):
+            order = [ops[i] for i in np.argsort(-row, kind="stable")]
+            ranks.append([op for op in order if op.startswith("nor_conv")])
+        same = ranks == stability.ranks
+        return Stability(ranks, stability.epochs + 1 if same else 0)
+
+    def network(
+        self,
+        cells: Cells,
+        config: Config,
+        num_classes: int,
+        axis: str | None,
+        *,
+        auxiliary: bool,
+    ) -> Net:
+        del auxiliary
+        return BenchNetwork(
+            num_classes,
+            cells,
+            channels=config.evaluation.channels,
+            num_cells=config.evaluation.cells,
+            axis_name=axis,
+        )
+
+    def text(self, cells: Cells) -> str:
+        return architecture_text(cells)
+
+    def figures(self, cells: Cells) -> dict[str, tuple[str, str]]:
+        drawn = (architecture_svg(cells), architecture_text(cells))
+        return {ALPHAS_KEY: drawn}
+
+
+_KINDS: dict[str, SpaceKind] = {"darts": _Darts(), "nasbench201": _Bench()}
+
+
+def space_kind(config: Config) -> SpaceKind:
+    """Returns the space of a config."""
+    return _KINDS[config.space.name]
+
+
+def kind_of_cells(cells: Cells) -> SpaceKind:
+    """Returns the space that cells belong to."""
+    return _KINDS["nasbench201" if isinstance(cells, Architecture) else "darts"]
+
+
+def read_cells(data: Mapping[str, Any]) -> Cells:
+    """Returns the cells that `to_json` of either space described.
+
+    Raises:
+        InputError: if they are none.
+    """
+    if isinstance(data, Mapping) and "ops" in data:
+        return Architecture.from_json(data)
+    return Genotype.from_json(data)
+
+
+def _entropies(alphas: Mapping[str, Any], keys: Iterable[str]) -> dict[str, float]:
+    """Returns the mean entropy of an edge's operations, in nats, per kind of cell."""
+    entropies = {}
+    for key in keys:
+        logits = np.asarray(alphas[key], np.float64)
+        weights = np.exp(logits - logits.max(axis=1, keepdims=True))
+        weights /= weights.sum(axis=1, keepdims=True)
+        entropy = -np.sum(weights * np.log(weights), axis=1)
+        entropies[f"alphas/entropy/{key}"] = float(entropy.mean())
+    return entropies

@@ -1,0 +1,123 @@
+"""Runs in the space of NAS-Bench-201: the same phases, other cells, a table beside."""
+
+import json
+
+import numpy as np
+import pytest
+
+from skillearn_jax.errors import InputError
+from skillearn_jax.nas.nasbench201 import NUM_ARCHITECTURES, OPS, Architecture
+from skillearn_jax.nas.nasbench201.draw import architecture_svg
+from skillearn_jax.nas.nasbench201.table import DATASETS
+from skillearn_jax.nas.schedules import Stability
+from skillearn_jax.train import run
+from skillearn_jax.train.experiment import check
+from skillearn_jax.train.spaces import kind_of_cells, read_cells, space_kind
+
+BENCH = {
+    "space.name": "nasbench201",
+    "evaluation.drop_path": 0.0,
+    "search.warmup_epochs": 0,
+    "evaluation.num_seeds": 1,
+}
+
+
+@pytest.fixture(scope="module")
+def table(tmp_path_factory):
+    """A table whose CIFAR-10 columns tell the number of a cell."""
+    columns = [
+        f"{name}_{split}" for name in DATASETS.values() for split in ("val", "test")
+    ]
+    lines = [",".join(["arch_str", *columns])]
+    for i in range(NUM_ARCHITECTURES):
+        text = Architecture.from_index(i).to_text()
+        lines.append(f"{text},{i / 200:.3f},{99 - i / 200:.3f},1,1,1,1")
+    path = tmp_path_factory.mktemp("table") / "table.csv"
+    path.write_text("\n".join(lines) + "\n")
+    return str(path)
+
+
+def test_a_run_reports_what_the_table_knows(tiny_baseline, table, tmp_path, read_rows):
+    config = tiny_baseline({**BENCH, "benchmark.table": table, "evaluation.epochs": 0})
+    result = run(config, tmp_path / "run", quiet=True)
+    cell = result.genotype
+    assert isinstance(cell, Architecture)
+    noted = json.loads((tmp_path / "run" / "genotype.json").read_text())
+    assert read_cells(noted) == cell
+    found = result.summary["benchmark"]
+    assert found["benchmark/val_accuracy"] == pytest.approx(cell.index / 200, abs=1e-3)
+    assert found["benchmark/val_rank"] == NUM_ARCHITECTURES - cell.index
+    assert found["benchmark/test_rank"] == 1 + cell.index
+    ends = [row for row in read_rows(tmp_path / "run") if "benchmark/val_rank" in row]
+    assert len(ends) == config.search.epochs
+    assert ends[-1].items() >= {k: v for k, v in found.items() if "/" in k}.items()
+    assert ends[-1]["alphas/skips/cell"] == cell.ops.count("skip_connect")
+    page = result.report.read_text()
+    assert "tabulated test accuracy" in page
+    assert cell.to_text() in page
+
+
+@pytest.mark.long
+def test_derived_and_random_cells_are_trained_alike(tiny_baseline, tmp_path):
+    result = run(tiny_baseline(BENCH), tmp_path / "run", quiet=True)
+    rows = result.summary["evaluation"]["rows"]
+    assert [row["name"] for row in rows] == ["derived", "random 1"]
+    assert all(isinstance(read_cells(row["genotype"]), Architecture) for row in rows)
+    assert all(row["params"] > 0 for row in rows)
+
+
+@pytest.mark.long
+def test_a_tester_searches_it_too(tiny, tmp_path):
+    first_order = {"hypergrad.adjoint": "first_order", "search.epochs": 1}
+    config = tiny({**BENCH, **first_order, "evaluation.epochs": 0})
+    assert isinstance(run(config, tmp_path / "run", quiet=True).genotype, Architecture)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        (
+            {"search.partial": 2},
+            "config.search.partial is 2; .* --config.search.partial=1",
+        ),
+        ({"search.max_skips": 2}, "config.search.max_skips is 2"),
+        ({"evaluation.drop_path": 0.2}, "config.evaluation.drop_path is 0.2"),
+        ({"search.auxiliary_skip": "linear"}, "config.search.auxiliary_skip"),
+        ({"benchmark.table": "nowhere.csv"}, "nowhere.csv"),
+        ({"space.name": "darts", "benchmark.table": "a.csv"}, "config.benchmark.table"),
+    ],
+)
+def test_keys_of_the_other_space_are_refused(changes, message, tiny_baseline):
+    config = tiny_baseline({**BENCH, **changes})
+    with pytest.raises(InputError, match=message) as error:
+        check(config)
+    assert "\n" not in str(error.value)
+
+
+def test_none_is_left_out_on_demand(tiny_baseline):
+    alphas = {"cell": np.eye(6, 5) + 2 * np.eye(1, 5)}  # `none` leads on every edge
+    for allow_none in (True, False):
+        config = tiny_baseline({**BENCH, "space.allow_none": allow_none})
+        cell = space_kind(config).derive(alphas, config.space.build(), -1)
+        assert ("none" in cell.ops) is allow_none
+
+
+def test_the_ranking_of_convolutions_is_watched(tiny_baseline):
+    config = tiny_baseline(BENCH)
+    kind, space = space_kind(config), config.space.build()
+    alphas = {"cell": np.tile([0.0, 0.0, 1.0, 2.0, 0.0], (6, 1))}
+    stability = kind.rank(Stability(), alphas, space)
+    stability = kind.rank(stability, alphas, space)
+    assert stability.epochs == 1
+    alphas["cell"][:, 1] = 9.0  # a skip has no parameters: it does not count
+    assert kind.rank(stability, alphas, space).epochs == 2
+    alphas["cell"][3, 2] = 3.0
+    assert kind.rank(stability, alphas, space).epochs == 0
+
+
+def test_a_drawing_shows_every_operation_but_none():
+    cell = Architecture((OPS[3], OPS[0], OPS[1], OPS[2], OPS[4], OPS[0]))
+    svg = architecture_svg(cell)
+    assert svg.count('class="op ') == 4
+    assert "nor conv 3×3" in svg
+    assert list(kind_of_cells(cell).figures(cell)) == ["cell"]
