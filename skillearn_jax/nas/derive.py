@@ -207,18 +207,3 @@ def _chosen(edges: Edges, space: CellSpace) -> list[tuple[int, int]]:
 
 def _num_skips(edges: Edges) -> int:
     return sum(op == "skip_connect" for op, _ in edges)
-
-
-def mean_entropies(alphas: Mapping[str, Any]) -> dict[str, float]:
-    """Returns the mean entropy of an edge's operations, in nats, per kind of cell.
-
-    Args:
-        alphas: logits `[edges, ops]` per kind of cell.
-    """
-    entropies = {}
-    for kind in CELL_KINDS:
-        logits = np.asarray(alphas[kind], np.float64)
-        weights = np.exp(logits - logits.max(axis=1, keepdims=True))
-        weights /= weights.sum(axis=1, keepdims=True)
-        entropies[kind] = float(-np.sum(weights * np.log(weights), axis=1).mean())
-    return entropies

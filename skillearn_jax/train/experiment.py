@@ -20,6 +20,7 @@ from skillearn_jax.train.console import Console
 from skillearn_jax.train.evaluate import evaluate
 from skillearn_jax.train.evaluate_tasks import evaluate_tasks
 from skillearn_jax.train.exams import check_exams, load_bank
+from skillearn_jax.train.given import check_given, given_cells
 from skillearn_jax.train.report import write_report
 from skillearn_jax.train.rivals import read_rivals
 from skillearn_jax.train.search import SearchResult, search
@@ -112,7 +113,8 @@ def _run(
     for change in folder.changes:
         console.message(f"goes on with {change.path} = {change.new}, was {change.old}")
     console.banner(
-        f"{config.skill} on {' and '.join(each.name for each in each_set(data))}",
+        f"{'evaluation' if config.genotype else config.skill} on "
+        f"{' and '.join(each.name for each in each_set(data))}",
         (
             *(
                 f"{each.name}: {each.train.size} training and {each.heldout.size} "
@@ -122,7 +124,13 @@ def _run(
             f"seed {config.seed}, {devices.count} device(s), workdir {folder.path}",
         ),
     )
-    found = search(config, data, folder, devices, console, bank)
+    cells = given_cells(config)
+    if cells is None:
+        found = search(config, data, folder, devices, console, bank)
+    else:
+        folder.write_config("No search: the cells are given.")
+        folder.write_json("genotype.json", cells.to_json())
+        found = SearchResult(cells, epochs=0, steps=0, compile_s=0.0, steps_s=0.0)
     console.message(kind_of_cells(found.genotype).text(found.genotype))
     summary = _summary(config, data, found)
     if (benchmark := load_benchmark(config)) is not None:
@@ -156,6 +164,7 @@ def check(config: Config) -> None:
     space_kind(config).check(config)
     load_benchmark(config)
     read_rivals(config.evaluation.rivals)
+    check_given(config)
     if config.search.channels % config.search.partial:
         raise InputError(
             f"config.search.channels is {config.search.channels}; it must be a multiple "
@@ -226,7 +235,7 @@ def _report(folder: Workdir, summary: dict[str, Any], console: Console) -> Resul
 def _summary(config: Config, data: Images, found: SearchResult) -> dict[str, Any]:
     sets = each_set(data)
     return {
-        "task": config.skill,
+        "task": "evaluation" if config.genotype else config.skill,
         "dataset": " and ".join(each.name for each in sets),
         "seed": config.seed,
         "num_train": sum(each.train.size for each in sets),

@@ -19,6 +19,7 @@ class _Records:
     config: Json
     genotype: Cells | None
     exam: Json | None
+    heldout: Json  # by network and seed
     metrics: Sequence[Json]
     skipped: int  # unreadable lines of metrics.jsonl
 
@@ -91,6 +92,9 @@ def _figures(records: _Records) -> dict[str, report_page.Figure]:
     ):
         if curves is not None:
             figures[name] = report_page.Figure(curves, caption)
+    if (drawn := report_figures.confusion(records.heldout)) is not None:
+        svg, caption = drawn
+        figures["confusion"] = report_page.Figure(svg, caption)
     return figures
 
 
@@ -105,6 +109,7 @@ def _read(workdir: Path) -> _Records:
         config=_read_json(workdir / "config.json") or {},
         genotype=read_cells(genotype) if genotype else None,
         exam=_read_json(workdir / exam_contents.EXAM),
+        heldout=_read_json(workdir / "heldout.json") or {},
         metrics=metrics,
         skipped=skipped,
     )

@@ -14,6 +14,7 @@ _SKILLS = {
     "joint": "joint learning of all tasks",
     "blocked": "interleaving learning in blocks",
     "sequential": "sequential fine-tuning",
+    "evaluation": "evaluation of given cells",
 }
 _PAGE = """\
 <!doctype html>
@@ -82,7 +83,7 @@ def render(
             + "".join(map(_paragraph, (evaluation.get("comparisons") or {}).values()))
             + show(figures, "errors")
             + _evaluation_table(evaluation)
-            + show(figures, "evaluation"),
+            + show(figures, "evaluation", "confusion"),
         ),
         section("The program", f"<pre>{escape(str(program))}</pre>" if program else ""),
         section("Configuration", table(("setting", "value"), settings, "settings")),
@@ -102,17 +103,23 @@ def _story(summary: Mapping[str, Any]) -> str:
     """Returns what happened, in plain words."""
     task, search = str(summary.get("task", "")), summary.get("search") or {}
     evaluation = summary.get("evaluation") or {}
-    sentences = [
+    searched = (
         f"A cell was searched on {summary.get('dataset', 'the data')} by "
         f"{_SKILLS.get(task, task or 'an unnamed skill')}"
         + _if(" for {epochs} epochs ({steps} steps)", search)
         + _if(" on {num_train:,} training images", summary)
         + "."
-    ]
+    )
+    given = task == "evaluation"
+    sentences = [] if given else [searched]
     if evaluation.get("rows"):
         first = evaluation["rows"][0]
         sentences.append(
-            "The network derived from it was then trained from scratch"
+            (
+                f"A given cell was trained on {summary.get('dataset', 'the data')}"
+                if given
+                else "The network derived from it was then trained from scratch"
+            )
             + _if(
                 " for {epochs} epochs with {channels} channels and {cells} cells",
                 evaluation,

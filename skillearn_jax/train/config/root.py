@@ -41,6 +41,8 @@ class Config:
             `interleaving`, `joint`, `blocked` or `sequential` on several tasks.
         tasks: names of the data sets of several tasks, as in `data.name`, which is not
             read then; empty for the first two skills.
+        genotype: cells to evaluate without a search: a published name (`DARTS_V2`), a
+            file, the workdir of a search, or `random:SEED`; empty searches.
         seed: of everything that is random.
         log_every: steps between two lines of metrics.jsonl.
         profile: steps of the search to profile for xprof, as `START:STOP`: `10:20` are
@@ -49,6 +51,7 @@ class Config:
 
     skill: str = choice("lpt", SKILLS)
     tasks: tuple[str, ...] = ()
+    genotype: str = ""
     seed: int = number(2, at_least=0)
     log_every: int = number(1, at_least=1)
     profile: str = ""

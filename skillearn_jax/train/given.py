@@ -1,0 +1,53 @@
+"""Floor 4: cells that a run is given, in place of a search."""
+
+import numpy as np
+
+from skillearn_jax.errors import InputError
+from skillearn_jax.nas.known import find_genotype
+from skillearn_jax.nas.nasbench201 import Architecture
+from skillearn_jax.train.config import Config
+from skillearn_jax.train.spaces import Cells, space_kind
+
+
+def given_cells(config: Config) -> Cells | None:
+    """Returns the cells that `config.genotype` names; `None` if it names none.
+
+    Raises:
+        InputError: if it is neither published, nor a readable file or workdir, nor
+            `random` with a seed.
+    """
+    name = config.genotype
+    if not name:
+        return None
+    kind, _, seed = name.partition(":")
+    if kind == "random":
+        if not seed.isdecimal():
+            raise InputError(
+                f"config.genotype is {name!r}; random cells need a seed, a whole number: "
+                "set --config.genotype=random:0"
+            )
+        rng = np.random.default_rng(int(seed))
+        return space_kind(config).random(rng, config.space.build())
+    try:
+        if config.space.name == "nasbench201":
+            return Architecture.from_text(name)
+        return find_genotype(name)
+    except InputError as error:
+        raise InputError(f"config.genotype: {error}: set --config.genotype") from error
+
+
+def check_given(config: Config) -> None:
+    """Raises `InputError` for given cells that a run could do nothing with."""
+    if given_cells(config) is None:
+        return
+    if not config.evaluation.epochs:
+        raise InputError(
+            f"config.genotype is {config.genotype!r}, but there is neither a search nor "
+            "an evaluation: set --config.evaluation.epochs"
+        )
+    if config.tasks:
+        raise InputError(
+            f"config.genotype is {config.genotype!r}, but cells are evaluated on one data "
+            "set at a time: set --config.skill=baseline --config.data.name and no "
+            "--config.tasks"
+        )
