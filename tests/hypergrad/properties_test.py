@@ -83,11 +83,11 @@ def test_exact_is_autodiff(active_shapes, reads_shapes, optimizer, steps, seed):
             new, info = step(active, reads, state, data)
             return outer(new) + jnp.sum(info.loss)
 
-        return jax.grad(value, argnums=(0, 1, 2))(active, reads, data)
+        return jax.jit(jax.grad(value, argnums=(0, 1, 2)))(active, reads, data)
 
     got, want = gradient(Exact()), gradient(Autodiff())
     for a, b in zip(jax.tree.leaves(got), jax.tree.leaves(want), strict=True):
-        np.testing.assert_allclose(a, b, rtol=1e-9, atol=1e-11)
+        np.testing.assert_allclose(a, b, rtol=1e-10, atol=1e-12)
 
 
 @settings(max_examples=4, **COMMON)
@@ -105,13 +105,15 @@ def test_implicit_adjoints_are_their_dense_closed_forms(
     def of_flat(w, a):
         return loss(unravel(w), unravel_reads(a), x)
 
-    hessian = np.asarray(jax.hessian(of_flat)(flat, flat_reads))
-    mixed = np.asarray(jax.jacfwd(jax.grad(of_flat), argnums=1)(flat, flat_reads))
+    hessian = np.asarray(jax.jit(jax.hessian(of_flat))(flat, flat_reads))
+    mixed = np.asarray(
+        jax.jit(jax.jacfwd(jax.grad(of_flat), argnums=1))(flat, flat_reads)
+    )
     v, n, rate = np.cos(np.asarray(flat) + 0.3), len(flat), 0.05
 
     def gradient(adjoint):
         solution = at_solution(loss, adjoint)
-        of_reads = jax.grad(lambda reads: outer(solution(active, reads, x)))
+        of_reads = jax.jit(jax.grad(lambda reads: outer(solution(active, reads, x))))
         return jax.flatten_util.ravel_pytree(of_reads(reads))[0]
 
     series = rate * sum(

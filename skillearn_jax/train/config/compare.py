@@ -26,7 +26,7 @@ class CompareConfig:
         batch_sizes: of the sweep over them.
         depths: stages of the toy chain, of the sweep over them.
         radii: of the finite differences.
-        dtypes: number types.
+        dtypes: number types; float64 is left out of the sweeps over sizes.
         repeats: timed calls.
         warm_steps: steps that the program takes before it is looked at.
         search_epochs: of the three searches of a small supernet on digits, by exact,
