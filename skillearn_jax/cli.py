@@ -39,7 +39,6 @@ Searches a cell with a learning skill, trains the derived network, writes a repo
   python launch/run.py --config=configs/lpt_digits.py --workdir=runs/lpt_digits
   python launch/run.py --config=configs/lpt_digits.py:smoke --workdir=/tmp/smoke
   python launch/run.py --config=configs/compare_hypergradients.py --workdir=runs/compare
-  python launch/run.py --config=configs/compare_hypergradients.py --workdir=runs/compare
   python launch/run.py --config=FILE[:VARIANT] --workdir=DIR --config.search.epochs=5
 
 Any key of the config is a flag: --config.GROUP.KEY=VALUE. A workdir that holds an

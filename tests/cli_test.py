@@ -378,7 +378,7 @@ def test_help(capfd, flag):
 def test_the_commands_in_the_help_parse(repo_root, monkeypatch):
     monkeypatch.chdir(repo_root)
     commands = re.findall(r"^  python (launch/run\.py --.+)$", cli.USAGE, re.MULTILINE)
-    assert len(commands) == 3
+    assert len(commands) == 4
     for command in commands:
         command = command.replace("FILE[:VARIANT]", "configs/lpt_digits.py")
         config, workdir = parse_flags(command.split())

@@ -215,8 +215,9 @@ DAMAGES = {
         "it has no manifest.json",
     ),
     "flipped manifest": (
+        # What it breaks, the syntax or a value, depends on where the bytes lie.
         lambda f: flip(f / "manifest.json", 0.3),
-        "its manifest.json has changed since it was saved",
+        "its manifest.json ",
     ),
     "half a manifest": (
         lambda f: (f / "manifest.json").write_text('{"format": 2'),
