@@ -97,19 +97,14 @@ class FirstOrder:
 
     def attach(self, step: OptimizerStep) -> StepFn:
         """Returns the step with no derivative, or with that of the identity."""
+        if self.at == "lookahead":
+            return step.forward_fixed
 
         def first_order(
             active: PyTree, reads: PyTree, opt_state: PyTree, *data: Any
         ) -> tuple[PyTree, StepInfo]:
             loss, aux = step.loss(Inputs(active, reads, data))
-            loss = step.mean(loss)
-            if self.at == "current":
-                return active, StepInfo(opt_state, loss, aux)
-            fixed = jax.lax.stop_gradient((active, reads, opt_state, data))
-            new_active, info = step.forward(*fixed[:3], *fixed[3])
-            # The outputs too: the loss and the optimiser may close over traced values.
-            new_active, opt_state = jax.lax.stop_gradient((new_active, info.opt_state))
-            return new_active, StepInfo(opt_state, loss, aux)
+            return active, StepInfo(opt_state, step.mean(loss), aux)
 
         return first_order
 

@@ -35,6 +35,9 @@ from skillearn_jax.hypergrad.optimizer_step import (
 from skillearn_jax.tree import is_differentiable, like, partition, widen
 from skillearn_jax.types import Array, LossFn, PyTree
 
+_Cotangent = tuple[PyTree, PyTree]
+"""Of the parameters and of the float leaves of the optimiser's state."""
+
 
 class Implicit(ABC):
     """An adjoint that takes what the step returns for a solution.
@@ -71,12 +74,9 @@ class Implicit(ABC):
             *data: Any,
             probe: Array | None = None,
         ) -> tuple[PyTree, StepInfo]:
-            loss, aux = step.loss(Inputs(active, reads, data))
-            loss = step.mean(loss)
-            fixed = jax.lax.stop_gradient((active, reads, opt_state, data))
-            found, info = jax.lax.stop_gradient(step.forward(*fixed[:3], *fixed[3]))
+            found, info = step.forward_fixed(active, reads, opt_state, *data)
             found = solution(found, info.opt_state, reads, data, _zero(probe))
-            return found, StepInfo(info.opt_state, loss, aux)
+            return found, info
 
         return implicit
 
@@ -204,37 +204,28 @@ class FixedPoint(Implicit):
         self, step: OptimizerStep, inputs: Inputs, opt_state: PyTree, v: PyTree
     ) -> tuple[Inputs, Array]:
         """See `Implicit.pull_back`."""
-        _, gradient = step.value_and_gradient(inputs)
-        (loss, aux), _ = jax.eval_shape(step.value_and_gradient, inputs)
-        unused = jax.tree.map(
-            lambda leaf: SymbolicZero.from_primal_value(leaf), (loss, aux)
-        )
+        outputs, gradient = step.value_and_gradient(inputs)
+        unused = jax.tree.map(SymbolicZero.from_primal_value, outputs)
 
-        def pulled(cotangent: tuple[PyTree, PyTree]) -> tuple[Inputs, PyTree]:
+        def pulled(cotangent: _Cotangent) -> tuple[Inputs, _Cotangent]:
+            """Returns the cotangent of the inputs, and the next iterate."""
             by_active, by_state = cotangent
             info = StepInfo(_as_cotangent(by_state, opt_state), *unused)
+            moved = like(by_active, inputs.active), info
             bar, state_bar = step.pull_back(
-                inputs,
-                opt_state,
-                gradient,
-                (like(by_active, inputs.active), info),
-                mixed_hvp,
+                inputs, opt_state, gradient, moved, mixed_hvp
             )
-            return bar, widen(_floats(state_bar))
-
-        def iterate(
-            cotangent: tuple[PyTree, PyTree], _: None
-        ) -> tuple[tuple[PyTree, PyTree], None]:
-            bar, state_bar = pulled(cotangent)
-            averaged = step.mean((widen(bar.active), state_bar))
-            return (optax.tree.add(v, averaged[0]), averaged[1]), None
+            back, state_back = step.mean(widen((bar.active, _floats(state_bar))))
+            return bar, (optax.tree.add(v, back), state_back)
 
         start = v, jax.tree.map(jnp.zeros_like, widen(_floats(opt_state)))
-        last, _ = jax.lax.scan(iterate, start, length=self.num_steps - 1)
-        bar, _ = pulled(last)
-        (by_active, _), _ = iterate(last, None)
-        residual = _relative(optax.tree.sub(by_active, last[0]), v)
-        return bar._replace(active=None), residual
+        last, _ = jax.lax.scan(
+            lambda cotangent, _: (pulled(cotangent)[1], None),
+            start,
+            length=self.num_steps - 1,
+        )
+        bar, (after, _) = pulled(last)
+        return bar._replace(active=None), _relative(optax.tree.sub(after, last[0]), v)
 
 
 def at_solution(

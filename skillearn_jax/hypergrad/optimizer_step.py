@@ -100,6 +100,17 @@ class OptimizerStep(NamedTuple):
         """Returns `(W', info)`: the step itself, differentiable by plain autodiff."""
         return self.forward_and_gradient(Inputs(active, reads, data), opt_state)[0]
 
+    def forward_fixed(
+        self, active: PyTree, reads: PyTree, opt_state: PyTree, *data: Any
+    ) -> tuple[PyTree, StepInfo]:
+        """Returns `forward` with `(W', s')` held fixed; loss and aux stay differentiable."""
+        loss, aux = self.loss(Inputs(active, reads, data))
+        fixed = jax.lax.stop_gradient((active, reads, opt_state, data))
+        new_active, info = self.forward(*fixed[:3], *fixed[3])
+        # The outputs too: the loss and the optimiser may close over traced values.
+        new_active, opt_state = jax.lax.stop_gradient((new_active, info.opt_state))
+        return new_active, StepInfo(opt_state, self.mean(loss), aux)
+
     def pull_back(
         self,
         inputs: Inputs,
