@@ -147,17 +147,22 @@ def _finite_logits(
     return logits
 
 
+def softmax(logits: np.ndarray) -> np.ndarray:
+    """Returns the softmax over the last axis, in float64, on the host."""
+    logits = np.asarray(logits, np.float64)
+    weights = np.exp(logits - logits.max(axis=-1, keepdims=True))
+    return weights / weights.sum(axis=-1, keepdims=True)
+
+
 def _strengths(kind: str, alphas: Mapping[str, Any], space: CellSpace) -> np.ndarray:
     """Returns `[edges, ops]`; `_NEVER` where there is no candidate, and for `none`."""
     logits = _finite_logits(kind, alphas, space)
-    weights = np.exp(logits - logits.max(axis=1, keepdims=True))
-    weights /= weights.sum(axis=1, keepdims=True)
+    weights = softmax(logits)
     if space.edge_normalization:
         betas = _finite_logits(EDGE_LOGITS[kind], alphas, space)
         for target in range(NUM_INPUTS, NUM_INPUTS + space.num_nodes):
             incoming = list(space.incoming(target))
-            shares = np.exp(betas[incoming] - betas[incoming].max())
-            weights[incoming] *= (shares / shares.sum())[:, None]
+            weights[incoming] *= softmax(betas[incoming])[:, None]
     strengths = np.full((space.num_edges, len(space.ops)), _NEVER)
     for edge, ops in enumerate(space.edge_ops(kind)):
         for op, weight in zip(ops, weights[edge], strict=True):

@@ -10,6 +10,7 @@ import numpy as np
 from matplotlib.axes import Axes
 
 from skillearn_jax.nas import Genotype
+from skillearn_jax.nas.derive import softmax
 from skillearn_jax.nas.draw import genotype_text
 from skillearn_jax.train import report_figures as figures
 from skillearn_jax.train.report_page import Figure, page, section, show, table
@@ -220,8 +221,7 @@ def _alphas(record: Record) -> str | None:
         for ax, (kind, edge) in zip(axes, edges, strict=True):
             for row, style in zip(searches, ("-", "--", ":"), strict=False):
                 logits = np.array([line[kind][edge] for line in row["alphas"]])
-                weights = np.exp(logits - logits.max(axis=1, keepdims=True))
-                weights /= weights.sum(axis=1, keepdims=True)
+                weights = softmax(logits)
                 steps = [line["step"] for line in row["alphas"]]
                 for op in range(weights.shape[1]):
                     color = figures.COLORS[op % len(figures.COLORS)]

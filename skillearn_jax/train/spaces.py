@@ -17,6 +17,7 @@ from skillearn_jax.nas import (
     draw,
     random_genotype,
 )
+from skillearn_jax.nas.derive import softmax
 from skillearn_jax.nas.nasbench201 import (
     ALPHAS_KEY,
     Architecture,
@@ -298,9 +299,7 @@ def _entropies(alphas: Mapping[str, Any], keys: Iterable[str]) -> dict[str, floa
     """Returns the mean entropy of an edge's operations, in nats, per kind of cell."""
     entropies = {}
     for key in keys:
-        logits = np.asarray(alphas[key], np.float64)
-        weights = np.exp(logits - logits.max(axis=1, keepdims=True))
-        weights /= weights.sum(axis=1, keepdims=True)
+        weights = softmax(alphas[key])
         entropy = -np.sum(weights * np.log(weights), axis=1)
         entropies[f"alphas/entropy/{key}"] = float(entropy.mean())
     return entropies
