@@ -7,7 +7,9 @@
 `mlp`: a tanh network of 3 hidden layers of 1024 units on 512 examples, each with a weight
 of its own: the supporting set. `supernet`: the architecture gradient of a DARTS search on
 noise of CIFAR's size. `chain`: K stages of a small network, each of which reads the one
-before; one line for each K.
+before; one line for each K. `unroll`: k steps with momentum of a linear model of 256 x 256
+parameters in a scan, every step stored or about sqrt(k) of them: `peak_bytes` beside
+4 * 256 * 256 is the memory in copies of the parameters.
 
 The first line's adjoint is plain autodiff. Errors are against float64 autodiff on the same
 numbers; on accelerators matrix products are taken at the precision `--precision`.
@@ -40,8 +42,9 @@ from skillearn_jax import (
     FirstOrder,
     Neumann,
     one_step,
+    unroll,
 )
-from skillearn_jax.tree import is_differentiable
+from skillearn_jax.tree import cast_floats
 
 RATE = 0.1
 ADJOINTS = (
@@ -57,11 +60,12 @@ ADJOINTS = (
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument(
-        "--problem", choices=("mlp", "supernet", "chain"), default="mlp"
+        "--problem", choices=("mlp", "supernet", "chain", "unroll"), default="mlp"
     )
     parser.add_argument("--width", type=int, default=1024, help="of the mlp")
     parser.add_argument("--batch", type=int, default=0, help="0: 512, supernet 16")
     parser.add_argument("--levels", default="1,2,4,8", help="K of the chain")
+    parser.add_argument("--steps", default="16,64", help="k of unroll")
     parser.add_argument("--cells", type=int, default=2, help="of the supernet")
     parser.add_argument("--channels", type=int, default=8, help="of the supernet")
     parser.add_argument("--dtypes", default="float32,bfloat16")
@@ -75,6 +79,12 @@ def main() -> None:
     if args.problem == "chain":
         for levels in map(int, args.levels.split(",")):
             run(args, f"chain of {levels}", chain(levels), (Autodiff(), Exact()))
+    elif args.problem == "unroll":
+        args.dtypes = args.dtypes.split(",")[0]
+        for steps in map(int, args.steps.split(",")):
+            for segment in (None, steps):
+                name = f"unroll of {steps}, segment {segment or 'sqrt'}"
+                run(args, name, unrolled(steps, segment), (Exact(),))
     elif args.problem == "mlp":
         problem = mlp(args.width, args.batch or 512)
         run(args, "mlp", problem, adjoints)
@@ -152,6 +162,26 @@ def chain(levels: int) -> Problem:
     return of, (0.1 * rng.normal(size=width), weights, x)
 
 
+def unrolled(steps: int, segment: int | None) -> Problem:
+    """K look-ahead steps in a scan: what matters is their memory."""
+    width, optimizer = 256, optax.sgd(RATE, momentum=0.9)
+    rng = np.random.default_rng(0)
+
+    def loss(w: Any, a: Any, x: Any) -> Any:
+        return jnp.mean((jnp.tanh(x @ w) * a) ** 2)
+
+    def of(adjoint: Any) -> Callable[..., Any]:
+        step = unroll(loss, optimizer, steps, adjoint, segment=segment, loop="scan")
+
+        def objective(a: Any, w: Any, batches: Any) -> Any:
+            return jnp.sum(step(w, a, optimizer.init(w), batches)[0])
+
+        return jax.grad(objective)
+
+    batches = rng.normal(size=(steps, 4, width))
+    return of, (np.ones((1, width)), rng.normal(size=(width, width)) / 16, batches)
+
+
 def supernet(args: argparse.Namespace) -> Problem:
     """The architecture gradient of the second order, at the launcher's settings."""
     from skillearn_jax.data import from_arrays
@@ -189,7 +219,7 @@ def run(
     of, arguments = problem
     truth = reference(of, arguments)
     for dtype in args.dtypes.split(","):
-        cast_arguments = cast(arguments, dtype)
+        cast_arguments = cast_floats(arguments, dtype)
         calls = {}
         for adjoint in adjoints:
             start = time.perf_counter()
@@ -240,7 +270,7 @@ def peers(args: argparse.Namespace, problem: Problem) -> None:
     """Prints a line for each other library that is installed: the same gradient."""
     of, arguments = problem
     truth = reference(of, arguments)
-    scores, weights, images, labels = cast(arguments, "float32")
+    scores, weights, images, labels = cast_floats(arguments, "float32")
     if importlib.util.find_spec("torch") is None:
         print("torch is not installed: no peer in PyTorch", file=sys.stderr)
         return
@@ -307,24 +337,13 @@ def peers(args: argparse.Namespace, problem: Problem) -> None:
 def reference(of: Callable[[Any], Callable[..., Any]], arguments: Any) -> np.ndarray:
     """Returns plain autodiff in float64."""
     with jax.enable_x64(True):
-        return flat(jax.jit(of(Autodiff()))(*cast(arguments, "float64")))
+        return flat(jax.jit(of(Autodiff()))(*cast_floats(arguments, "float64")))
 
 
 def flat(tree: Any) -> np.ndarray:
     """Returns all numbers of a gradient as one float64 vector."""
     leaves = [np.asarray(x, np.float64).ravel() for x in jax.tree.leaves(tree)]
     return np.concatenate(leaves)
-
-
-def cast(tree: Any, dtype: str) -> Any:
-    """Returns the tree with all floats in one type; integers and keys as they are."""
-
-    def one(leaf: Any) -> Any:
-        if not is_differentiable(leaf):
-            return leaf if isinstance(leaf, jax.Array) else jnp.asarray(leaf, jnp.int32)
-        return jnp.asarray(np.asarray(leaf), jnp.dtype(dtype))
-
-    return jax.tree.map(one, tree)
 
 
 if __name__ == "__main__":

@@ -4,6 +4,7 @@ from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from skillearn_jax.types import PyTree
 
@@ -58,6 +59,18 @@ def sum_over_devices(tree: PyTree, axis_name: str | None) -> PyTree:
     denominator, then divide. The mean of the devices' ratios is something else.
     """
     return tree if axis_name is None else jax.lax.psum(tree, axis_name)
+
+
+def cast_floats(tree: PyTree, dtype: str) -> PyTree:
+    """Returns the tree with all floats in one type; integers and keys as they are."""
+    return jax.tree.map(
+        lambda leaf: (
+            jnp.asarray(np.asarray(leaf), jnp.dtype(dtype))
+            if is_differentiable(leaf)
+            else leaf
+        ),
+        tree,
+    )
 
 
 def widen(tree: PyTree) -> PyTree:

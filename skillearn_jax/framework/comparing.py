@@ -22,7 +22,7 @@ from skillearn_jax.hypergrad import (
     FiniteDifference,
     FirstOrder,
 )
-from skillearn_jax.tree import is_differentiable
+from skillearn_jax.tree import cast_floats
 from skillearn_jax.types import PyTree
 
 if TYPE_CHECKING:
@@ -182,13 +182,13 @@ def compare(
     progress("reference: autodiff in float64")
     with _computing_in("float64"):
         truth = program.with_adjoint(Autodiff())
-        reference, _ = _measured(truth, _cast((state, batches), "float64"), 0)
+        reference, _ = _measured(truth, cast_floats((state, batches), "float64"), 0)
     rows: list[CompareRow] = []
     refused: dict[str, str] = {}
     costs: list[CostRow] = []
     for dtype in dtypes:
         with _computing_in(dtype):
-            cast = _cast((state, batches), dtype)
+            cast = cast_floats((state, batches), dtype)
             for adjoint in adjoints:
                 progress(f"{adjoint!r} in {dtype}")
                 try:
@@ -308,17 +308,6 @@ def _computing_in(dtype: str) -> Iterator[None]:
     """Lets float64 be float64, and float32 products be no less."""
     with jax.enable_x64(dtype == "float64"), jax.default_matmul_precision("highest"):
         yield
-
-
-def _cast(tree: PyTree, dtype: str) -> PyTree:
-    """Returns the tree with all floats cast; integers and keys as they are."""
-
-    def one(leaf: Any) -> Any:
-        if not is_differentiable(leaf):
-            return leaf
-        return jnp.asarray(np.asarray(leaf), jnp.dtype(dtype))
-
-    return jax.tree.map(one, tree)
 
 
 def _plain(row: NamedTuple) -> dict[str, Any]:
