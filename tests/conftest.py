@@ -27,6 +27,14 @@ def x64():
         yield
 
 
+@pytest.fixture
+def quick_compilation():
+    """Small arrays, large graphs: unoptimised programs are ready in half the time."""
+    jax.config.update("jax_disable_most_optimizations", True)
+    yield
+    jax.config.update("jax_disable_most_optimizations", False)
+
+
 @pytest.fixture(scope="session")
 def repo_root() -> pathlib.Path:
     """The folder that holds pyproject.toml."""

@@ -19,12 +19,7 @@ from skillearn_jax.hypergrad import (
 RADII = (1e-3, 1e-2)
 
 
-@pytest.fixture(autouse=True)
-def _quick_compilation():
-    """Small arrays, many programs: unoptimised ones are ready sooner."""
-    jax.config.update("jax_disable_most_optimizations", True)
-    yield
-    jax.config.update("jax_disable_most_optimizations", False)
+pytestmark = pytest.mark.usefixtures("quick_compilation")
 
 
 @pytest.fixture(scope="module")

@@ -22,12 +22,7 @@ from skillearn_jax.hypergrad import (
 COUNT = 3
 
 
-@pytest.fixture(autouse=True)
-def _quick_compilation():
-    """Small arrays, large graphs: unoptimised programs are ready in half the time."""
-    jax.config.update("jax_disable_most_optimizations", True)
-    yield
-    jax.config.update("jax_disable_most_optimizations", False)
+pytestmark = pytest.mark.usefixtures("quick_compilation")
 
 
 def loss(moves, reads, model_state, batch, key):

@@ -18,11 +18,8 @@ def _float64(x64):
 
 
 @pytest.fixture(autouse=True)
-def _quick_compilation():
-    """Small arrays, large graphs: unoptimised programs are ready in half the time."""
-    jax.config.update("jax_disable_most_optimizations", True)
-    yield
-    jax.config.update("jax_disable_most_optimizations", False)
+def _quick(quick_compilation):
+    """Every test of this folder compiles small arrays in large graphs."""
 
 
 def _floats(tree):
