@@ -34,7 +34,7 @@ def pcdarts(config):
 
 
 def pdarts(config):
-    """P-DARTS's CIFAR recipe; a tester is clipped too, as in the authors' code."""
+    """P-DARTS's CIFAR recipe."""
     darts1(config)
     config.data.batch_size = 96
     config.search.epochs = 25
@@ -46,9 +46,6 @@ def pdarts(config):
     config.search.weights.min_lr = 0.0
     config.search.alphas.lr = 6e-4
     config.search.alphas.clip = 5.0
-    config.tester.weights.clip = 5.0
-    config.tester.weights.min_lr = 0.0
-    config.tester.creator.clip = 5.0
     config.evaluation.batch_size = 128
     config.evaluation.drop_path = 0.3
 
@@ -85,6 +82,7 @@ def lpt(config):
     config.tester.weights.min_lr = config.search.weights.min_lr
     if config.search.stage_cells:  # their P-DARTS variant clips the tester too
         config.tester.weights.clip = 5.0
+        config.tester.creator.clip = 5.0
 
 
 def several(config):
