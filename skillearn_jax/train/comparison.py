@@ -23,6 +23,7 @@ from skillearn_jax.train.comparison_problems import (
 from skillearn_jax.train.config.compare import CompareConfig
 from skillearn_jax.train.console import Console
 from skillearn_jax.train.experiment import run
+from skillearn_jax.train.workdir import read_json, write_json
 
 _ADJOINTS = (
     Exact(),
@@ -69,12 +70,13 @@ def run_comparison(
     start = time.perf_counter()
     if not isinstance(config, CompareConfig):
         config = CompareConfig.parse(config)
-    problem = build_problem(config.problem, config.batch_size, config.seed, 0)
-    for size in config.batch_sizes:
-        build_problem(config.problem, size, config.seed, 0)
+    problems = {
+        size: build_problem(config.problem, size, config.seed)
+        for size in (config.batch_size, *config.batch_sizes)
+    }
     folder = _opened(Path(workdir), config)
     console = Console(quiet=quiet)
-    record = _read(folder / "comparison.json")
+    record = read_json(folder / "comparison.json")
     if record is not None:
         console.message(f"{folder} holds this comparison already, finished")
     else:
@@ -82,18 +84,22 @@ def run_comparison(
             f"hypergradients of {config.problem}",
             (f"seed {config.seed}, workdir {folder}",),
         )
-        record = _compared(config, problem, folder, console)
+        record = _compared(config, problems, folder, console)
         record["wall_s"] = time.perf_counter() - start
-        _write(folder / "comparison.json", record)
+        write_json(folder / "comparison.json", record)
     report = report_comparison.write(folder, record)
     console.message(f"report: {report}")
     return Comparison(record, report)
 
 
 def _compared(
-    config: CompareConfig, problem: Problem, folder: Path, console: Console
+    config: CompareConfig,
+    problems: Mapping[int, Problem],
+    folder: Path,
+    console: Console,
 ) -> dict[str, Any]:
-    problem = warmed(problem, config.warm_steps)
+    """Takes all measures; `problems` are by their batch sizes."""
+    problem = warmed(problems[config.batch_size], config.warm_steps)
     found = compare(
         *problem,
         adjoints=_ADJOINTS,
@@ -107,7 +113,7 @@ def _compared(
         "batch": {
             str(size): _swept(
                 config,
-                build_problem(config.problem, size, config.seed, config.warm_steps),
+                warmed(problems[size], config.warm_steps),
                 console,
                 f"batches of {size}",
             )
@@ -188,7 +194,7 @@ def _opened(folder: Path, config: CompareConfig) -> Path:
         raise InputError(
             f"cannot write the workdir {folder}: {error.strerror}: set --workdir"
         ) from error
-    old = _read(folder / "config.json")
+    old = read_json(folder / "config.json")
     if present and (not isinstance(old, dict) or "problem" not in old):
         raise InputError(
             f"the workdir {folder} is not empty and holds no comparison "
@@ -201,22 +207,5 @@ def _opened(folder: Path, config: CompareConfig) -> Path:
             f"the workdir {folder} holds a comparison with {', '.join(changed)}: set "
             "--workdir to a new folder"
         )
-    _write(folder / "config.json", plain)
+    write_json(folder / "config.json", plain)
     return folder
-
-
-def _read(path: Path) -> Any:
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        return None
-    except ValueError as error:
-        raise InputError(
-            f"{path} is not readable JSON ({error}): set --workdir to a new folder"
-        ) from error
-
-
-def _write(path: Path, value: Any) -> None:
-    partial = path.with_name(f".{path.name}.partial")
-    partial.write_text(json.dumps(value, indent=2) + "\n", encoding="utf-8")
-    partial.replace(path)

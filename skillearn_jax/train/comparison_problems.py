@@ -32,7 +32,7 @@ class Problem(NamedTuple):
 
     Attributes:
         program: with a validation stage.
-        state: in mid-training.
+        state: fresh, or in mid-training.
         batches: for its streams.
     """
 
@@ -41,14 +41,13 @@ class Problem(NamedTuple):
     batches: dict[str, Any]
 
 
-def build_problem(name: str, batch_size: int, seed: int, warm_steps: int) -> Problem:
-    """Returns one of `PROBLEMS`, after some steps of its own.
+def build_problem(name: str, batch_size: int, seed: int) -> Problem:
+    """Returns one of `PROBLEMS`, fresh.
 
     Args:
         name: see `CompareConfig.problem`.
         batch_size: of every stream.
         seed: of parameters and batches.
-        warm_steps: steps taken before.
 
     Raises:
         InputError: if the embedded data have too few images for the batches.
@@ -59,7 +58,7 @@ def build_problem(name: str, batch_size: int, seed: int, warm_steps: int) -> Pro
         "interleaving": _interleaving,
         "darts": _darts,
     }
-    return warmed(builders[name](batch_size, seed), warm_steps)
+    return builders[name](batch_size, seed)
 
 
 def warmed(problem: Problem, steps: int) -> Problem:

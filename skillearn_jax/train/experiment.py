@@ -124,16 +124,16 @@ def _run(
             f"seed {config.seed}, {devices.count} device(s), workdir {folder.path}",
         ),
     )
-    cells = given_cells(config)
+    cells, benchmark = given_cells(config), load_benchmark(config)
     if cells is None:
-        found = search(config, data, folder, devices, console, bank)
+        found = search(config, data, folder, devices, console, bank, benchmark)
     else:
         folder.write_config("No search: the cells are given.")
         folder.write_json("genotype.json", cells.to_json())
         found = SearchResult(cells, epochs=0, steps=0, compile_s=0.0, steps_s=0.0)
     console.message(kind_of_cells(found.genotype).text(found.genotype))
     summary = _summary(config, data, found)
-    if (benchmark := load_benchmark(config)) is not None:
+    if benchmark is not None:
         looked_up = benchmark.look_up(found.genotype)
         summary["benchmark"] = {"dataset": benchmark.dataset, **looked_up}
         console.message(describe(looked_up, benchmark.dataset))

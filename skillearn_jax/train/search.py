@@ -14,7 +14,7 @@ from skillearn_jax.framework import Phase, State
 from skillearn_jax.nas.schedules import Stability, has_settled
 from skillearn_jax.parallel import Devices, check_same
 from skillearn_jax.train import interrupt
-from skillearn_jax.train.benchmark import Benchmark, load_benchmark
+from skillearn_jax.train.benchmark import Benchmark
 from skillearn_jax.train.build import SearchSetup
 from skillearn_jax.train.build_tasks import build_program
 from skillearn_jax.train.checkpoints import Checkpoints, Saved
@@ -74,6 +74,7 @@ def search(
     devices: Devices,
     console: Console,
     bank: ImageData | None = None,
+    benchmark: Benchmark | None = None,
 ) -> SearchResult:
     """Runs the search phase, going on from the newest checkpoint if there is one.
 
@@ -87,6 +88,7 @@ def search(
         devices: to run on.
         console: for the printout and the progress bar.
         bank: that exams are drawn from; by default the validation set.
+        benchmark: to look the derived cell up in, after each epoch.
 
     Raises:
         NonFiniteError: if a loss or a gradient becomes NaN or infinite.
@@ -100,7 +102,6 @@ def search(
     num_stages = config.search.num_stages
     total = num_stages * config.search.epochs * steps_per_epoch
     space, state = config.space.build(), None
-    benchmark = load_benchmark(config)
     compile_s, steps_s = 0.0, 0.0
     checkpoints = Checkpoints(
         workdir.path / "checkpoints" / "search",
@@ -313,7 +314,7 @@ class _Recorder(NamedTuple):
         row |= {"alphas/stable_epochs": float(stability.epochs), "stopped": stopped}
         # Before the save: a run that goes on drops the rows beyond its checkpoint.
         self.workdir.append_metrics([self._row(phase.name, step, row)])
-        logits = jax.tree.map(lambda x: x.tolist(), _alphas(state))
+        logits = {name: of_cell.tolist() for name, of_cell in alphas.items()}
         self.workdir.append_metrics(
             [{"phase": phase.name, "step": step, **logits}], "alphas.jsonl"
         )

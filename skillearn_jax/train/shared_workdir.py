@@ -79,11 +79,6 @@ class SharedWorkdir(Workdir):
         if self._first is not None:
             self._first.append_metrics(rows, name)
 
-    def append_timing(self, row: Mapping[str, Any]) -> None:
-        """Adds a line to timing.jsonl."""
-        if self._first is not None:
-            self._first.append_timing(row)
-
     def close(self) -> None:
         """Writes what is left of the event files."""
         if self._first is not None:

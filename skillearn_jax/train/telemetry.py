@@ -11,6 +11,9 @@ from skillearn_jax.framework import State
 from skillearn_jax.train.loop import CompiledLoop, StepMetrics
 from skillearn_jax.train.workdir import Workdir
 
+TIMING = "timing.jsonl"
+"""What differs from run to run of a config, apart from the metrics, which do not."""
+
 Steps = Iterator[tuple[State, list[StepMetrics]]]
 
 
@@ -36,7 +39,7 @@ def note_compilation(
 ) -> None:
     """Notes in `timing.jsonl` the seconds of a compilation, and the program's memory."""
     row: dict[str, Any] = {"phase": phase, "step": step, "compile_s": loop.compile_s}
-    workdir.append_timing(row | loop.program_bytes())
+    workdir.append_metrics([row | loop.program_bytes()], TIMING)
 
 
 def observed(
@@ -66,7 +69,7 @@ def observed(
     step, taken, seconds, tracing = begin, 0, 0.0, False
     try:
         while True:
-            wanted = bool(set(profile) & set(range(step, step + loop.chunk)))
+            wanted = step < profile.stop and profile.start < step + loop.chunk
             if wanted and not tracing:
                 jax.profiler.start_trace(str(workdir.path / "profile"))
                 tracing = True
@@ -82,7 +85,7 @@ def observed(
                 tracing = False
             if step % steps_per_epoch == 0:
                 row = {"phase": phase, "step": step, "steps": taken, "steps_s": seconds}
-                workdir.append_timing(row | _device_bytes())
+                workdir.append_metrics([row | _device_bytes()], TIMING)
                 taken, seconds = 0, 0.0
             yield state, metrics
     finally:

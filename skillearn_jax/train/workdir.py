@@ -87,19 +87,12 @@ class Workdir:
 
     def write_json(self, name: str, value: Any) -> None:
         """Writes a JSON file in one move."""
-        self._write(name, json.dumps(value, indent=2) + "\n")
+        if self._writes:
+            write_json(self.path / name, value)
 
     def read_json(self, name: str) -> Any:
         """Returns the content of a JSON file; `None` if there is none."""
-        try:
-            return json.loads((self.path / name).read_text(encoding="utf-8"))
-        except FileNotFoundError:
-            return None
-        except ValueError as error:
-            raise InputError(
-                f"{self.path / name} is not readable JSON ({error}): restore it, or set "
-                "--workdir to a new folder"
-            ) from error
+        return read_json(self.path / name)
 
     def append_metrics(
         self, rows: Iterable[Mapping[str, Any]], name: str = "metrics.jsonl"
@@ -114,13 +107,6 @@ class Workdir:
             file.write(text)
         if self._events is not None and name == "metrics.jsonl":
             self._events.add(rows)
-
-    def append_timing(self, row: Mapping[str, Any]) -> None:
-        """Adds a line to timing.jsonl: what differs from run to run."""
-        path = self.path / "timing.jsonl"
-        if self._writes:
-            with _storage(path), path.open("a", encoding="utf-8") as file:
-                file.write(json.dumps(row) + "\n")
 
     def close(self) -> None:
         """Writes what is left of the event files."""
@@ -145,7 +131,8 @@ class Workdir:
                 continue
             if isinstance(row, dict) and keep(row):
                 kept.append(line + "\n")
-        self._write(name, "".join(kept))
+        if self._writes:
+            _write(path, "".join(kept))
 
     def _check_config(self) -> None:
         """Compares this config with that of the run that is there."""
@@ -172,14 +159,35 @@ class Workdir:
             )
         self._history = record.get("changes", [])
 
-    def _write(self, name: str, text: str) -> None:
-        """Writes a file in one move."""
-        if not self._writes:
-            return
-        partial = self.path / f".{name}.partial"
-        with _storage(self.path / name):
-            partial.write_text(text, encoding="utf-8")
-            partial.replace(self.path / name)
+
+def read_json(path: Path) -> Any:
+    """Returns the content of a JSON file; `None` if there is none."""
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return None
+    except ValueError as error:
+        raise InputError(
+            f"{path} is not readable JSON ({error}): restore it, or set --workdir to a "
+            "new folder"
+        ) from error
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Writes a JSON file in one move.
+
+    Raises:
+        StorageError: if the disk does not take it; the old file is as it was.
+    """
+    _write(path, json.dumps(value, indent=2) + "\n")
+
+
+def _write(path: Path, text: str) -> None:
+    """Writes a file in one move."""
+    partial = path.with_name(f".{path.name}.partial")
+    with _storage(path):
+        partial.write_text(text, encoding="utf-8")
+        partial.replace(path)
 
 
 @contextlib.contextmanager

@@ -174,7 +174,7 @@ def test_a_full_disk_is_one_line_and_nothing_is_lost(folder, monkeypatch, what):
     act = {
         "json": lambda: workdir.write_json("summary.json", {"a": 2}),
         "metrics": lambda: workdir.append_metrics([{"step": 2}]),
-        "timing": lambda: workdir.append_timing({"step": 2}),
+        "timing": lambda: workdir.append_metrics([{"step": 2}], "timing.jsonl"),
     }[what]
     with monkeypatch.context() as patch:
         patch.setattr(pathlib.Path, "write_text", full)
