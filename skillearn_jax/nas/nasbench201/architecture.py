@@ -26,6 +26,7 @@ ALPHAS_KEY = "cell"
 NUM_ARCHITECTURES = len(OPS) ** len(EDGES)
 
 _MAX_TEXT = 1000
+_MAX_SHOWN = 120
 
 _SHORT = reprlib.Repr()
 _SHORT.maxstring = _SHORT.maxother = 60
@@ -33,7 +34,9 @@ _SHORT.maxstring = _SHORT.maxother = 60
 
 def shown(value: Any) -> str:
     """Returns a value for a message: on one line, and cut where it is long or deep."""
-    return " ".join(_SHORT.repr(value).split())
+    text = " ".join(_SHORT.repr(value).split())
+    # Each part of a value is cut by itself: together they may still be long.
+    return text if len(text) <= _MAX_SHOWN else f"{text[:_MAX_SHOWN]}..."
 
 
 @dataclasses.dataclass(frozen=True)

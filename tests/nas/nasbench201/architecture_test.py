@@ -4,7 +4,7 @@ import re
 import jax
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from skillearn_jax.errors import InputError
@@ -110,6 +110,7 @@ json_values = st.recursive(
 
 
 @given(json_values | json_values.map(lambda value: {"ops": value}))
+@example([{str(i): {str(j): 1e16 / 3 for j in range(7)} for i in range(7)}] * 7)
 def test_any_other_json_is_refused_in_one_line(data):
     message = ""
     try:
