@@ -1,0 +1,170 @@
+"""Floor 4: the training of one derived network, seed by seed, and its judgement."""
+
+from functools import partial
+from typing import Any, cast
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from skillearn_jax.data import Batch, ImageData, Stream
+from skillearn_jax.framework import State
+from skillearn_jax.nas import count_macs, num_params
+from skillearn_jax.parallel import Devices
+from skillearn_jax.train import interrupt
+from skillearn_jax.train.config import Config
+from skillearn_jax.train.evaluation_data import heldout_batches
+from skillearn_jax.train.evaluation_program import training_program
+from skillearn_jax.train.judge import Judgement, judge
+from skillearn_jax.train.loop import CompiledLoop, compile_loop
+from skillearn_jax.train.records import TrainingRecords
+from skillearn_jax.train.spaces import Cells, space_kind
+from skillearn_jax.train.telemetry import Steps, note_compilation, observed
+from skillearn_jax.types import Array, PyTree
+
+
+class Training:
+    """The training of one network: compiled at its first seed, used for all."""
+
+    def __init__(
+        self,
+        config: Config,
+        data: ImageData,
+        genotype: Cells,
+        stream: Stream,
+        devices: Devices,
+    ) -> None:
+        self._config = config.evaluation
+        self._root = jax.random.key(config.seed)
+        self._data, self._stream, self._devices = data, stream, devices
+        self._genotype = genotype
+        kind, axis = (
+            space_kind(config),
+            config.parallel.statistics_axis(devices.axis_name),
+        )
+        rest = (genotype, config, data.num_classes)
+        self._network = kind.network(*rest, axis, auxiliary=True)
+        # As deployed: without the auxiliary head.
+        self._deployed = kind.network(*rest, None, auxiliary=False)
+        self._program = training_program(
+            self._network, config, stream.steps_per_epoch, devices.axis_name
+        )
+        self._loop: CompiledLoop | None = None
+        # Training may be mapped over devices; prediction is not, and needs no axis.
+        plain = self._network.clone(axis_name=None)
+        self._init = jax.jit(plain.init, static_argnames="train")
+
+        def logits(variables: PyTree, images: Array) -> Array:
+            return cast(Array, plain.apply(variables, images, train=False))
+
+        self._logits = jax.jit(logits)
+
+    def run(
+        self, name: str, seed: int, records: TrainingRecords, before: int
+    ) -> Judgement:
+        """Trains once, or what is left of it; judges the network on held-out images.
+
+        Args:
+            name: of the network.
+            seed: of the training.
+            records: where it goes on from, and what it leaves.
+            before: steps of the trainings before.
+        """
+        initial, step = self._initial_state(seed), 0
+        values: dict[str, list[float]] = {"loss": [], "error": []}  # of this epoch
+        saved = records.of(name, seed)
+        if saved is not None:
+            initial, step = saved.restore(initial), saved.note["step"]
+            values = saved.note["values"]
+        state = placed = self._devices.place(initial)
+        steps_per_epoch = self._stream.steps_per_epoch
+        total = self._config.epochs * steps_per_epoch
+        if self._loop is None and step < total:
+            self._loop = self._compile(placed, step)
+            note_compilation(records.workdir, f"evaluate/{name}", step, self._loop)
+        taken: Steps = iter(())
+        if self._loop is not None:
+            taken = observed(
+                self._loop.steps(placed, total - step),
+                self._loop,
+                records.workdir,
+                f"evaluate/{name}/{seed}",
+                step,
+                steps_per_epoch,
+            )
+        with interrupt.deferred():
+            for latest, metrics in taken:
+                state, step = latest, step + len(metrics)
+                for metric, of_epoch in values.items():
+                    of_epoch += [m[f"network/{metric}"] for m in metrics]
+                records.update(before + step, {"loss": metrics[-1]["network/loss"]})
+                note = {"network": name, "seed": seed, "step": step}
+                if step % steps_per_epoch == 0:
+                    row = {"phase": "evaluate", **note}
+                    row["epoch"] = step // steps_per_epoch - 1
+                    for metric, of_epoch in values.items():
+                        row[f"train_{metric}"] = float(np.mean(of_epoch))
+                        values[metric] = []
+                    records.workdir.append_metrics([row])
+                records.saver.offer(
+                    range(step - len(metrics) + 1, step + 1),
+                    partial(self._devices.fetch, latest),
+                    partial(dict, note, values=values),
+                    offset=before,
+                    last=step == total,
+                )
+        return self._judged(self._devices.fetch(state))
+
+    def describe(self, name: str, errors: list[float]) -> dict[str, Any]:
+        """Returns the network's row of the summary."""
+        shapes = jax.eval_shape(
+            lambda key: self._deployed.init(key, self._images(), train=False),
+            self._root,
+        )
+        spread = float(np.std(errors, ddof=1)) if len(errors) > 1 else None
+        return {
+            "name": name,
+            "genotype": self._genotype.to_json(),
+            "params": num_params(shapes),
+            "macs": count_macs(self._network, self._data.image_shape),
+            "errors": errors,
+            "mean": float(np.mean(errors)),
+            "std": spread,
+        }
+
+    def _images(self) -> Array:
+        return jnp.zeros((2, *self._data.image_shape))
+
+    def _initial_state(self, seed: int) -> State:
+        init_key, run_key = jax.random.split(jax.random.fold_in(self._root, seed))
+        variables = self._init(init_key, self._images(), train=False)
+        return self._program.init(
+            {"weights": variables["params"]},
+            run_key,
+            {"network": variables["batch_stats"]},
+        )
+
+    def _compile(self, placed: State, begin: int) -> CompiledLoop:
+        total = self._config.epochs * self._stream.steps_per_epoch
+
+        def with_progress(batches: dict[str, Batch], step: Array) -> dict[str, Any]:
+            return {**batches, "progress": step / total}
+
+        return compile_loop(
+            self._program,
+            placed,
+            {"train": self._stream},
+            self._devices,
+            self._stream.steps_per_epoch,
+            prepare=with_progress,
+            begin=begin,
+        )
+
+    def _judged(self, state: State) -> Judgement:
+        """Returns what the network does on all held-out images."""
+        variables = {
+            "params": state.params["weights"],
+            "batch_stats": state.model_state["network"],
+        }
+        batches = heldout_batches(self._data)
+        return judge(partial(self._logits, variables), batches, self._data.num_classes)
