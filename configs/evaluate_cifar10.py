@@ -7,7 +7,7 @@ Expected: docs/experiments.md. Nothing here has been run at full length.
 Command:  python launch/run.py --config=configs/evaluate_cifar10.py --workdir=runs/darts_v2 --config.data.dir=DIR --config.genotype=DARTS_V2
 
 `--config.genotype` takes a published name, a file, the workdir of a search, or
-`random:SEED`. Variants:
+`random:SEED` (`random`: of the run's seed). Variants:
   (none)  the published recipe.
   short   5 cells of 8 channels for 3 epochs: minutes to hours on CPU.
   smoke   a small one on the embedded digits, in seconds.

@@ -14,17 +14,19 @@ def given_cells(config: Config) -> Cells | None:
 
     Raises:
         InputError: if it is neither published, nor a readable file or workdir, nor
-            `random` with a seed.
+            `random`, alone or with a seed.
     """
     name = config.genotype
     if not name:
         return None
-    kind, _, seed = name.partition(":")
+    kind, colon, seed = name.partition(":")
     if kind == "random":
+        if not colon:
+            seed = str(config.seed)
         if not seed.isdecimal():
             raise InputError(
-                f"config.genotype is {name!r}; random cells need a seed, a whole number: "
-                "set --config.genotype=random:0"
+                f"config.genotype is {name!r}; the seed of random cells is a whole "
+                "number: set --config.genotype=random:0, or random for the run's seed"
             )
         rng = np.random.default_rng(int(seed))
         return space_kind(config).random(rng, config.space.build())

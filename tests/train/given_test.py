@@ -24,6 +24,12 @@ def test_a_published_name_a_seed_a_file_and_a_workdir(tiny, tmp_path):
         assert given_cells(tiny({"genotype": str(place)})) == want
 
 
+def test_random_alone_takes_the_seed_of_the_run(tiny):
+    first = given_cells(tiny({"genotype": "random", "seed": 3}))
+    assert first == given_cells(tiny({"genotype": "random:3", "seed": 8}))
+    assert first != given_cells(tiny({"genotype": "random", "seed": 4}))
+
+
 def test_an_architecture_of_nasbench201(tiny):
     text = "|nor_conv_3x3~0|+|none~0|skip_connect~1|+|none~0|none~1|avg_pool_3x3~2|"
     config = tiny({"space.name": "nasbench201", "genotype": text})
@@ -34,8 +40,8 @@ def test_an_architecture_of_nasbench201(tiny):
     ("changes", "message"),
     [
         ({"genotype": "NO_SUCH"}, "config.genotype: .*NO_SUCH"),
-        ({"genotype": "random"}, "random cells need a seed"),
-        ({"genotype": "random:x"}, "random cells need a seed"),
+        ({"genotype": "random:"}, "seed of random cells is a whole number"),
+        ({"genotype": "random:x"}, "seed of random cells is a whole number"),
         ({"genotype": "DARTS_V2", "evaluation.epochs": 0}, "neither a search nor"),
     ],
 )

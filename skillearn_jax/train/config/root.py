@@ -42,7 +42,8 @@ class Config:
         tasks: names of the data sets of several tasks, as in `data.name`, which is not
             read then; empty for the first two skills.
         genotype: cells to evaluate without a search: a published name (`DARTS_V2`), a
-            file, the workdir of a search, or `random:SEED`; empty searches.
+            file, the workdir of a search, or `random:SEED`, where `random` alone takes
+            `seed`; empty searches.
         seed: of everything that is random.
         log_every: steps between two lines of metrics.jsonl.
         profile: steps of the search to profile for xprof, as `START:STOP`: `10:20` are
