@@ -14,9 +14,9 @@ from skillearn_jax.train.console import Console
 from skillearn_jax.train.evaluation_data import training_stream
 from skillearn_jax.train.evaluation_training import Training
 from skillearn_jax.train.records import TrainingRecords
-from skillearn_jax.train.rivals import read_rivals
+from skillearn_jax.train.rivals import random_cells, read_rivals
 from skillearn_jax.train.saving import Saver
-from skillearn_jax.train.spaces import Cells, space_kind
+from skillearn_jax.train.spaces import Cells
 from skillearn_jax.train.workdir import Workdir
 
 
@@ -48,7 +48,7 @@ def evaluate(
     errors: dict[str, dict[str, float]] = workdir.read_json("evaluation.json") or {}
     details: dict[str, dict[str, Any]] = workdir.read_json("heldout.json") or {}
     stream = training_stream(config, data)
-    genotypes = _contestants(config, genotype)
+    genotypes = _contestants(config, data, genotype)
     seeds = range(config.evaluation.num_seeds)
     per_run = config.evaluation.epochs * stream.steps_per_epoch
     rows = []
@@ -86,16 +86,11 @@ def evaluate(
     return _summarize(config, rows)
 
 
-def _contestants(config: Config, genotype: Cells) -> dict[str, Cells]:
+def _contestants(config: Config, data: ImageData, genotype: Cells) -> dict[str, Cells]:
     """Returns the derived cells, those of other runs, then random ones of the space."""
-    space = config.space.build()
-    rng = np.random.default_rng(config.seed)
-    count = config.evaluation.num_random
     rivals = read_rivals(config.evaluation.rivals)
-    return {"derived": genotype, **rivals} | {
-        f"random {i}": space_kind(config).random(rng, space)
-        for i in range(1, count + 1)
-    }
+    random = random_cells(config, genotype, data.num_classes, data.image_shape)
+    return {"derived": genotype, **rivals, **random}
 
 
 def _means(details: Mapping[str, Mapping[str, Any]]) -> dict[str, float | None]:

@@ -9,7 +9,7 @@ import numpy as np
 
 from skillearn_jax.data import Batch, ImageData, Stream
 from skillearn_jax.framework import State
-from skillearn_jax.nas import count_macs, num_params
+from skillearn_jax.nas import count_macs
 from skillearn_jax.parallel import Devices
 from skillearn_jax.train import interrupt
 from skillearn_jax.train.config import Config
@@ -18,7 +18,7 @@ from skillearn_jax.train.evaluation_program import training_program
 from skillearn_jax.train.judge import Judgement, judge
 from skillearn_jax.train.loop import CompiledLoop, compile_loop
 from skillearn_jax.train.records import TrainingRecords
-from skillearn_jax.train.spaces import Cells, space_kind
+from skillearn_jax.train.spaces import Cells, network_params, space_kind
 from skillearn_jax.train.telemetry import Steps, note_compilation, observed
 from skillearn_jax.types import Array, PyTree
 
@@ -117,15 +117,11 @@ class Training:
 
     def describe(self, name: str, errors: list[float]) -> dict[str, Any]:
         """Returns the network's row of the summary."""
-        shapes = jax.eval_shape(
-            lambda key: self._deployed.init(key, self._images(), train=False),
-            self._root,
-        )
         spread = float(np.std(errors, ddof=1)) if len(errors) > 1 else None
         return {
             "name": name,
             "genotype": self._genotype.to_json(),
-            "params": num_params(shapes),
+            "params": network_params(self._deployed, self._data.image_shape),
             "macs": count_macs(self._network, self._data.image_shape),
             "errors": errors,
             "mean": float(np.mean(errors)),
