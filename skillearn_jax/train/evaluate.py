@@ -17,6 +17,7 @@ from skillearn_jax.train.records import TrainingRecords
 from skillearn_jax.train.rivals import random_cells, read_rivals
 from skillearn_jax.train.saving import Saver
 from skillearn_jax.train.spaces import Cells
+from skillearn_jax.train.trained import keep
 from skillearn_jax.train.workdir import Workdir
 
 
@@ -38,7 +39,8 @@ def evaluate(
         config: of the run.
         data: training and held-out images.
         genotype: the derived cells.
-        workdir: gets `evaluation.json`, `heldout.json`, checkpoints and lines of `metrics.jsonl`.
+        workdir: gets `evaluation.json`, `heldout.json`, `networks/`, checkpoints and lines of
+            `metrics.jsonl`.
         devices: to run on.
         console: for the progress bar.
 
@@ -75,8 +77,13 @@ def evaluate(
             for seed in seeds:
                 if str(seed) not in of_network:
                     done = sum(len(seeds_done) for seeds_done in errors.values())
-                    judged = training.run(name, seed, records, done * per_run)
-                    # First the details: the error says that the training is done.
+                    judged, variables = training.run(
+                        name, seed, records, done * per_run
+                    )
+                    # First the network and the details: the error says that the
+                    # training is done.
+                    trained = (cells, name, seed, variables, judged.error)
+                    keep(workdir, config, data, *trained)
                     details.setdefault(name, {})[str(seed)] = judged.to_dict()
                     workdir.write_json("heldout.json", details)
                     of_network[str(seed)] = judged.error

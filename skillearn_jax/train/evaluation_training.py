@@ -61,8 +61,11 @@ class Training:
 
     def run(
         self, name: str, seed: int, records: TrainingRecords, before: int
-    ) -> Judgement:
+    ) -> tuple[Judgement, PyTree]:
         """Trains once, or what is left of it; judges the network on held-out images.
+
+        Returns:
+            The judgement, and the variables that were judged.
 
         Args:
             name: of the network.
@@ -113,7 +116,8 @@ class Training:
                     offset=before,
                     last=step == total,
                 )
-        return self._judged(self._devices.fetch(state))
+        variables = self._variables(self._devices.fetch(state))
+        return self._judged(variables), variables
 
     def describe(self, name: str, errors: list[float]) -> dict[str, Any]:
         """Returns the network's row of the summary."""
@@ -156,11 +160,14 @@ class Training:
             begin=begin,
         )
 
-    def _judged(self, state: State) -> Judgement:
-        """Returns what the network does on all held-out images."""
-        variables = {
+    def _variables(self, state: State) -> PyTree:
+        """Returns what is judged, and kept, of a state."""
+        return {
             "params": state.params["weights"],
             "batch_stats": state.model_state["network"],
         }
+
+    def _judged(self, variables: PyTree) -> Judgement:
+        """Returns what the network does on all held-out images."""
         batches = heldout_batches(self._data)
         return judge(partial(self._logits, variables), batches, self._data.num_classes)
