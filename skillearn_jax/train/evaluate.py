@@ -1,6 +1,5 @@
 """Floor 4: the evaluation phase: what a derived cell is worth beside random ones."""
 
-import contextlib
 from collections.abc import Mapping
 from typing import Any
 
@@ -8,14 +7,12 @@ import numpy as np
 
 from skillearn_jax.data import ImageData
 from skillearn_jax.parallel import Devices
-from skillearn_jax.train.checkpoints import Checkpoints
 from skillearn_jax.train.config import Config
 from skillearn_jax.train.console import Console
 from skillearn_jax.train.evaluation_data import training_stream
 from skillearn_jax.train.evaluation_training import Training
-from skillearn_jax.train.records import TrainingRecords
+from skillearn_jax.train.records import open_records
 from skillearn_jax.train.rivals import random_cells, read_rivals
-from skillearn_jax.train.saving import Saver
 from skillearn_jax.train.spaces import Cells
 from skillearn_jax.train.trained import keep
 from skillearn_jax.train.workdir import Workdir
@@ -54,22 +51,9 @@ def evaluate(
     seeds = range(config.evaluation.num_seeds)
     per_run = config.evaluation.epochs * stream.steps_per_epoch
     rows = []
-    checkpoints = Checkpoints(
-        workdir.path / "checkpoints" / "evaluation",
-        keep=config.checkpoint.keep,
-        beside=workdir.path / "metrics.jsonl",
-        say=console.message,
-    )
-    with (
-        contextlib.closing(checkpoints),
-        console.progress("evaluate", len(genotypes) * len(seeds) * per_run) as update,
-    ):
-        records = TrainingRecords(
-            workdir,
-            Saver(checkpoints, config.checkpoint, stream.steps_per_epoch),
-            update,
-            checkpoints.newest(),
-        )
+    total = len(genotypes) * len(seeds) * per_run
+    options = (config.checkpoint, workdir, console, stream.steps_per_epoch, total)
+    with open_records("evaluate", *options) as records:
         records.go_on(errors)
         for name, cells in genotypes.items():
             training = Training(config, data, cells, stream, devices)

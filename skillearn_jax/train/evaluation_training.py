@@ -20,7 +20,7 @@ from skillearn_jax.train.loop import CompiledLoop, compile_loop
 from skillearn_jax.train.records import TrainingRecords
 from skillearn_jax.train.spaces import Cells, network_params, space_kind
 from skillearn_jax.train.telemetry import Steps, note_compilation, observed
-from skillearn_jax.types import Array, PyTree
+from skillearn_jax.types import Array, Key, PyTree
 
 
 class Training:
@@ -33,9 +33,20 @@ class Training:
         genotype: Cells,
         stream: Stream,
         devices: Devices,
+        key: Key | None = None,
     ) -> None:
+        """Prepares it.
+
+        Args:
+            config: of the run.
+            data: training images; those that it is judged on, as its held-out ones.
+            genotype: the cells.
+            stream: of the training images.
+            devices: to run on.
+            key: that all seeds are folded into; by default that of the run's seed.
+        """
         self._config = config.evaluation
-        self._root = jax.random.key(config.seed)
+        self._root = jax.random.key(config.seed) if key is None else key
         self._data, self._stream, self._devices = data, stream, devices
         self._genotype = genotype
         kind, axis = (
@@ -58,6 +69,11 @@ class Training:
             return cast(Array, plain.apply(variables, images, train=False))
 
         self._logits = jax.jit(logits)
+
+    @property
+    def compile_s(self) -> float:
+        """Seconds of compilation so far."""
+        return self._loop.compile_s if self._loop is not None else 0.0
 
     def run(
         self, name: str, seed: int, records: TrainingRecords, before: int
@@ -84,14 +100,16 @@ class Training:
         total = self._config.epochs * steps_per_epoch
         if self._loop is None and step < total:
             self._loop = self._compile(placed, step)
-            note_compilation(records.workdir, f"evaluate/{name}", step, self._loop)
+            note_compilation(
+                records.workdir, f"{records.phase}/{name}", step, self._loop
+            )
         taken: Steps = iter(())
         if self._loop is not None:
             taken = observed(
                 self._loop.steps(placed, total - step),
                 self._loop,
                 records.workdir,
-                f"evaluate/{name}/{seed}",
+                f"{records.phase}/{name}/{seed}",
                 step,
                 steps_per_epoch,
             )
@@ -103,7 +121,7 @@ class Training:
                 records.update(before + step, {"loss": metrics[-1]["network/loss"]})
                 note = {"network": name, "seed": seed, "step": step}
                 if step % steps_per_epoch == 0:
-                    row = {"phase": "evaluate", **note}
+                    row = {"phase": records.phase, **note}
                     row["epoch"] = step // steps_per_epoch - 1
                     for metric, of_epoch in values.items():
                         row[f"train_{metric}"] = float(np.mean(of_epoch))
