@@ -46,6 +46,7 @@ class ImageData:
         num_classes: labels lie in 0..num_classes-1.
         mean: per channel, of the training pixels scaled to [0, 1].
         std: per channel, likewise.
+        class_names: by class; empty where the source has none.
     """
 
     name: str
@@ -54,6 +55,7 @@ class ImageData:
     num_classes: int
     mean: tuple[float, ...]
     std: tuple[float, ...]
+    class_names: tuple[str, ...] = ()
 
     @property
     def image_shape(self) -> tuple[int, int, int]:

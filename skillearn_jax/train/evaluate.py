@@ -1,6 +1,5 @@
 """Floor 4: the evaluation phase: what a derived cell is worth beside random ones."""
 
-import contextlib
 from collections.abc import Mapping
 from typing import Any
 
@@ -8,15 +7,14 @@ import numpy as np
 
 from skillearn_jax.data import ImageData
 from skillearn_jax.parallel import Devices
-from skillearn_jax.train.checkpoints import Checkpoints
 from skillearn_jax.train.config import Config
 from skillearn_jax.train.console import Console
 from skillearn_jax.train.evaluation_data import training_stream
 from skillearn_jax.train.evaluation_training import Training
-from skillearn_jax.train.records import TrainingRecords
+from skillearn_jax.train.records import open_records
 from skillearn_jax.train.rivals import random_cells, read_rivals
-from skillearn_jax.train.saving import Saver
 from skillearn_jax.train.spaces import Cells
+from skillearn_jax.train.trained import keep
 from skillearn_jax.train.workdir import Workdir
 
 
@@ -38,7 +36,8 @@ def evaluate(
         config: of the run.
         data: training and held-out images.
         genotype: the derived cells.
-        workdir: gets `evaluation.json`, `heldout.json`, checkpoints and lines of `metrics.jsonl`.
+        workdir: gets `evaluation.json`, `heldout.json`, `networks/`, checkpoints and lines of
+            `metrics.jsonl`.
         devices: to run on.
         console: for the progress bar.
 
@@ -52,22 +51,9 @@ def evaluate(
     seeds = range(config.evaluation.num_seeds)
     per_run = config.evaluation.epochs * stream.steps_per_epoch
     rows = []
-    checkpoints = Checkpoints(
-        workdir.path / "checkpoints" / "evaluation",
-        keep=config.checkpoint.keep,
-        beside=workdir.path / "metrics.jsonl",
-        say=console.message,
-    )
-    with (
-        contextlib.closing(checkpoints),
-        console.progress("evaluate", len(genotypes) * len(seeds) * per_run) as update,
-    ):
-        records = TrainingRecords(
-            workdir,
-            Saver(checkpoints, config.checkpoint, stream.steps_per_epoch),
-            update,
-            checkpoints.newest(),
-        )
+    total = len(genotypes) * len(seeds) * per_run
+    options = (config.checkpoint, workdir, console, stream.steps_per_epoch, total)
+    with open_records("evaluate", *options) as records:
         records.go_on(errors)
         for name, cells in genotypes.items():
             training = Training(config, data, cells, stream, devices)
@@ -75,8 +61,13 @@ def evaluate(
             for seed in seeds:
                 if str(seed) not in of_network:
                     done = sum(len(seeds_done) for seeds_done in errors.values())
-                    judged = training.run(name, seed, records, done * per_run)
-                    # First the details: the error says that the training is done.
+                    judged, variables = training.run(
+                        name, seed, records, done * per_run
+                    )
+                    # First the network and the details: the error says that the
+                    # training is done.
+                    trained = (cells, name, seed, variables, judged.error)
+                    keep(workdir, config, data, *trained)
                     details.setdefault(name, {})[str(seed)] = judged.to_dict()
                     workdir.write_json("heldout.json", details)
                     of_network[str(seed)] = judged.error

@@ -20,7 +20,7 @@ from skillearn_jax.train.loop import CompiledLoop, compile_loop
 from skillearn_jax.train.records import TrainingRecords
 from skillearn_jax.train.spaces import Cells, network_params, space_kind
 from skillearn_jax.train.telemetry import Steps, note_compilation, observed
-from skillearn_jax.types import Array, PyTree
+from skillearn_jax.types import Array, Key, PyTree
 
 
 class Training:
@@ -33,9 +33,20 @@ class Training:
         genotype: Cells,
         stream: Stream,
         devices: Devices,
+        key: Key | None = None,
     ) -> None:
+        """Prepares it.
+
+        Args:
+            config: of the run.
+            data: training images; those that it is judged on, as its held-out ones.
+            genotype: the cells.
+            stream: of the training images.
+            devices: to run on.
+            key: that all seeds are folded into; by default that of the run's seed.
+        """
         self._config = config.evaluation
-        self._root = jax.random.key(config.seed)
+        self._root = jax.random.key(config.seed) if key is None else key
         self._data, self._stream, self._devices = data, stream, devices
         self._genotype = genotype
         kind, axis = (
@@ -59,10 +70,18 @@ class Training:
 
         self._logits = jax.jit(logits)
 
+    @property
+    def compile_s(self) -> float:
+        """Seconds of compilation so far."""
+        return self._loop.compile_s if self._loop is not None else 0.0
+
     def run(
         self, name: str, seed: int, records: TrainingRecords, before: int
-    ) -> Judgement:
+    ) -> tuple[Judgement, PyTree]:
         """Trains once, or what is left of it; judges the network on held-out images.
+
+        Returns:
+            The judgement, and the variables that were judged.
 
         Args:
             name: of the network.
@@ -81,14 +100,16 @@ class Training:
         total = self._config.epochs * steps_per_epoch
         if self._loop is None and step < total:
             self._loop = self._compile(placed, step)
-            note_compilation(records.workdir, f"evaluate/{name}", step, self._loop)
+            note_compilation(
+                records.workdir, f"{records.phase}/{name}", step, self._loop
+            )
         taken: Steps = iter(())
         if self._loop is not None:
             taken = observed(
                 self._loop.steps(placed, total - step),
                 self._loop,
                 records.workdir,
-                f"evaluate/{name}/{seed}",
+                f"{records.phase}/{name}/{seed}",
                 step,
                 steps_per_epoch,
             )
@@ -100,7 +121,7 @@ class Training:
                 records.update(before + step, {"loss": metrics[-1]["network/loss"]})
                 note = {"network": name, "seed": seed, "step": step}
                 if step % steps_per_epoch == 0:
-                    row = {"phase": "evaluate", **note}
+                    row = {"phase": records.phase, **note}
                     row["epoch"] = step // steps_per_epoch - 1
                     for metric, of_epoch in values.items():
                         row[f"train_{metric}"] = float(np.mean(of_epoch))
@@ -113,7 +134,8 @@ class Training:
                     offset=before,
                     last=step == total,
                 )
-        return self._judged(self._devices.fetch(state))
+        variables = self._variables(self._devices.fetch(state))
+        return self._judged(variables), variables
 
     def describe(self, name: str, errors: list[float]) -> dict[str, Any]:
         """Returns the network's row of the summary."""
@@ -156,11 +178,14 @@ class Training:
             begin=begin,
         )
 
-    def _judged(self, state: State) -> Judgement:
-        """Returns what the network does on all held-out images."""
-        variables = {
+    def _variables(self, state: State) -> PyTree:
+        """Returns what is judged, and kept, of a state."""
+        return {
             "params": state.params["weights"],
             "batch_stats": state.model_state["network"],
         }
+
+    def _judged(self, variables: PyTree) -> Judgement:
+        """Returns what the network does on all held-out images."""
         batches = heldout_batches(self._data)
         return judge(partial(self._logits, variables), batches, self._data.num_classes)

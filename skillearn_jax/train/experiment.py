@@ -21,6 +21,7 @@ from skillearn_jax.train.evaluate import evaluate
 from skillearn_jax.train.evaluate_tasks import evaluate_tasks
 from skillearn_jax.train.exams import check_exams, load_bank
 from skillearn_jax.train.given import check_given, given_cells
+from skillearn_jax.train.random_search import check_random_search, random_search
 from skillearn_jax.train.report import write_report
 from skillearn_jax.train.rivals import read_rivals
 from skillearn_jax.train.search import SearchResult, search
@@ -125,7 +126,10 @@ def _run(
         ),
     )
     cells, benchmark = given_cells(config), load_benchmark(config)
-    if cells is None:
+    if cells is None and config.skill == "random":
+        assert isinstance(data, ImageData)  # `check_tasks`
+        found = random_search(config, data, folder, devices, console, benchmark)
+    elif cells is None:
         found = search(config, data, folder, devices, console, bank, benchmark)
     else:
         folder.write_config("No search: the cells are given.")
@@ -161,6 +165,7 @@ def check(config: Config) -> None:
     parse_profile(config.profile)
     check_tasks(config)
     check_exams(config)
+    check_random_search(config)
     space_kind(config).check(config)
     load_benchmark(config)
     read_rivals(config.evaluation.rivals)

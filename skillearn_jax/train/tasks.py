@@ -7,7 +7,7 @@ from skillearn_jax.data import ImageData, Stream, load, to_common_shape
 from skillearn_jax.errors import InputError
 from skillearn_jax.train.config import Config
 
-SINGLE = ("baseline", "lpt")
+SINGLE = ("baseline", "lpt", "random")
 """Skills that learn from one data set."""
 
 Images = ImageData | Mapping[str, ImageData]
