@@ -11,6 +11,7 @@ from skillearn_jax.data.augment import (
 from skillearn_jax.data.colour import ColourJitter
 from skillearn_jax.data.common_shape import to_common_shape
 from skillearn_jax.data.examples import Examples, ImageData, from_arrays
+from skillearn_jax.data.mixing import Mixing
 from skillearn_jax.data.records import Reading
 from skillearn_jax.data.sources import SOURCES, load
 from skillearn_jax.data.splits import balanced_subset, halves
@@ -30,6 +31,7 @@ __all__ = [
     "ColourJitter",
     "Examples",
     "ImageData",
+    "Mixing",
     "Reading",
     "Stream",
     "StreamingData",

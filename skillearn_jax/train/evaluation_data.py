@@ -21,7 +21,7 @@ def training_stream(config: Config, data: ImageData) -> Stream:
         data.mean,
         data.std,
         augmentation=Augmentation(
-            config.data.padding, config.data.flip, config.data.cutout
+            config.data.padding, config.data.flip, config.evaluation.cutout
         ),
     )
 

@@ -22,7 +22,8 @@ class DataConfig:
         stratified: whether that cut keeps class frequencies; else it is by index.
         padding: pixels around an image before a random crop.
         flip: whether images are mirrored at random.
-        cutout: side of the square that is blanked at random, in pixels.
+        cutout: side of the square that is blanked at random in a search, in pixels; the
+            evaluation has its own.
     """
 
     name: str = "digits"
