@@ -6,23 +6,23 @@ from typing import Any
 
 import numpy as np
 
-from skillearn_jax.data import ImageData
 from skillearn_jax.parallel import Devices
 from skillearn_jax.train.checkpoints import Checkpoints
 from skillearn_jax.train.config import Config
 from skillearn_jax.train.console import Console
-from skillearn_jax.train.evaluation_data import training_stream
+from skillearn_jax.train.evaluation_data import training_batches
 from skillearn_jax.train.evaluation_training import Training
 from skillearn_jax.train.records import TrainingRecords
 from skillearn_jax.train.rivals import read_rivals
 from skillearn_jax.train.saving import Saver
 from skillearn_jax.train.spaces import Cells, space_kind
+from skillearn_jax.train.tasks import OneSet
 from skillearn_jax.train.workdir import Workdir
 
 
 def evaluate(
     config: Config,
-    data: ImageData,
+    data: OneSet,
     genotype: Cells,
     workdir: Workdir,
     devices: Devices,
@@ -47,10 +47,10 @@ def evaluate(
     """
     errors: dict[str, dict[str, float]] = workdir.read_json("evaluation.json") or {}
     details: dict[str, dict[str, Any]] = workdir.read_json("heldout.json") or {}
-    stream = training_stream(config, data)
+    batches = training_batches(config, data)
     genotypes = _contestants(config, genotype)
     seeds = range(config.evaluation.num_seeds)
-    per_run = config.evaluation.epochs * stream.steps_per_epoch
+    per_run = config.evaluation.epochs * batches.steps_per_epoch
     rows = []
     checkpoints = Checkpoints(
         workdir.path / "checkpoints" / "evaluation",
@@ -64,13 +64,13 @@ def evaluate(
     ):
         records = TrainingRecords(
             workdir,
-            Saver(checkpoints, config.checkpoint, stream.steps_per_epoch),
+            Saver(checkpoints, config.checkpoint, batches.steps_per_epoch),
             update,
             checkpoints.newest(),
         )
         records.go_on(errors)
         for name, cells in genotypes.items():
-            training = Training(config, data, cells, stream, devices)
+            training = Training(config, data, cells, batches, devices)
             of_network = errors.setdefault(name, {})
             for seed in seeds:
                 if str(seed) not in of_network:
