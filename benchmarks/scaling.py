@@ -100,7 +100,7 @@ class Run:
         self.devices = Devices.take(count, args.backend)
         self.devices.share(batch, "batch")
         config, data = problem(args, batch)
-        streams = search_streams(config, data.train, data)
+        streams = search_streams(config, data.training)
         per_epoch = streams["train"].steps_per_epoch
         setup = build_search(
             config, data, jax.random.key(0), per_epoch, self.devices.axis_name

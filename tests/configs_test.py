@@ -44,7 +44,7 @@ def test_each_pair_is_valid_at_full_size(pair, repo_root):
         check(config)
         images = jnp.zeros((1, 32, 32, 3), jnp.uint8)
         shown = Examples(images, jnp.zeros(1, jnp.int32))
-        check_images(config, ImageData(name, shown, shown, 10, (0,) * 3, (1,) * 3))
+        check_images(config, ImageData(name, shown, 10, (0,) * 3, (1,) * 3, shown))
         seen.add(config.data.name)
     skill, _, method = pair.partition("_")
     assert seen == ({"digits"} if skill in ("il", "joint") else set(DATA_SETS))

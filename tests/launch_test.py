@@ -188,3 +188,39 @@ def test_a_search_by_passing_tests_is_the_same_bits_after_a_kill(
             assert got.read_bytes() == want.read_bytes(), name
     want = of_one_process(args, tmp_path / "one")
     check_close(outcome(tmp_path / "whole"), want, 1e-2)
+
+
+@pytest.mark.long
+def test_two_processes_read_and_judge_each_its_part_of_the_files(
+    flags, local, tmp_path, prepare_photos
+):
+    counts = {"train": 40, "validation": 21}
+    folder = prepare_photos(tmp_path / "photos", "array_record", counts, 7)
+    args = flags(
+        *TINY,
+        "--config.skill=baseline",
+        "--config.genotype=DARTS_V2",
+        "--config.data.name=stream:photos",
+        f"--config.data.dir={folder}",
+        "--config.data.image_size=16",
+        "--config.data.stream.shorter_side=20",
+        "--config.evaluation.epochs=1",
+        "--config.evaluation.batch_size=8",
+        "--config.evaluation.cells=1",
+        "--config.evaluation.channels=2",
+        "--config.evaluation.auxiliary_weight=0.0",
+        "--config.evaluation.num_random=0",
+        "--config.evaluation.num_seeds=1",
+    )
+    two = local(tmp_path / "two", args, devices=2)
+    assert two.end() == 0, two.said()
+    of_one_process(args, tmp_path / "one", devices=4)
+    judged, alone = (
+        json.loads((tmp_path / name / "heldout.json").read_text())["derived"]["0"]
+        for name in ("two", "one")
+    )
+    images = [sum(row) for row in judged["confusion"]]
+    assert images == [sum(row) for row in alone["confusion"]] == [3] * 7
+    assert judged["loss"] == pytest.approx(alone["loss"], rel=1e-3)
+    (row,), (same,) = (outcome(tmp_path / name)[1] for name in ("two", "one"))
+    assert row["train_loss"] == pytest.approx(same["train_loss"], rel=1e-3)

@@ -4,6 +4,7 @@ from skillearn_jax.parallel.devices import AXIS_NAME, BACKENDS, Devices
 from skillearn_jax.parallel.processes import (
     Processes,
     check_same,
+    gather_rows,
     in_any,
     is_first,
     on_first,
@@ -15,6 +16,7 @@ __all__ = [
     "Devices",
     "Processes",
     "check_same",
+    "gather_rows",
     "in_any",
     "is_first",
     "on_first",

@@ -29,6 +29,9 @@ class Backend(Protocol):
     def place(self, tree: PyTree) -> PyTree:
         """Returns a copy on every device."""
 
+    def split(self, tree: PyTree) -> PyTree:
+        """Returns the rows of this process, split over its devices."""
+
     def fetch(self, tree: PyTree) -> PyTree:
         """Returns the copy of this process's first device."""
 
@@ -44,6 +47,10 @@ class OneDevice:
     def place(self, tree: PyTree) -> PyTree:
         """Returns a copy, so that a donated one leaves the caller's alone."""
         return jax.tree.map(jnp.copy, tree)
+
+    def split(self, tree: PyTree) -> PyTree:
+        """Returns the tree on the device."""
+        return jax.device_put(tree)
 
     def fetch(self, tree: PyTree) -> PyTree:
         """Returns the tree as it is."""
@@ -82,6 +89,19 @@ class Pmap:
 
         return jax.tree.map(put, tree)
 
+    def split(self, tree: PyTree) -> PyTree:
+        """Returns the rows of this process, with a leading device axis."""
+        sharding = NamedSharding(_mesh(self.devices), PartitionSpec(AXIS_NAME))
+        count, local = len(self.devices), len(_local(self.devices))
+
+        def put(leaf: Any) -> Array:
+            rows = np.asarray(leaf)
+            rows = rows.reshape(local, -1, *rows.shape[1:])
+            shape = (count, *rows.shape[1:])
+            return jax.make_array_from_process_local_data(sharding, rows, shape)
+
+        return jax.tree.map(put, tree)
+
     def fetch(self, tree: PyTree) -> PyTree:
         """Returns the copy of this process's first device, without the axis."""
         return jax.tree.map(lambda leaf: leaf.addressable_data(0)[0], tree)
@@ -89,7 +109,7 @@ class Pmap:
 
 @dataclass(frozen=True)
 class ShardMap:
-    """`jax.shard_map`: every leaf is one array, replicated over the devices.
+    """`jax.shard_map`: every leaf is one array, replicated over the devices or split.
 
     `check_vma=False`: with the check, gradients with respect to replicated values come
     out summed over devices already, and the means that a step takes would be wrong.
@@ -105,7 +125,7 @@ class ShardMap:
         mapped = jax.shard_map(
             step,
             mesh=_mesh(self.devices),
-            in_specs=PartitionSpec(),
+            in_specs=jax.tree.map(lambda leaf: leaf.sharding.spec, args),
             out_specs=PartitionSpec(),
             check_vma=False,
         )
@@ -124,6 +144,16 @@ class ShardMap:
             )
 
         return jax.tree.map(put, tree)
+
+    def split(self, tree: PyTree) -> PyTree:
+        """Returns one array a leaf, of which each device holds some rows."""
+        sharding = NamedSharding(_mesh(self.devices), PartitionSpec(AXIS_NAME))
+        return jax.tree.map(
+            lambda leaf: jax.make_array_from_process_local_data(
+                sharding, np.asarray(leaf)
+            ),
+            tree,
+        )
 
     def fetch(self, tree: PyTree) -> PyTree:
         """Returns the copy of this process's first device."""

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from skillearn_jax.data import Batch, ImageData
+from skillearn_jax.data import Batch, LabelledImages
 from skillearn_jax.framework import Aux, Phase, Program, State
 from skillearn_jax.framework.state import Batches
 from skillearn_jax.hypergrad import Adjoint
@@ -62,7 +62,7 @@ class SearchSetup(NamedTuple):
 
 def build_search(
     config: Config,
-    data: ImageData,
+    data: LabelledImages,
     key: Key,
     steps_per_epoch: int,
     axis_name: str | None = None,
@@ -279,7 +279,7 @@ def _of_epoch(config: Config, stage: SearchStage) -> dict[str, Array]:
 
 def _tester(
     config: Config,
-    data: ImageData,
+    data: LabelledImages,
     key: Key,
     steps_per_epoch: int,
     axis_name: str | None,

@@ -5,22 +5,22 @@ from typing import Any
 
 import numpy as np
 
-from skillearn_jax.data import ImageData
 from skillearn_jax.parallel import Devices
 from skillearn_jax.train.config import Config
 from skillearn_jax.train.console import Console
-from skillearn_jax.train.evaluation_data import training_stream
+from skillearn_jax.train.evaluation_data import training_batches
 from skillearn_jax.train.evaluation_training import Training
 from skillearn_jax.train.records import open_records
 from skillearn_jax.train.rivals import random_cells, read_rivals
 from skillearn_jax.train.spaces import Cells
+from skillearn_jax.train.tasks import OneSet
 from skillearn_jax.train.trained import keep
 from skillearn_jax.train.workdir import Workdir
 
 
 def evaluate(
     config: Config,
-    data: ImageData,
+    data: OneSet,
     genotype: Cells,
     workdir: Workdir,
     devices: Devices,
@@ -46,17 +46,17 @@ def evaluate(
     """
     errors: dict[str, dict[str, float]] = workdir.read_json("evaluation.json") or {}
     details: dict[str, dict[str, Any]] = workdir.read_json("heldout.json") or {}
-    stream = training_stream(config, data)
+    batches = training_batches(config, data)
     genotypes = _contestants(config, data, genotype)
     seeds = range(config.evaluation.num_seeds)
-    per_run = config.evaluation.epochs * stream.steps_per_epoch
+    per_run = config.evaluation.epochs * batches.steps_per_epoch
     rows = []
     total = len(genotypes) * len(seeds) * per_run
-    options = (config.checkpoint, workdir, console, stream.steps_per_epoch, total)
+    options = (config.checkpoint, workdir, console, batches.steps_per_epoch, total)
     with open_records("evaluate", *options) as records:
         records.go_on(errors)
         for name, cells in genotypes.items():
-            training = Training(config, data, cells, stream, devices)
+            training = Training(config, data, cells, batches, devices)
             of_network = errors.setdefault(name, {})
             for seed in seeds:
                 if str(seed) not in of_network:
@@ -77,7 +77,7 @@ def evaluate(
     return _summarize(config, rows)
 
 
-def _contestants(config: Config, data: ImageData, genotype: Cells) -> dict[str, Cells]:
+def _contestants(config: Config, data: OneSet, genotype: Cells) -> dict[str, Cells]:
     """Returns the derived cells, those of other runs, then random ones of the space."""
     rivals = read_rivals(config.evaluation.rivals)
     random = random_cells(config, genotype, data.num_classes, data.image_shape)

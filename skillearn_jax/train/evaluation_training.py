@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from skillearn_jax.data import Batch, ImageData, Stream
+from skillearn_jax.data import Batch
 from skillearn_jax.framework import State
 from skillearn_jax.nas import count_macs
 from skillearn_jax.parallel import Devices
@@ -19,12 +19,13 @@ from skillearn_jax.train.averaging import (
     with_average,
 )
 from skillearn_jax.train.config import Config
-from skillearn_jax.train.evaluation_data import heldout_batches
+from skillearn_jax.train.evaluation_data import TrainingBatches, heldout_batches
 from skillearn_jax.train.evaluation_program import training_program
 from skillearn_jax.train.judge import Judgement, judge
 from skillearn_jax.train.loop import CompiledLoop, compile_loop
 from skillearn_jax.train.records import TrainingRecords
 from skillearn_jax.train.spaces import Cells, network_params, space_kind
+from skillearn_jax.train.tasks import OneSet
 from skillearn_jax.train.telemetry import Steps, note_compilation, observed
 from skillearn_jax.types import Array, Key, PyTree
 
@@ -35,9 +36,9 @@ class Training:
     def __init__(
         self,
         config: Config,
-        data: ImageData,
+        data: OneSet,
         genotype: Cells,
-        stream: Stream,
+        batches: TrainingBatches,
         devices: Devices,
         key: Key | None = None,
     ) -> None:
@@ -47,13 +48,13 @@ class Training:
             config: of the run.
             data: training images; those that it is judged on, as its held-out ones.
             genotype: the cells.
-            stream: of the training images.
+            batches: of the training images.
             devices: to run on.
             key: that all seeds are folded into; by default that of the run's seed.
         """
         self._config = config.evaluation
         self._root = jax.random.key(config.seed) if key is None else key
-        self._data, self._stream, self._devices = data, stream, devices
+        self._data, self._batches, self._devices = data, batches, devices
         self._genotype = genotype
         kind, axis = (
             space_kind(config),
@@ -64,7 +65,7 @@ class Training:
         # As deployed: without the auxiliary head.
         self._deployed = kind.network(*rest, None, auxiliary=False)
         self._program = training_program(
-            self._network, config, stream.steps_per_epoch, devices.axis_name
+            self._network, config, batches.steps_per_epoch, devices.axis_name
         )
         self._loop: CompiledLoop | None = None
         # Training may be mapped over devices; prediction is not, and needs no axis.
@@ -102,7 +103,7 @@ class Training:
             initial, step = saved.restore(initial), saved.note["step"]
             values = saved.note["values"]
         state = placed = self._devices.place(initial)
-        steps_per_epoch = self._stream.steps_per_epoch
+        steps_per_epoch = self._batches.steps_per_epoch
         total = self._config.epochs * steps_per_epoch
         if self._loop is None and step < total:
             self._loop = self._compile(placed, step)
@@ -112,7 +113,11 @@ class Training:
         taken: Steps = iter(())
         if self._loop is not None:
             taken = observed(
-                self._loop.steps(placed, total - step),
+                self._loop.steps(
+                    placed,
+                    total - step,
+                    self._batches.deliveries(seed, step, self._devices),
+                ),
                 self._loop,
                 records.workdir,
                 f"{records.phase}/{name}/{seed}",
@@ -170,7 +175,8 @@ class Training:
         return with_average(state) if self._config.average else state
 
     def _compile(self, placed: State, begin: int) -> CompiledLoop:
-        total = self._config.epochs * self._stream.steps_per_epoch
+        steps_per_epoch = self._batches.steps_per_epoch
+        total = self._config.epochs * steps_per_epoch
 
         def with_progress(batches: dict[str, Batch], step: Array) -> dict[str, Any]:
             return {**batches, "progress": step / total}
@@ -181,9 +187,9 @@ class Training:
         return compile_loop(
             self._program,
             placed,
-            {"train": self._stream},
+            {"train": self._batches.stream},
             self._devices,
-            self._stream.steps_per_epoch,
+            steps_per_epoch,
             prepare=with_progress,
             begin=begin,
             step=step,
@@ -191,5 +197,6 @@ class Training:
 
     def _judged(self, variables: PyTree) -> Judgement:
         """Returns what the network does on all held-out images."""
-        batches = heldout_batches(self._data)
-        return judge(partial(self._logits, variables), batches, self._data.num_classes)
+        batches, gather = heldout_batches(self._data)
+        logits = partial(self._logits, variables)
+        return judge(logits, batches, self._data.num_classes, gather)

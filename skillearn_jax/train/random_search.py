@@ -8,13 +8,13 @@ from typing import Any
 import jax
 import numpy as np
 
-from skillearn_jax.data import ImageData, halves
+from skillearn_jax.data import ImageData, TrainingImages, halves
 from skillearn_jax.errors import InputError
 from skillearn_jax.parallel import Devices
 from skillearn_jax.train.benchmark import Benchmark
 from skillearn_jax.train.config import Config, EvaluationConfig
 from skillearn_jax.train.console import Console
-from skillearn_jax.train.evaluation_data import training_stream
+from skillearn_jax.train.evaluation_data import training_batches
 from skillearn_jax.train.evaluation_training import Training
 from skillearn_jax.train.records import open_records
 from skillearn_jax.train.search import SearchResult
@@ -27,7 +27,7 @@ _TAG = 1  # apart from the evaluation's draws, which take the seed as it is
 
 def random_search(
     config: Config,
-    data: ImageData,
+    data: TrainingImages,
     workdir: Workdir,
     devices: Devices,
     console: Console,
@@ -47,7 +47,7 @@ def random_search(
 
     Args:
         config: of the run.
-        data: whose training images are cut into both halves.
+        data: the training images, which are cut into both halves.
         workdir: gets `config.json`, `candidates.json`, lines of `metrics.jsonl`,
             checkpoints and `genotype.json`; a run that was stopped goes on from them.
         devices: to run on.
@@ -64,8 +64,8 @@ def random_search(
         search, arXiv 1902.07638.
     """
     short, halved = _short_training(config), _halved(config, data)
-    candidates, stream = draw_candidates(config), training_stream(short, halved)
-    per_run = short.evaluation.epochs * stream.steps_per_epoch
+    candidates, batches = draw_candidates(config), training_batches(short, halved)
+    per_run = short.evaluation.epochs * batches.steps_per_epoch
     key = jax.random.fold_in(jax.random.key(config.seed), _TAG)
     found: dict[str, dict[str, Any]] = workdir.read_json(CANDIDATES) or {}
     compile_s, start = 0.0, time.perf_counter()
@@ -74,13 +74,13 @@ def random_search(
         f"{short.evaluation.epochs} epochs and judged on the validation half."
     )
     total = len(candidates) * per_run
-    options = (config.checkpoint, workdir, console, stream.steps_per_epoch, total)
+    options = (config.checkpoint, workdir, console, batches.steps_per_epoch, total)
     with open_records("search", *options) as records:
         records.go_on({name: {"0": entry} for name, entry in found.items()})
         for name, cells in candidates.items():
             if name in found:
                 continue
-            training = Training(short, halved, cells, stream, devices, key)
+            training = Training(short, halved, cells, batches, devices, key)
             judged, _ = training.run(name, 0, records, len(found) * per_run)
             compile_s += training.compile_s
             row = training.describe(name, [judged.error])
@@ -158,9 +158,9 @@ def _short_training(config: Config) -> Config:
     return dataclasses.replace(config, evaluation=evaluation)
 
 
-def _halved(config: Config, data: ImageData) -> ImageData:
+def _halved(config: Config, data: TrainingImages) -> ImageData:
     """Returns the training half, with the validation half to be judged on."""
     train, val = halves(
         data.train, config.data.train_fraction, stratified=config.data.stratified
     )
-    return dataclasses.replace(data, train=train, heldout=val)
+    return ImageData(data.name, train, data.num_classes, data.mean, data.std, val)

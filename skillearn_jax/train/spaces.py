@@ -8,7 +8,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from skillearn_jax.data import ImageData
 from skillearn_jax.errors import InputError
 from skillearn_jax.nas import (
     CIFAR_AUXILIARY,
@@ -32,6 +31,7 @@ from skillearn_jax.nas.schedules import Stability
 from skillearn_jax.nas.space import CELL_KINDS
 from skillearn_jax.train.config import Config
 from skillearn_jax.train.stages import SearchStage
+from skillearn_jax.train.tasks import OneSet
 
 Cells = Any
 """What a search derives: a `Genotype` or an `Architecture`; both write JSON."""
@@ -53,7 +53,7 @@ class SpaceKind(Protocol):
     def check(self, config: Config) -> None:
         """Raises `InputError` for keys that the space does not have."""
 
-    def check_images(self, data: ImageData) -> None:
+    def check_images(self, data: OneSet) -> None:
         """Raises `InputError` for images that its networks cannot read."""
 
     def supernet(
@@ -106,7 +106,7 @@ class _Darts:
                 "--config.space.name=nasbench201"
             )
 
-    def check_images(self, data: ImageData) -> None:
+    def check_images(self, data: OneSet) -> None:
         del data
 
     def supernet(
@@ -208,7 +208,7 @@ class _Bench:
                 "one data set: set --config.skill=baseline or lpt"
             )
 
-    def check_images(self, data: ImageData) -> None:
+    def check_images(self, data: OneSet) -> None:
         if any(side % 4 for side in data.image_shape[:2]):
             height, width = data.image_shape[:2]
             raise InputError(

@@ -10,11 +10,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from skillearn_jax.data import ImageData, normalize
+from skillearn_jax.data import normalize
 from skillearn_jax.errors import InputError
 from skillearn_jax.train.checkpoints import Checkpoints
 from skillearn_jax.train.config import Config
 from skillearn_jax.train.spaces import Cells, Net, read_cells, space_kind
+from skillearn_jax.train.tasks import OneSet
 from skillearn_jax.train.workdir import Workdir, read_json
 from skillearn_jax.types import Array, PyTree
 
@@ -111,7 +112,7 @@ class Trained(NamedTuple):
 def keep(
     workdir: Workdir,
     config: Config,
-    data: ImageData,
+    data: OneSet,
     cells: Cells,
     name: str,
     seed: int,

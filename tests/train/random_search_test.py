@@ -10,10 +10,10 @@ from skillearn_jax.data import from_arrays, halves, load
 from skillearn_jax.errors import InputError
 from skillearn_jax.train import run
 from skillearn_jax.train.checkpoints import Checkpoints
-from skillearn_jax.train.evaluate import _contestants
 from skillearn_jax.train.experiment import check
 from skillearn_jax.train.random_search import best_candidate, draw_candidates
 from skillearn_jax.train.resume import differences
+from skillearn_jax.train.rivals import random_cells
 
 RANDOM = {"skill": "random", "search.warmup_epochs": 0, "search.num_random": 3}
 LEARNS = {
@@ -145,8 +145,9 @@ def test_a_cell_that_is_drawn_twice_is_trained_once(tiny):
 def test_the_evaluation_draws_other_random_cells(tiny):
     config = tiny({**RANDOM, "space.num_nodes": 4, "evaluation.num_random": 5})
     candidates = draw_candidates(config)
-    rivals = _contestants(config, candidates["candidate 1"])
-    assert not set(list(rivals.values())[1:]) & set(candidates.values())
+    drawn = random_cells(config, candidates["candidate 1"], 10, (8, 8, 1))
+    assert len(drawn) == 5
+    assert not set(drawn.values()) & set(candidates.values())
 
 
 def test_in_the_space_of_nasbench201(tiny, tmp_path):
