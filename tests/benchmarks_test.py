@@ -153,3 +153,11 @@ def test_the_images_of_a_pack_of_jpegs(repo_root, monkeypatch, tmp_path):
     assert np.all(abs(reds - [0, 80, 160]) <= 3)
     assert abs(int(data.heldout.image[0, 5, 5, 0]) - 240) <= 3
     assert read(pack, limit=2).train.size == 2
+
+
+def test_train_step(repo_root):
+    (line,) = lines(repo_root, "train_step.py", *SMALL, "--repeats=1")
+    for key in ("compile_s", "images_per_s", "peak_bytes", "flops_per_s"):
+        assert line[key] > 0, key
+    assert line["genotype"] == "DARTS_V2"
+    assert {"device", "versions"} <= set(line)
