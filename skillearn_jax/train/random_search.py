@@ -150,6 +150,7 @@ def _short_training(config: Config) -> Config:
         batch_size=config.data.batch_size,
         cells=search.cells,
         channels=search.channels,
+        cutout=config.data.cutout,
         auxiliary_weight=0.0,
         drop_path=0.0,
         weights=search.weights,
