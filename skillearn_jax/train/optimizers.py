@@ -3,6 +3,7 @@
 import jax.numpy as jnp
 import optax
 
+from skillearn_jax.parallel import sharded
 from skillearn_jax.train.config import AdamConfig, SgdConfig
 from skillearn_jax.types import Array
 
@@ -38,14 +39,26 @@ def by_epoch(config: SgdConfig, epochs: int, steps_per_epoch: int) -> optax.Sche
 
 
 def sgd(
-    config: SgdConfig, epochs: int, steps_per_epoch: int
+    config: SgdConfig,
+    epochs: int,
+    steps_per_epoch: int,
+    split_over: str | None = None,
 ) -> optax.GradientTransformation:
-    """Returns SGD in PyTorch's order: clip, decay into the gradient, momentum."""
+    """Returns SGD in PyTorch's order: clip, decay into the gradient, momentum.
+
+    Args:
+        config: of the optimiser.
+        epochs: of the whole run.
+        steps_per_epoch: for the schedule.
+        split_over: the device axis that the momentum is split over; `None` keeps all of
+            it on every device.
+    """
     schedule = by_epoch(config, epochs, steps_per_epoch)
+    momentum = config.momentum or None
     return optax.chain(
         optax.clip_by_global_norm(config.clip) if config.clip else optax.identity(),
         optax.add_decayed_weights(config.weight_decay),
-        optax.sgd(schedule, momentum=config.momentum or None, nesterov=config.nesterov),
+        sharded(optax.sgd(schedule, momentum, config.nesterov), split_over),
     )
 
 
