@@ -117,6 +117,7 @@ def test_skills(repo_root, tmp_path):
     flags = ("--seeds=1", "--updates=4", "--epochs=1", "--channels=1", "--cells=1")
     found = lines(repo_root, "skills.py", f"--workdir={tmp_path}", *flags)
     kinds = {line["cells"] for line in found}
-    assert {"random", "joint", "interleaving", "blocked", "lpt_digits"} <= kinds
+    skills = {"joint", "interleaving", "blocked", "lpt_digits", "random_digits"}
+    assert {"one random cell", *skills} <= kinds
     assert {line["task"] for line in found} == {"mnist5k", "digits"}
     assert all(0 <= error <= 100 for line in found for error in line["errors"])

@@ -1,5 +1,6 @@
 """Images of several data sets brought to one size and one number of channels."""
 
+import dataclasses
 from collections.abc import Sequence
 
 import numpy as np
@@ -45,7 +46,7 @@ def to_common_shape(
 def _reshaped(data: ImageData, side: int, channels: int) -> ImageData:
     if data.image_shape == (side, side, channels):
         return data
-    return from_arrays(
+    reshaped = from_arrays(
         data.name,
         _images(np.asarray(data.train.image), side, channels),
         data.train.label,
@@ -53,6 +54,7 @@ def _reshaped(data: ImageData, side: int, channels: int) -> ImageData:
         data.heldout.label,
         num_classes=data.num_classes,
     )
+    return dataclasses.replace(reshaped, class_names=data.class_names)
 
 
 def _images(images: np.ndarray, side: int, channels: int) -> np.ndarray:

@@ -45,6 +45,7 @@ class LabelledImages:
         num_classes: labels lie in 0..num_classes-1.
         mean: per channel, of the training pixels scaled to [0, 1].
         std: per channel, likewise.
+        class_names: by class; empty where the source has none.
     """
 
     name: str
@@ -52,6 +53,7 @@ class LabelledImages:
     num_classes: int
     mean: tuple[float, ...]
     std: tuple[float, ...]
+    class_names: tuple[str, ...] = dataclasses.field(default=(), kw_only=True)
 
     @property
     def image_shape(self) -> tuple[int, int, int]:
@@ -87,9 +89,10 @@ class ImageData(LabelledImages):
     @property
     def training(self) -> TrainingImages:
         """All but the held-out images."""
-        return TrainingImages(
-            self.name, self.train, self.num_classes, self.mean, self.std
-        )
+        fields = {
+            name: value for name, value in vars(self).items() if name != "heldout"
+        }
+        return TrainingImages(**fields)
 
 
 def from_arrays(

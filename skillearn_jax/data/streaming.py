@@ -97,6 +97,11 @@ class StreamingData:
         return self.reader.num_classes
 
     @property
+    def class_names(self) -> tuple[str, ...]:
+        """By class, as TFDS has them."""
+        return tuple(self.prepared.info.features["label"].names)
+
+    @property
     def num_train(self) -> int:
         """The number of training images, of all processes."""
         return self.reader.train_size

@@ -9,7 +9,7 @@ import numpy as np
 
 from skillearn_jax.data import Batch
 from skillearn_jax.framework import State
-from skillearn_jax.nas import count_macs, num_params
+from skillearn_jax.nas import count_macs
 from skillearn_jax.parallel import Devices
 from skillearn_jax.train import interrupt
 from skillearn_jax.train.config import Config
@@ -18,10 +18,10 @@ from skillearn_jax.train.evaluation_program import training_program
 from skillearn_jax.train.judge import Judgement, judge
 from skillearn_jax.train.loop import CompiledLoop, compile_loop
 from skillearn_jax.train.records import TrainingRecords
-from skillearn_jax.train.spaces import Cells, space_kind
+from skillearn_jax.train.spaces import Cells, network_params, space_kind
 from skillearn_jax.train.tasks import OneSet
 from skillearn_jax.train.telemetry import Steps, note_compilation, observed
-from skillearn_jax.types import Array, PyTree
+from skillearn_jax.types import Array, Key, PyTree
 
 
 class Training:
@@ -34,9 +34,20 @@ class Training:
         genotype: Cells,
         batches: TrainingBatches,
         devices: Devices,
+        key: Key | None = None,
     ) -> None:
+        """Prepares it.
+
+        Args:
+            config: of the run.
+            data: training images; those that it is judged on, as its held-out ones.
+            genotype: the cells.
+            batches: of the training images.
+            devices: to run on.
+            key: that all seeds are folded into; by default that of the run's seed.
+        """
         self._config = config.evaluation
-        self._root = jax.random.key(config.seed)
+        self._root = jax.random.key(config.seed) if key is None else key
         self._data, self._batches, self._devices = data, batches, devices
         self._genotype = genotype
         kind, axis = (
@@ -60,10 +71,18 @@ class Training:
 
         self._logits = jax.jit(logits)
 
+    @property
+    def compile_s(self) -> float:
+        """Seconds of compilation so far."""
+        return self._loop.compile_s if self._loop is not None else 0.0
+
     def run(
         self, name: str, seed: int, records: TrainingRecords, before: int
-    ) -> Judgement:
+    ) -> tuple[Judgement, PyTree]:
         """Trains once, or what is left of it; judges the network on held-out images.
+
+        Returns:
+            The judgement, and the variables that were judged.
 
         Args:
             name: of the network.
@@ -82,7 +101,9 @@ class Training:
         total = self._config.epochs * steps_per_epoch
         if self._loop is None and step < total:
             self._loop = self._compile(placed, step)
-            note_compilation(records.workdir, f"evaluate/{name}", step, self._loop)
+            note_compilation(
+                records.workdir, f"{records.phase}/{name}", step, self._loop
+            )
         taken: Steps = iter(())
         if self._loop is not None:
             taken = observed(
@@ -93,7 +114,7 @@ class Training:
                 ),
                 self._loop,
                 records.workdir,
-                f"evaluate/{name}/{seed}",
+                f"{records.phase}/{name}/{seed}",
                 step,
                 steps_per_epoch,
             )
@@ -105,7 +126,7 @@ class Training:
                 records.update(before + step, {"loss": metrics[-1]["network/loss"]})
                 note = {"network": name, "seed": seed, "step": step}
                 if step % steps_per_epoch == 0:
-                    row = {"phase": "evaluate", **note}
+                    row = {"phase": records.phase, **note}
                     row["epoch"] = step // steps_per_epoch - 1
                     for metric, of_epoch in values.items():
                         row[f"train_{metric}"] = float(np.mean(of_epoch))
@@ -118,19 +139,16 @@ class Training:
                     offset=before,
                     last=step == total,
                 )
-        return self._judged(self._devices.fetch(state))
+        variables = self._variables(self._devices.fetch(state))
+        return self._judged(variables), variables
 
     def describe(self, name: str, errors: list[float]) -> dict[str, Any]:
         """Returns the network's row of the summary."""
-        shapes = jax.eval_shape(
-            lambda key: self._deployed.init(key, self._images(), train=False),
-            self._root,
-        )
         spread = float(np.std(errors, ddof=1)) if len(errors) > 1 else None
         return {
             "name": name,
             "genotype": self._genotype.to_json(),
-            "params": num_params(shapes),
+            "params": network_params(self._deployed, self._data.image_shape),
             "macs": count_macs(self._network, self._data.image_shape),
             "errors": errors,
             "mean": float(np.mean(errors)),
@@ -166,12 +184,15 @@ class Training:
             begin=begin,
         )
 
-    def _judged(self, state: State) -> Judgement:
-        """Returns what the network does on all held-out images."""
-        variables = {
+    def _variables(self, state: State) -> PyTree:
+        """Returns what is judged, and kept, of a state."""
+        return {
             "params": state.params["weights"],
             "batch_stats": state.model_state["network"],
         }
+
+    def _judged(self, variables: PyTree) -> Judgement:
+        """Returns what the network does on all held-out images."""
         batches, gather = heldout_batches(self._data)
         logits = partial(self._logits, variables)
         return judge(logits, batches, self._data.num_classes, gather)

@@ -21,6 +21,7 @@ from skillearn_jax.train.evaluate import evaluate
 from skillearn_jax.train.evaluate_tasks import evaluate_tasks
 from skillearn_jax.train.exams import check_exams, load_bank
 from skillearn_jax.train.given import check_given, given_cells
+from skillearn_jax.train.random_search import check_random_search, random_search
 from skillearn_jax.train.report import write_report
 from skillearn_jax.train.rivals import read_rivals
 from skillearn_jax.train.search import SearchResult, search
@@ -135,15 +136,12 @@ def _run(
     )
     cells, benchmark = given_cells(config), load_benchmark(config)
     if cells is None:
-        found = search(
-            config,
-            search_images(config, data),
-            folder,
-            devices,
-            console,
-            bank,
-            benchmark,
-        )
+        where = (folder, devices, console)
+        training = search_images(config, data)
+        if isinstance(training, TrainingImages) and config.skill == "random":
+            found = random_search(config, training, *where, benchmark)
+        else:
+            found = search(config, training, *where, bank, benchmark)
     else:
         folder.write_config("No search: the cells are given.")
         folder.write_json("genotype.json", cells.to_json())
@@ -179,6 +177,7 @@ def check(config: Config) -> None:
     check_data(config)
     check_tasks(config)
     check_exams(config)
+    check_random_search(config)
     space_kind(config).check(config)
     load_benchmark(config)
     read_rivals(config.evaluation.rivals)

@@ -22,7 +22,7 @@ from skillearn_jax.train.config import Config
 
 _STREAMED_SIZE = 224  # pixels
 
-SINGLE = ("baseline", "lpt")
+SINGLE = ("baseline", "lpt", "random")
 """Skills that learn from one data set."""
 
 OneSet = ImageData | StreamingData

@@ -1,5 +1,7 @@
 """The evaluation: no claim without evidence."""
 
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 
@@ -47,17 +49,19 @@ def test_too_few_trainings_are_no_claim(derived, random):
 def test_random_cells_are_of_the_same_space_and_of_the_runs_seed(tiny):
     config = tiny({"evaluation.num_random": 4, "space.num_nodes": 2})
     rng = np.random.default_rng(0)
-    cells = _contestants(config, random_genotype(rng, space_of(config)))
+    data = SimpleNamespace(num_classes=10, image_shape=(8, 8, 1))
+    cells = _contestants(config, data, random_genotype(rng, space_of(config)))
     assert list(cells) == ["derived", *(f"random {i}" for i in range(1, 5))]
     assert len({str(genotype) for genotype in cells.values()}) == 5
     for genotype in cells.values():
         ops = {op for op, _ in (*genotype.normal, *genotype.reduction)}
         assert ops <= set(config.space.ops) - {"none"}
         assert len(genotype.normal) == len(cells["derived"].normal)
-    again = _contestants(config, cells["derived"])
+    again = _contestants(config, data, cells["derived"])
     assert again == cells
     other = _contestants(
         tiny({"evaluation.num_random": 4, "space.num_nodes": 2, "seed": 3}),
+        data,
         cells["derived"],
     )
     assert other != cells

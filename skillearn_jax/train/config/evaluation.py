@@ -21,6 +21,9 @@ class EvaluationConfig:
             ImageNet.
         drop_path: probability of dropping an operation, rising linearly to this.
         num_random: random cells to compare with.
+        random_params_within: share by which the parameters of a random cell's network may
+            differ from those of the derived one's, so that the comparison is not one of
+            sizes; 0 takes random cells as they come.
         rivals: workdirs of finished searches whose cells are trained alike, to compare
             with.
         num_seeds: trainings of each cell; all are reported, never the best.
@@ -34,6 +37,7 @@ class EvaluationConfig:
     label_smoothing: float = number(0.0, at_least=0, below=1)
     drop_path: float = number(0.2, at_least=0, below=1)
     num_random: int = number(5, at_least=0)
+    random_params_within: float = number(0.0, at_least=0, below=1)
     rivals: tuple[str, ...] = ()
     num_seeds: int = number(3, at_least=1)
     weights: SgdConfig = SgdConfig(min_lr=0.0)

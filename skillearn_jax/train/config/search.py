@@ -69,6 +69,8 @@ class HypergradConfig:
 class SearchConfig:
     """The search phase.
 
+    A random search reads `epochs`, `cells`, `channels`, `weights` and `num_random` only.
+
     Attributes:
         epochs: passes over the training half, warm-up included.
         warmup_epochs: the first of them, in which only weights move.
@@ -95,6 +97,7 @@ class SearchConfig:
             where it falls; 0 for none.
         max_skips: skip connections that the derived normal cell may have, as in
             P-DARTS; -1 for any number.
+        num_random: cells that `skill=random` draws, trains for `epochs` and judges.
     """
 
     epochs: int = number(50, at_least=1)
@@ -112,6 +115,7 @@ class SearchConfig:
     stage_candidates: tuple[int, ...] = number((), at_least=1)
     stage_skip_dropout: tuple[float, ...] = number((), at_least=0, below=1)
     max_skips: int = number(-1, at_least=-1)
+    num_random: int = number(8, at_least=1)
     weights: SgdConfig = SgdConfig()
     alphas: AdamConfig = AdamConfig()
 
