@@ -138,6 +138,7 @@ def smoke(config):
         config.search.stage_cells = (1, 2, 2)
         config.search.stage_candidates = (5, 4, 3)
     config.tester.encoder = "small"
+    config.evaluation.cutout = 0
     config.evaluation.auxiliary_weight = 0.0
     config.evaluation.cells = 2
     config.evaluation.channels = 4
@@ -165,6 +166,7 @@ def matrix(name, default="baseline_darts2"):
         config.data.name = name
         config.data.padding = 4
         config.data.flip = True
+        config.evaluation.cutout = 16
         METHODS[method](config)
         SKILLS[skill](config)
         if chosen != pair:

@@ -18,6 +18,7 @@ from skillearn_jax.data.examples import (
     TrainingImages,
     from_arrays,
 )
+from skillearn_jax.data.mixing import Mixing
 from skillearn_jax.data.records import Reading
 from skillearn_jax.data.sources import SOURCES, STREAM, load
 from skillearn_jax.data.splits import balanced_subset, halves
@@ -43,6 +44,7 @@ __all__ = [
     "Examples",
     "ImageData",
     "LabelledImages",
+    "Mixing",
     "Reading",
     "Stream",
     "StreamingData",

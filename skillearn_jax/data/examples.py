@@ -89,10 +89,14 @@ class ImageData(LabelledImages):
     @property
     def training(self) -> TrainingImages:
         """All but the held-out images."""
-        fields = {
-            name: value for name, value in vars(self).items() if name != "heldout"
-        }
-        return TrainingImages(**fields)
+        return TrainingImages(
+            self.name,
+            self.train,
+            self.num_classes,
+            self.mean,
+            self.std,
+            class_names=self.class_names,
+        )
 
 
 def from_arrays(

@@ -86,6 +86,11 @@ class StreamingData:
         return other
 
     @property
+    def class_names(self) -> tuple[str, ...]:
+        """By class, as the builder names them."""
+        return tuple(self.prepared.info.features["label"].names)
+
+    @property
     def image_shape(self) -> tuple[int, int, int]:
         """Height, width (pixels) and channels of what a network sees."""
         size = self.reader.reading.image_size
@@ -95,11 +100,6 @@ class StreamingData:
     def num_classes(self) -> int:
         """Labels lie in 0..num_classes-1."""
         return self.reader.num_classes
-
-    @property
-    def class_names(self) -> tuple[str, ...]:
-        """By class, as TFDS has them."""
-        return tuple(self.prepared.info.features["label"].names)
 
     @property
     def num_train(self) -> int:

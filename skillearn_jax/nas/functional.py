@@ -43,7 +43,7 @@ def separable_conv(
     is one convolution with the kernel `depthwise[k, c, t] * pointwise[c, (t, d)]`.
 
     Args:
-      x: `[B, H, W, C]`.
+      x: `[B, H, W, C]`; its dtype is that of the arithmetic.
       depthwise: `[k, k, C, T]`.
       pointwise: `[C, T * D]`, the `D` outputs of branch 0 first.
       stride: step between outputs, in pixels.
@@ -70,8 +70,8 @@ def separable_conv(
     else:
         taps = depthwise.reshape(size * size, 1, 1, 1, channels, branches)
         slices = window_slices(x[..., None], size, stride=stride, dilation=dilation)
-        y = sum(tap * s for tap, s in zip(taps, slices, strict=True))
-    kernel = pointwise.reshape(channels, branches, -1)
+        y = sum(tap * s for tap, s in zip(taps.astype(x.dtype), slices, strict=True))
+    kernel = pointwise.reshape(channels, branches, -1).astype(x.dtype)
     y = jnp.einsum("bhwct,ctd->bhwtd", y, kernel)
     return y.reshape(*y.shape[:-2], -1)
 

@@ -47,7 +47,7 @@ def training_batches(config: Config, data: OneSet) -> TrainingBatches:
         config.evaluation.batch_size,
         data.mean,
         data.std,
-        augmentation=config.data.augmentation(),
+        augmentation=config.data.augmentation(config.evaluation.cutout),
     )
     return TrainingBatches(stream, stream.steps_per_epoch, lambda *args: None)
 

@@ -12,6 +12,12 @@ from skillearn_jax.framework import State
 from skillearn_jax.nas import count_macs
 from skillearn_jax.parallel import Devices
 from skillearn_jax.train import interrupt
+from skillearn_jax.train.averaging import (
+    Step,
+    averaging,
+    judged_variables,
+    with_average,
+)
 from skillearn_jax.train.config import Config
 from skillearn_jax.train.evaluation_data import TrainingBatches, heldout_batches
 from skillearn_jax.train.evaluation_program import training_program
@@ -139,7 +145,7 @@ class Training:
                     offset=before,
                     last=step == total,
                 )
-        variables = self._variables(self._devices.fetch(state))
+        variables = judged_variables(self._devices.fetch(state))
         return self._judged(variables), variables
 
     def describe(self, name: str, errors: list[float]) -> dict[str, Any]:
@@ -161,11 +167,12 @@ class Training:
     def _initial_state(self, seed: int) -> State:
         init_key, run_key = jax.random.split(jax.random.fold_in(self._root, seed))
         variables = self._init(init_key, self._images(), train=False)
-        return self._program.init(
+        state = self._program.init(
             {"weights": variables["params"]},
             run_key,
             {"network": variables["batch_stats"]},
         )
+        return with_average(state) if self._config.average else state
 
     def _compile(self, placed: State, begin: int) -> CompiledLoop:
         steps_per_epoch = self._batches.steps_per_epoch
@@ -174,6 +181,9 @@ class Training:
         def with_progress(batches: dict[str, Batch], step: Array) -> dict[str, Any]:
             return {**batches, "progress": step / total}
 
+        step: Step = self._program.step
+        if self._config.average:
+            step = averaging(step, self._config.average, self._config.accumulate)
         return compile_loop(
             self._program,
             placed,
@@ -182,14 +192,8 @@ class Training:
             steps_per_epoch,
             prepare=with_progress,
             begin=begin,
+            step=step,
         )
-
-    def _variables(self, state: State) -> PyTree:
-        """Returns what is judged, and kept, of a state."""
-        return {
-            "params": state.params["weights"],
-            "batch_stats": state.model_state["network"],
-        }
 
     def _judged(self, variables: PyTree) -> Judgement:
         """Returns what the network does on all held-out images."""

@@ -136,12 +136,13 @@ def _run(
     )
     cells, benchmark = given_cells(config), load_benchmark(config)
     if cells is None:
-        where = (folder, devices, console)
-        training = search_images(config, data)
-        if isinstance(training, TrainingImages) and config.skill == "random":
-            found = random_search(config, training, *where, benchmark)
+        images = search_images(config, data)
+        into = (folder, devices, console)
+        if config.skill == "random":
+            assert isinstance(images, TrainingImages)  # `check_tasks`
+            found = random_search(config, images, *into, benchmark)
         else:
-            found = search(config, training, *where, bank, benchmark)
+            found = search(config, images, *into, bank, benchmark)
     else:
         folder.write_config("No search: the cells are given.")
         folder.write_json("genotype.json", cells.to_json())

@@ -7,8 +7,10 @@ from skillearn_jax.train.config import AdamConfig, SgdConfig
 from skillearn_jax.types import Array
 
 
-def by_epoch(config: SgdConfig, epochs: int, steps_per_epoch: int) -> optax.Schedule:
-    """Returns the learning rate of each step; it changes at each epoch's start.
+def by_epoch(
+    config: SgdConfig, epochs: int, steps_per_epoch: int, accumulate: int = 1
+) -> optax.Schedule:
+    """Returns the learning rate of each update; it changes at each epoch's start.
 
         cosine       min_lr + (lr - min_lr) (1 + cos(pi epoch / epochs)) / 2
         linear       min_lr + (lr - min_lr) (1 - epoch / epochs)
@@ -18,12 +20,13 @@ def by_epoch(config: SgdConfig, epochs: int, steps_per_epoch: int) -> optax.Sche
     Args:
         config: of the optimiser.
         epochs: of the whole run.
-        steps_per_epoch: the schedule counts steps.
+        steps_per_epoch: batches of an epoch.
+        accumulate: batches of an update; the schedule counts updates.
     """
     lr, min_lr, warmup = config.lr, config.min_lr, config.warmup_epochs
 
     def schedule(count: Array) -> Array:
-        epoch = jnp.minimum(count // steps_per_epoch, epochs)
+        epoch = jnp.minimum(count * accumulate // steps_per_epoch, epochs)
         if config.schedule == "cosine":
             rate = min_lr + (lr - min_lr) * (1 + jnp.cos(jnp.pi * epoch / epochs)) / 2
         elif config.schedule == "linear":
@@ -38,15 +41,26 @@ def by_epoch(config: SgdConfig, epochs: int, steps_per_epoch: int) -> optax.Sche
 
 
 def sgd(
-    config: SgdConfig, epochs: int, steps_per_epoch: int
+    config: SgdConfig, epochs: int, steps_per_epoch: int, accumulate: int = 1
 ) -> optax.GradientTransformation:
-    """Returns SGD in PyTorch's order: clip, decay into the gradient, momentum."""
-    schedule = by_epoch(config, epochs, steps_per_epoch)
-    return optax.chain(
+    """Returns SGD in PyTorch's order: clip, decay into the gradient, momentum.
+
+    Args:
+        config: of the optimiser.
+        epochs: of the whole run.
+        steps_per_epoch: batches of an epoch.
+        accumulate: batches whose mean gradient makes one update, clipped as one; after
+            the others the parameters stay.
+    """
+    schedule = by_epoch(config, epochs, steps_per_epoch, accumulate)
+    update = optax.chain(
         optax.clip_by_global_norm(config.clip) if config.clip else optax.identity(),
         optax.add_decayed_weights(config.weight_decay),
         optax.sgd(schedule, momentum=config.momentum or None, nesterov=config.nesterov),
     )
+    if accumulate == 1:
+        return update
+    return optax.MultiSteps(update, accumulate).gradient_transformation()
 
 
 def adam(config: AdamConfig) -> optax.GradientTransformation:

@@ -40,14 +40,15 @@ def random_search(
     twice is trained once. Each is trained from scratch on the training half for
     `search.epochs`, at the size and with the weights' optimiser of a search (`search.cells`,
     `search.channels`, `search.weights`), without auxiliary head and drop path, and judged on
-    the whole validation half, not augmented. Of equal errors, the lower loss wins. Neither these cells nor their weights are those that the
+    the whole validation half, not augmented. Of equal errors, the lower loss wins. The
+    held-out images are not read. Neither these cells nor their weights are those that the
     evaluation draws at random.
 
     It costs `num_random * epochs` epochs of a network of one operation an edge.
 
     Args:
         config: of the run.
-        data: training images, which are cut into both halves.
+        data: the training images, which are cut into both halves.
         workdir: gets `config.json`, `candidates.json`, lines of `metrics.jsonl`,
             checkpoints and `genotype.json`; a run that was stopped goes on from them.
         devices: to run on.
@@ -150,6 +151,7 @@ def _short_training(config: Config) -> Config:
         batch_size=config.data.batch_size,
         cells=search.cells,
         channels=search.channels,
+        cutout=config.data.cutout,
         auxiliary_weight=0.0,
         drop_path=0.0,
         weights=search.weights,
@@ -160,4 +162,4 @@ def _short_training(config: Config) -> Config:
 def _halved(config: Config, data: TrainingImages) -> ImageData:
     """Returns the training half, with the validation half to be judged on."""
     train, val = search_parts(config, data.train)
-    return ImageData(**{**vars(data), "train": train}, heldout=val)
+    return ImageData(data.name, train, data.num_classes, data.mean, data.std, val)

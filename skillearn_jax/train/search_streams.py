@@ -37,7 +37,7 @@ def search_streams(config: Config, data: TrainingImages) -> dict[str, Stream]:
             data.mean,
             data.std,
             order=order,
-            augmentation=config.data.augmentation(),
+            augmentation=config.data.augmentation(config.data.cutout),
         )
 
     return {

@@ -187,7 +187,7 @@ def _open(config: Config) -> StreamingData:
         least_area=stream.least_area,
         shuffle_buffer=stream.shuffle_buffer,
     )
-    augmentation = data.augmentation(crop=False)
+    augmentation = data.augmentation(config.evaluation.cutout, crop=False)
     return open_streaming(
         reading, augmentation=augmentation, max_damaged=stream.max_damaged
     )

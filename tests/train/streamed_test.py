@@ -149,7 +149,7 @@ def test_config_keys_reach_the_reader(streamed):
             "data.stream.least_area": 0.9,
             "data.stream.shuffle_buffer": 5,
             "data.stream.max_damaged": 3,
-            "data.cutout": 4,
+            "evaluation.cutout": 4,
         }
     )
     data = load_images(config)

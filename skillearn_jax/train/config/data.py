@@ -54,7 +54,8 @@ class DataConfig:
         padding: pixels around an image before a random crop. The evaluation of streamed
             images takes a random-resized-crop in its place.
         flip: whether images are mirrored at random.
-        cutout: side of the square that is blanked at random, in pixels.
+        cutout: side of the square that is blanked at random in a search, in pixels; the
+            evaluation has its own.
         colours: strengths of random changes of brightness, contrast, saturation (0 to 1)
             and hue (0 to 0.5), of RGB images; ImageNet: (0.4, 0.4, 0.4, 0.2).
         stream: of images that stay in files.
@@ -75,8 +76,13 @@ class DataConfig:
     colours: tuple[float, ...] = number((0.0,) * 4, at_least=0, at_most=1)
     stream: StreamConfig = StreamConfig()
 
-    def augmentation(self, *, crop: bool = True) -> Augmentation:
-        """Returns that of training images, without a crop if they were cropped before."""
+    def augmentation(self, cutout: int, *, crop: bool = True) -> Augmentation:
+        """Returns that of training images, without a crop if they were cropped before.
+
+        Args:
+            cutout: of the phase: that of the search is here, the evaluation's is there.
+            crop: whether they are still to be cropped.
+        """
         colours = ColourJitter(*self.colours) if any(self.colours) else None
         padding = self.padding if crop else 0
-        return Augmentation(padding, self.flip, self.cutout, colours)
+        return Augmentation(padding, self.flip, cutout, colours)
