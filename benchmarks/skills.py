@@ -99,12 +99,16 @@ def run_seed(flags: argparse.Namespace, seed: int) -> list[Row]:
     """Returns the rows of a seed: errors, sizes and times."""
     folder = pathlib.Path(flags.workdir) / f"seed_{seed}"
     configs = searches(flags, seed)
-    others = [name for name in configs if name != HOST]
-    configs[HOST].evaluation.rivals = tuple(str(folder / name) for name in others)
-    took = {}
+    took, first_with, twins = {}, {}, {}
     for name, config in configs.items():
+        if name == HOST:  # equal cells, trained alike, end alike: train one of them
+            rivals = dict.fromkeys(first_with.values())
+            config.evaluation.rivals = tuple(str(folder / other) for other in rivals)
         start = time.perf_counter()
         result = run(config, folder / name, quiet=True)
+        if name != HOST:
+            first = first_with.setdefault(result.genotype, name)
+            twins.setdefault(first, []).append(name)
         took[name] = {
             **result.summary["search"],
             "updates": result.summary["search"]["steps"] * TURNS[config.skill],
@@ -116,15 +120,16 @@ def run_seed(flags: argparse.Namespace, seed: int) -> list[Row]:
         for row in entry["rows"]:
             name = HOST if row["name"] == "derived" else row["name"]
             name = "one random cell" if name.startswith("random ") else name
-            rows.append(
+            rows += [
                 {
-                    "cells": name,
+                    "cells": twin,
                     "task": task,
                     "error": row["mean"],
                     "params": row["params"],
-                    **{k: took.get(name, {}).get(k) for k in SEARCH},
+                    **{k: took.get(twin, {}).get(k) for k in SEARCH},
                 }
-            )
+                for twin in twins.get(name, [name])
+            ]
     return rows
 
 

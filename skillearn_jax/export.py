@@ -5,7 +5,8 @@
 The file holds the weights, and takes any number of images at once. It needs this package
 no more, only JAX:
 
-    network = jax.export.deserialize(bytearray(Path("derived_0.stablehlo").read_bytes()))
+    from jax import export
+    network = export.deserialize(bytearray(Path("derived_0.stablehlo").read_bytes()))
     logits = network.call(images)  # [B, H, W, C] uint8 pixels, as they are in a file
 """
 

@@ -1,5 +1,6 @@
 """Strict settings for the whole suite: set before JAX starts."""
 
+import contextlib
 import functools
 import io
 import os
@@ -31,12 +32,33 @@ def x64():
         yield
 
 
-@pytest.fixture
-def quick_compilation():
+@contextlib.contextmanager
+def _quick_compilation():
     """Small arrays, large graphs: unoptimised programs are ready in half the time."""
+    before = jax.config.values["jax_disable_most_optimizations"]
     jax.config.update("jax_disable_most_optimizations", True)
     yield
-    jax.config.update("jax_disable_most_optimizations", False)
+    jax.config.update("jax_disable_most_optimizations", before)
+
+
+@pytest.fixture
+def quick_compilation():
+    """Of one test."""
+    with _quick_compilation():
+        yield
+
+
+@pytest.fixture(scope="module")
+def quick_module():
+    """Of a module, whose fixtures ask for it too: bits are compared among its runs."""
+    with _quick_compilation():
+        yield
+
+
+@pytest.fixture(scope="session")
+def quickly():
+    """`with quickly():` for fixtures of a session, which outlive a module."""
+    return _quick_compilation
 
 
 @pytest.fixture(scope="session")

@@ -71,4 +71,11 @@ def read_subset(data: StreamingData, per_class: int) -> TrainingImages:
             "each class are asked for: set --config.data.per_class"
         )
     train = Examples(images, labels)
-    return TrainingImages(data.name, train, data.num_classes, data.mean, data.std)
+    return TrainingImages(
+        data.name,
+        train,
+        data.num_classes,
+        data.mean,
+        data.std,
+        class_names=data.class_names,
+    )

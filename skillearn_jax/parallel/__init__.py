@@ -9,6 +9,7 @@ from skillearn_jax.parallel.processes import (
     is_first,
     on_first,
 )
+from skillearn_jax.parallel.sharding import sharded
 
 __all__ = [
     "AXIS_NAME",
@@ -20,4 +21,5 @@ __all__ = [
     "in_any",
     "is_first",
     "on_first",
+    "sharded",
 ]

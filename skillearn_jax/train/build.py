@@ -286,6 +286,7 @@ def _tester(
 ) -> tuple[TesterModel, dict[str, PyTree], PyTree]:
     """Returns the tester, its parameter sets and its encoder's statistics."""
     encoder: Any
+    split_over = axis_name if config.parallel.tester_optimizer == "sharded" else None
     axis_name = config.parallel.statistics_axis(axis_name)
     if config.tester.encoder == "small":
         encoder = SmallEncoder(axis_name=axis_name)
@@ -309,7 +310,12 @@ def _tester(
     def logits(params: PyTree, features: Array) -> Array:
         return cast(Array, executor.apply({"params": params}, features))
 
-    weights = sgd(config.tester.weights, config.search.epochs, steps_per_epoch)
+    weights = sgd(
+        config.tester.weights,
+        config.search.epochs,
+        steps_per_epoch,
+        split_over=split_over,
+    )
     tester = TesterModel(
         encode=encode,
         losses=lambda x, f, batch: cross_entropy(logits(x, f), batch["label"]),

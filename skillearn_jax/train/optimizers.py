@@ -3,6 +3,7 @@
 import jax.numpy as jnp
 import optax
 
+from skillearn_jax.parallel import sharded
 from skillearn_jax.train.config import AdamConfig, SgdConfig
 from skillearn_jax.types import Array
 
@@ -50,7 +51,11 @@ def by_epoch(
 
 
 def sgd(
-    config: SgdConfig, epochs: int, steps_per_epoch: int, accumulate: int = 1
+    config: SgdConfig,
+    epochs: int,
+    steps_per_epoch: int,
+    accumulate: int = 1,
+    split_over: str | None = None,
 ) -> optax.GradientTransformation:
     """Returns SGD in PyTorch's order: clip, decay into the gradient, momentum.
 
@@ -60,12 +65,15 @@ def sgd(
         steps_per_epoch: batches of an epoch.
         accumulate: batches whose mean gradient makes one update, clipped as one; after
             the others the parameters stay.
+        split_over: the device axis that the momentum is split over; `None` keeps all of
+            it on every device.
     """
     schedule = by_epoch(config, epochs, steps_per_epoch, accumulate)
+    momentum = config.momentum or None
     update = optax.chain(
         optax.clip_by_global_norm(config.clip) if config.clip else optax.identity(),
         optax.add_decayed_weights(config.weight_decay),
-        optax.sgd(schedule, momentum=config.momentum or None, nesterov=config.nesterov),
+        sharded(optax.sgd(schedule, momentum, config.nesterov), split_over),
     )
     if accumulate == 1:
         return update

@@ -8,7 +8,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from skillearn_jax.data import ImageData, TrainingImages, halves
+from skillearn_jax.data import ImageData, TrainingImages
 from skillearn_jax.errors import InputError
 from skillearn_jax.parallel import Devices
 from skillearn_jax.train.benchmark import Benchmark
@@ -18,6 +18,7 @@ from skillearn_jax.train.evaluation_data import training_batches
 from skillearn_jax.train.evaluation_training import Training
 from skillearn_jax.train.records import open_records
 from skillearn_jax.train.search import SearchResult
+from skillearn_jax.train.search_streams import search_parts
 from skillearn_jax.train.spaces import Cells, read_cells, space_kind
 from skillearn_jax.train.workdir import Workdir
 
@@ -160,7 +161,5 @@ def _short_training(config: Config) -> Config:
 
 def _halved(config: Config, data: TrainingImages) -> ImageData:
     """Returns the training half, with the validation half to be judged on."""
-    train, val = halves(
-        data.train, config.data.train_fraction, stratified=config.data.stratified
-    )
+    train, val = search_parts(config, data.train)
     return ImageData(data.name, train, data.num_classes, data.mean, data.std, val)

@@ -1,5 +1,6 @@
 """How processes are told to find each other, and what the first says for all."""
 
+import contextlib
 import json
 
 import jax
@@ -54,6 +55,49 @@ def test_without_a_cluster_the_flag_is_refused(monkeypatch, capsys):
     with pytest.raises(InputError, match=r"finds no cluster .*: give --coordinator"):
         Processes(distributed=True, start_timeout_s=7).start()
     assert "a process of a cluster: host" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("flags", "env", "asked"),
+    [
+        ({}, {}, False),
+        ({}, {"SLURM_STEP_NUM_TASKS": "2"}, True),
+        ({}, {"SLURM_STEP_NUM_TASKS": "1", "SLURM_NTASKS": "4"}, False),
+        ({}, {"TPU_WORKER_HOSTNAMES": "host-0,host-1"}, True),
+        ({}, {"TPU_WORKER_HOSTNAMES": "localhost"}, False),
+        ({"distributed": False}, {"SLURM_STEP_NUM_TASKS": "2"}, False),
+        ({"distributed": True}, {}, True),
+    ],
+)
+def test_a_cluster_is_asked_where_it_has_started_several(
+    monkeypatch, flags, env, asked
+):
+    class Asked(Exception):
+        pass
+
+    def initialize(**timeouts):
+        raise Asked
+
+    for name in ("SLURM_STEP_NUM_TASKS", "TPU_WORKER_HOSTNAMES"):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in env.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setattr(jax.distributed, "initialize", initialize)
+    with pytest.raises(Asked) if asked else contextlib.nullcontext():
+        Processes(**flags).start()
+
+
+def test_a_coordinator_that_is_named_comes_before_the_cluster(monkeypatch):
+    class Met(Exception):
+        pass
+
+    def meet(*args, **options):
+        raise Met
+
+    monkeypatch.setenv("SLURM_STEP_NUM_TASKS", "2")
+    monkeypatch.setattr(processes, "meet", meet)
+    with pytest.raises(Met):
+        Processes("host:1234", num_processes=2).start()
 
 
 def test_one_process_speaks_to_itself():

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from skillearn_jax.data import ImageData, TrainingImages, load
+from skillearn_jax.errors import InputError
 from skillearn_jax.parallel import Devices
 from skillearn_jax.train import experiment
 from skillearn_jax.train.console import Console
@@ -81,3 +82,19 @@ def test_the_streams_are_the_two_parts_of_the_training_images(
     np.testing.assert_array_equal(np.sort(both, axis=0), np.sort(whole, axis=0))
     orders = [streams[name].order for name in ("train", "val", "bank")]
     assert orders == ["epochs", "random", "random"]
+
+
+def test_a_class_balanced_part_may_be_searched_on(tiny, training):
+    config = tiny({"data.per_class": (20, 7), "data.batch_size": 8})
+    streams = search_streams(config, training)
+    for name, start, stop in (("train", 0, 20), ("val", 20, 27), ("bank", 20, 27)):
+        examples = streams[name].examples
+        expected = [
+            np.flatnonzero(training.train.label == label)[start:stop]
+            for label in range(10)
+        ]
+        chosen = training.train.take(np.sort(np.concatenate(expected)))
+        np.testing.assert_array_equal(examples.label, chosen.label)
+        np.testing.assert_array_equal(examples.image, chosen.image)
+    with pytest.raises(InputError, match=r"from 1 to 13\d, .*--config.data.per_class"):
+        search_streams(tiny({"data.per_class": (100, 50)}), training)

@@ -39,7 +39,7 @@ def pictures(root, count):
 
 
 @pytest.fixture(scope="module")
-def evaluated(tiny_baseline, tmp_path_factory):
+def evaluated(tiny_baseline, tmp_path_factory, quickly):
     """An evaluation of two networks of one seed, on a folder of images."""
     root = tmp_path_factory.mktemp("evaluated")
     pictures(root / "data", 12)
@@ -52,11 +52,8 @@ def evaluated(tiny_baseline, tmp_path_factory):
         "evaluation.epochs": 4,
         "evaluation.num_seeds": 1,
     }
-    jax.config.update("jax_disable_most_optimizations", True)
-    try:
+    with quickly():
         run(tiny_baseline(changes), root / "run", quiet=True)
-    finally:
-        jax.config.update("jax_disable_most_optimizations", False)
     data = image_folder.read(str(root / "data"))
     return SimpleNamespace(
         workdir=root / "run", heldout=data.heldout, test=root / "data" / "test"

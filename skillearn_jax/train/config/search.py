@@ -51,17 +51,20 @@ class HypergradConfig:
     Attributes:
         adjoint: `exact`, `finite_difference` or `first_order` (no second derivative).
         radius: of the finite difference.
+        per_set: one finite difference for each set that a stage moves (encoder and head),
+            as the authors of interleaving learning take them.
     """
 
     adjoint: str = choice("exact", ("exact", "finite_difference", "first_order"))
     radius: float = number(0.01, above=0)
+    per_set: bool = False
 
     def build(self) -> Adjoint:
         """Returns the adjoint that is named."""
         if self.adjoint == "exact":
             return Exact()
         if self.adjoint == "finite_difference":
-            return FiniteDifference(self.radius)
+            return FiniteDifference(self.radius, self.per_set)
         return FirstOrder()
 
 
