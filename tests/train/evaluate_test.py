@@ -1,12 +1,16 @@
 """The evaluation: no claim without evidence."""
 
+import dataclasses
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
+from skillearn_jax.data import load
 from skillearn_jax.nas import random_genotype
 from skillearn_jax.train.evaluate import _contestants, _summarize, verdict
+from skillearn_jax.train.evaluation_data import training_batches
+from skillearn_jax.train.search_streams import search_streams
 
 
 def test_apart_is_a_claim():
@@ -95,3 +99,12 @@ def test_without_random_cells_nothing_is_compared(tiny):
     assert "verdict" not in summary
     single = _summarize(tiny(), [row("derived", [1.0]), row("a", [2.0])])
     assert single["random"]["std"] is None
+
+
+def test_the_cutout_of_the_evaluation_is_its_own(tiny):
+    config = tiny({"data.cutout": 2, "evaluation.cutout": 3, "data.flip": True})
+    data = load("digits")
+    trained = training_batches(config, data).stream.augmentation
+    searched = search_streams(config, data)["train"].augmentation
+    assert (trained.cutout, searched.cutout) == (3, 2)
+    assert dataclasses.replace(trained, cutout=2) == searched
