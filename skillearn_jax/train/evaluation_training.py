@@ -9,7 +9,7 @@ import numpy as np
 
 from skillearn_jax.data import Batch
 from skillearn_jax.framework import State
-from skillearn_jax.nas import count_macs
+from skillearn_jax.nas import count_macs, mobile_setting
 from skillearn_jax.parallel import Devices
 from skillearn_jax.train import interrupt
 from skillearn_jax.train.averaging import (
@@ -151,11 +151,16 @@ class Training:
     def describe(self, name: str, errors: list[float]) -> dict[str, Any]:
         """Returns the network's row of the summary."""
         spread = float(np.std(errors, ddof=1)) if len(errors) > 1 else None
+        mobile = {}
+        if self._config.stem == "imagenet":
+            channels = self._data.image_shape[2]
+            mobile["mobile"] = mobile_setting(self._deployed, channels)
         return {
             "name": name,
             "genotype": self._genotype.to_json(),
             "params": network_params(self._deployed, self._data.image_shape),
             "macs": count_macs(self._network, self._data.image_shape),
+            **mobile,
             "errors": errors,
             "mean": float(np.mean(errors)),
             "std": spread,

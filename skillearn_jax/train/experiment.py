@@ -11,7 +11,6 @@ from ml_collections import ConfigDict
 
 from skillearn_jax.data import StreamingData, TrainingImages
 from skillearn_jax.errors import InputError
-from skillearn_jax.nas import CIFAR_AUXILIARY
 from skillearn_jax.parallel import Devices, is_first, on_first
 from skillearn_jax.train import interrupt
 from skillearn_jax.train.benchmark import describe, load_benchmark
@@ -27,7 +26,13 @@ from skillearn_jax.train.rivals import read_rivals
 from skillearn_jax.train.search import SearchResult, search
 from skillearn_jax.train.search_streams import search_parts
 from skillearn_jax.train.shared_workdir import locked_by_first, open_workdir
-from skillearn_jax.train.spaces import Cells, kind_of_cells, read_cells, space_kind
+from skillearn_jax.train.spaces import (
+    Cells,
+    auxiliary_head,
+    kind_of_cells,
+    read_cells,
+    space_kind,
+)
 from skillearn_jax.train.stages import check_stages
 from skillearn_jax.train.tasks import (
     Images,
@@ -197,6 +202,15 @@ def check(config: Config) -> None:
             f"config.search.max_skips is {config.search.max_skips}, but the space has no "
             "other operation than skips: set --config.search.max_skips=-1"
         )
+    for phase in ("search", "evaluation"):
+        group = getattr(config, phase)
+        tail = group.weights.tail_epochs
+        if tail and group.epochs and tail >= group.epochs:
+            raise InputError(
+                f"config.{phase}.weights.tail_epochs is {tail}; it must be below "
+                f"config.{phase}.epochs, {group.epochs}: set "
+                f"--config.{phase}.weights.tail_epochs"
+            )
     if config.search.warmup_epochs >= config.search.epochs:
         raise InputError(
             f"config.search.warmup_epochs is {config.search.warmup_epochs}; it must be "
@@ -213,15 +227,17 @@ def check_images(config: Config, data: OneSet) -> None:
             f"have {data.image_shape[2]} channels and not 3: set "
             "--config.data.colours='(0.0,0.0,0.0,0.0)'"
         )
-    if not (config.evaluation.epochs and config.evaluation.auxiliary_weight):
+    head = auxiliary_head(config)
+    if not (config.evaluation.epochs and head):
         return
     height, width = data.image_shape[:2]
-    # Two reduction cells come before the auxiliary head; each halves, rounding up.
-    inner, least = -(-min(height, width) // 4), CIFAR_AUXILIARY.min_side
-    if inner < least:
+    # Two reduction cells come before the head, and the stem; each halving rounds up.
+    shrunk = 4 if config.evaluation.stem == "cifar" else 32
+    if -(-min(height, width) // shrunk) < head.min_side:
         raise InputError(
             f"the images of {data.name} have {height}x{width} pixels; the auxiliary head "
-            f"needs {4 * least - 3} or more: set --config.evaluation.auxiliary_weight=0"
+            f"needs {shrunk * (head.min_side - 1) + 1} or more: set "
+            "--config.evaluation.auxiliary_weight=0"
         )
 
 
@@ -288,6 +304,13 @@ def _print_evaluation(console: Console, evaluation: Mapping[str, Any]) -> None:
         ("cells", "parameters", "multiply-adds", "error %"),
         rows,
     )
+    for row in evaluation["rows"]:
+        if mobile := row.get("mobile"):
+            relation = "within" if mobile["kept"] else "ABOVE"
+            console.message(
+                f"{row['name']}: {mobile['macs'] / 1e6:.0f}M multiply-adds at 224x224, "
+                f"{relation} the mobile limit of {mobile['limit'] / 1e6:.0f}M"
+            )
     if "random" in evaluation:
         random = evaluation["random"]
         spread = f" ± {random['std']:.2f}" if random["std"] is not None else ""

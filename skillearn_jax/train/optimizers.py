@@ -15,7 +15,11 @@ def by_epoch(
         cosine       min_lr + (lr - min_lr) (1 + cos(pi epoch / epochs)) / 2
         linear       min_lr + (lr - min_lr) (1 - epoch / epochs)
         exponential  lr decay^epoch
-        warm-up      lr (epoch + 1) / warmup_epochs,  epoch < warmup_epochs
+
+    A tail of T epochs makes the last part of `linear` flatter, as in P-DARTS's code: with
+    E = epochs - T, the bracket is `1 - epoch / E` before epoch E and `(epochs - epoch) /
+    (E T)` from there on. In the first `warmup_epochs` the rate is multiplied by
+    `(epoch + 1) / warmup_epochs`.
 
     Args:
         config: of the optimiser.
@@ -24,18 +28,23 @@ def by_epoch(
         accumulate: batches of an update; the schedule counts updates.
     """
     lr, min_lr, warmup = config.lr, config.min_lr, config.warmup_epochs
+    tail = config.tail_epochs
 
     def schedule(count: Array) -> Array:
         epoch = jnp.minimum(count * accumulate // steps_per_epoch, epochs)
         if config.schedule == "cosine":
             rate = min_lr + (lr - min_lr) * (1 + jnp.cos(jnp.pi * epoch / epochs)) / 2
         elif config.schedule == "linear":
-            rate = min_lr + (lr - min_lr) * (1 - epoch / epochs)
+            left = 1 - epoch / (epochs - tail)
+            if tail:
+                flat = (epochs - epoch) / ((epochs - tail) * tail)
+                left = jnp.where(epoch < epochs - tail, left, flat)
+            rate = min_lr + (lr - min_lr) * left
         else:
             rate = lr * config.decay**epoch
         if not warmup:
             return rate
-        return jnp.where(epoch < warmup, lr * (epoch + 1) / warmup, rate)
+        return rate * jnp.minimum((epoch + 1) / warmup, 1)
 
     return schedule
 

@@ -1,5 +1,6 @@
 """Floor 4: what the phases of a run ask of a search space, answered by each space."""
 
+import dataclasses
 from collections.abc import Iterable, Mapping
 from functools import partial
 from typing import Any, Protocol, cast
@@ -11,6 +12,8 @@ import numpy as np
 from skillearn_jax.errors import InputError
 from skillearn_jax.nas import (
     CIFAR_AUXILIARY,
+    IMAGENET_AUXILIARY,
+    Auxiliary,
     Genotype,
     Network,
     Supernet,
@@ -151,13 +154,13 @@ class _Darts:
         *,
         auxiliary: bool,
     ) -> Net:
-        has_head = auxiliary and config.evaluation.auxiliary_weight
         return Network(
             cells,
             num_cells=config.evaluation.cells,
             channels=config.evaluation.channels,
             num_classes=num_classes,
-            auxiliary=CIFAR_AUXILIARY if has_head else None,
+            stem=cast(Any, config.evaluation.stem),
+            auxiliary=auxiliary_head(config) if auxiliary else None,
             axis_name=axis,
         )
 
@@ -193,6 +196,7 @@ class _Bench:
         ]
         if evaluation.epochs:
             plain += [
+                ("evaluation.stem", evaluation.stem, "cifar"),
                 ("evaluation.auxiliary_weight", evaluation.auxiliary_weight, 0.0),
                 ("evaluation.drop_path", evaluation.drop_path, 0.0),
             ]
@@ -273,6 +277,16 @@ class _Bench:
     def figures(self, cells: Cells) -> dict[str, tuple[str, str]]:
         drawn = (architecture_svg(cells), architecture_text(cells))
         return {ALPHAS_KEY: drawn}
+
+
+def auxiliary_head(config: Config) -> Auxiliary | None:
+    """Returns what the auxiliary head of a training is, or None."""
+    evaluation = config.evaluation
+    if not evaluation.auxiliary_weight:
+        return None
+    of_papers = {"cifar": CIFAR_AUXILIARY, "imagenet": IMAGENET_AUXILIARY}
+    head = of_papers[evaluation.stem]
+    return dataclasses.replace(head, second_norm=evaluation.auxiliary_norm)
 
 
 _KINDS: dict[str, SpaceKind] = {"darts": _Darts(), "nasbench201": _Bench()}

@@ -17,8 +17,13 @@ class EvaluationConfig:
             rate is that of the update. Batch statistics are those of each batch.
         cells: of the derived network.
         channels: of its first cell.
+        stem: `cifar`, at full resolution, or `imagenet`, which halves it three times.
+            The auxiliary head is that of the same data set in DARTS.
         auxiliary_weight: of the loss of the auxiliary head, on an inner cell; 0 leaves
-            the head out, as images below 29 pixels need it.
+            the head out, as images below 29 pixels need it, with the stem `imagenet`
+            below 193.
+        auxiliary_norm: whether the second convolution of that head is normalised too.
+            DARTS leaves it out on ImageNet, P-DARTS does not.
         label_smoothing: share of each label that is spread over all classes; 0.1 on
             ImageNet.
         cutout: side of the square that is blanked at random in training images, in
@@ -44,7 +49,9 @@ class EvaluationConfig:
     accumulate: int = number(1, at_least=1)
     cells: int = number(20, at_least=1)
     channels: int = number(36, at_least=1)
+    stem: str = choice("cifar", ("cifar", "imagenet"))
     auxiliary_weight: float = number(0.4, at_least=0)
+    auxiliary_norm: bool = True
     label_smoothing: float = number(0.0, at_least=0, below=1)
     cutout: int = number(0, at_least=0)
     mixup: float = number(0.0, at_least=0)
