@@ -184,6 +184,29 @@ def test_training_images_are_the_drawn_boxes(prepared, photo):
         assert batch.label[i] == number
 
 
+def test_batches_are_placed_two_steps_ahead(data_dir):
+    placed = []
+    deliveries = streaming(data_dir).deliveries(
+        place=lambda batch: placed.append(batch) or batch
+    )
+    assert next(deliveries) is placed[0]
+    assert len(placed) == 3
+    assert next(deliveries) is placed[1]
+    assert len(placed) == 4
+
+
+def test_reading_in_another_way_counts_no_damage_twice(
+    tmp_path, caplog, prepare_photos
+):
+    folder = prepare(prepare_photos, tmp_path, "array_record", ("train_3.JPEG",))
+    data = streaming(folder, 25, max_damaged=1)
+    for seed in range(2):
+        take(data.reread(seed=seed).deliveries(), 2)
+    (name,) = data.damage.names
+    assert name.endswith("(train_3.JPEG)")
+    assert caplog.text.count("does not decode") == 1
+
+
 def test_a_split_may_be_a_part(data_dir):
     data = streaming(data_dir, 4, train_split="train[50%:]")
     epoch = indices(take(data.train_batches(), 6))

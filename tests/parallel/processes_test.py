@@ -4,12 +4,15 @@ import contextlib
 import json
 
 import jax
+import jax.numpy as jnp
+import numpy as np
 import pytest
 
 from skillearn_jax.errors import InputError
 from skillearn_jax.parallel import (
     Processes,
     check_same,
+    gather_rows,
     in_any,
     is_first,
     on_first,
@@ -147,3 +150,19 @@ def test_what_the_first_finds_wrong_is_told_to_all(monkeypatch):
         on_first(wrong)
     assert [json.loads(data) for data in said] == [{"error": "wrong"}]
     assert on_first(lambda: [1]) == [1]
+
+
+def test_rows_of_all_processes_keep_every_bit(monkeypatch):
+    rows = np.array([[1 / 3, 2.0], [np.pi, 1e300]])
+    assert gather_rows(rows) is rows
+
+    def allgather(bits, tiled):
+        # What JAX would do to them: float64 is not among its types.
+        return np.concatenate([np.asarray(jnp.asarray(bits))] * 2)
+
+    monkeypatch.setattr(jax, "process_count", lambda: 2)
+    monkeypatch.setattr(processes.multihost_utils, "process_allgather", allgather)
+    np.testing.assert_array_equal(gather_rows(rows), np.concatenate([rows, rows]))
+    weights = np.ones(3, np.float32)
+    assert gather_rows(weights).dtype == np.float32
+    assert gather_rows(weights).shape == (6,)
