@@ -63,7 +63,7 @@ def random_search(
         Li and Talwalkar 2019, Random search and reproducibility for neural architecture
         search, arXiv 1902.07638.
     """
-    short, halved = _short_training(config), _halved(config, data)
+    short, halved = short_training(config), _halved(config, data)
     candidates, stream = draw_candidates(config), training_stream(short, halved)
     per_run = short.evaluation.epochs * stream.steps_per_epoch
     key = jax.random.fold_in(jax.random.key(config.seed), _TAG)
@@ -142,7 +142,7 @@ def check_random_search(config: Config) -> None:
             )
 
 
-def _short_training(config: Config) -> Config:
+def short_training(config: Config) -> Config:
     """Returns the config of a candidate's training: of the search's size and length."""
     search = config.search
     evaluation = EvaluationConfig(
