@@ -115,6 +115,19 @@ def test_retention(repo_root):
 
 
 @pytest.mark.long
+def test_turns(repo_root):
+    flags = ("--turns=2", "--channels=2", "--batch=2", "--size=8", "--repeats=1")
+    apart, shared, scan = lines(repo_root, "turns.py", *flags)
+    assert [line["form"] for line in (apart, shared, scan)] == [
+        "apart",
+        "shared",
+        "scan",
+    ]
+    assert shared["difference"] == 0
+    assert scan["difference"] < 1e-4
+
+
+@pytest.mark.long
 def test_skills(repo_root, tmp_path):
     flags = ("--seeds=1", "--updates=4", "--epochs=1", "--channels=1", "--cells=1")
     found = lines(repo_root, "skills.py", f"--workdir={tmp_path}", *flags)

@@ -206,7 +206,9 @@ def supernet_forward(
             "steps": state["steps"] + 1,
         }
 
-    return forward
+    # Stages and objectives that see batches of one shape share one trace of it; the
+    # compiler puts it in where it is called, so the program is the same.
+    return jax.jit(forward)
 
 
 def _supernet_learner(

@@ -64,7 +64,7 @@ def random_search(
         Li and Talwalkar 2019, Random search and reproducibility for neural architecture
         search, arXiv 1902.07638.
     """
-    short, halved = _short_training(config), _halved(config, data)
+    short, halved = short_training(config), _halved(config, data)
     candidates, batches = draw_candidates(config), training_batches(short, halved)
     per_run = short.evaluation.epochs * batches.steps_per_epoch
     key = jax.random.fold_in(jax.random.key(config.seed), _TAG)
@@ -143,7 +143,7 @@ def check_random_search(config: Config) -> None:
             )
 
 
-def _short_training(config: Config) -> Config:
+def short_training(config: Config) -> Config:
     """Returns the config of a candidate's training: of the search's size and length."""
     search = config.search
     evaluation = EvaluationConfig(

@@ -206,11 +206,6 @@ class _Bench:
                     f"config.{name} is {value!r}; the space nasbench201 knows only "
                     f"{only!r}: set --config.{name}={only}"
                 )
-        if config.tasks:
-            raise InputError(
-                f"config.skill is {config.skill!r}; the space nasbench201 is searched on "
-                "one data set: set --config.skill=baseline or lpt"
-            )
 
     def check_images(self, data: OneSet) -> None:
         if any(side % 4 for side in data.image_shape[:2]):
