@@ -11,11 +11,11 @@ of its own. Without accelerators the devices are virtual: they share the cores, 
 times say what the splitting costs and nothing about speed on real ones. What is sent is
 counted in the compiled program, and does not depend on that.
 
-`sent_bytes` is the sum, over the collectives of one step, of the bytes that a device puts
-in. `minimum_bytes` is what no such program can do without: the gradient of each moved set
-once in the look-ahead and once in the real step, the cotangent of each once, and the
-gradient of each supporting set once. The rest is batch statistics (`--batch_norm`) and
-scalars. `drift` compares the float32 trajectory with that of one device. `sizes` counts
+`sent_bytes` is the sum, over the collectives of one step, of the bytes of their results on a
+device: of an all-reduce, that is what it puts in. `minimum_bytes` is what no such program
+can do without: the gradient of each moved set once in the look-ahead and once in the real
+step, the cotangent of each once, and the gradient of each supporting set once. The rest is
+batch statistics (`--batch_norm`), scalars, and what a sharded optimiser gathers. `drift` compares the float32 trajectory with that of one device. `sizes` counts
 parameters and the minimum, and compiles nothing.
 """
 
@@ -66,6 +66,9 @@ def main() -> None:
     parser.add_argument(
         "--batch_norm", choices=("synchronized", "per_device"), default="synchronized"
     )
+    parser.add_argument(
+        "--tester_optimizer", choices=("replicated", "sharded"), default="replicated"
+    )
     parser.add_argument("--skill", choices=("baseline", "lpt"), default="lpt")
     parser.add_argument("--encoder", default="small", help="of the tester")
     parser.add_argument("--nodes", type=int, default=2)
@@ -100,7 +103,7 @@ class Run:
         self.devices = Devices.take(count, args.backend)
         self.devices.share(batch, "batch")
         config, data = problem(args, batch)
-        streams = search_streams(config, data.train, data)
+        streams = search_streams(config, data.training)
         per_epoch = streams["train"].steps_per_epoch
         setup = build_search(
             config, data, jax.random.key(0), per_epoch, self.devices.axis_name
@@ -124,7 +127,7 @@ class Run:
             wall.append((time.perf_counter() - start) / len(metrics))
             start = time.perf_counter()
         step_s = statistics.median(wall[1:])
-        kinds = sent_bytes(self.loop.call.as_text())
+        kinds = sent_bytes(self.loop.call.compiled.as_text())
         sent = sum(kinds.values())
         return {
             "global_batch": self.batch,
@@ -169,7 +172,10 @@ def problem(args: argparse.Namespace, batch: int) -> tuple[Config, ImageData]:
             "space": {"num_nodes": args.nodes},
             "search": {"cells": args.cells, "channels": args.channels},
             "tester": {"encoder": args.encoder},
-            "parallel": {"batch_norm": args.batch_norm},
+            "parallel": {
+                "batch_norm": args.batch_norm,
+                "tester_optimizer": args.tester_optimizer,
+            },
         }
     )
     rng = np.random.default_rng(0)

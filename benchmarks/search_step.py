@@ -15,9 +15,7 @@ arguments, results and temporaries.
 
 import argparse
 import json
-import statistics
 import sys
-import time
 from collections.abc import Callable
 from typing import Any
 
@@ -25,6 +23,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from machine import machine
+from timing import measure, use_cache
 
 from skillearn_jax.data import from_arrays
 from skillearn_jax.errors import InputError
@@ -52,9 +51,7 @@ def main() -> None:
     args = parser.parse_args()
     if args.repeats < 5:
         parser.error(f"--repeats is {args.repeats}; it must be at least 5")
-    if args.cache:
-        jax.config.update("jax_compilation_cache_dir", args.cache)
-        jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
+    use_cache(args.cache)
     try:
         call, arguments = build(args)
     except InputError as error:
@@ -105,37 +102,6 @@ def build(args: argparse.Namespace) -> tuple[Callable[..., Any], tuple[Any, ...]
         return jax.grad(loss)(state.params["weights"])
 
     return weight_gradient, (state, batches)
-
-
-def measure(
-    call: Callable[..., Any], arguments: tuple[Any, ...], repeats: int
-) -> dict[str, Any]:
-    """Returns times, memory and arithmetic of a call, after one that does not count."""
-    start = time.perf_counter()
-    lowered = jax.jit(call).lower(*arguments)
-    trace_s = time.perf_counter() - start
-    start = time.perf_counter()
-    compiled = lowered.compile()
-    compile_s = time.perf_counter() - start
-    jax.block_until_ready(compiled(*arguments))
-    wall, cpu = [], []
-    for _ in range(repeats):
-        start, start_cpu = time.perf_counter(), time.process_time()
-        jax.block_until_ready(compiled(*arguments))
-        wall.append(time.perf_counter() - start)
-        cpu.append(time.process_time() - start_cpu)
-    memory = compiled.memory_analysis()
-    return {
-        "trace_s": round(trace_s, 2),
-        "compile_s": round(compile_s, 2),
-        "step_s": round(statistics.median(wall), 4),
-        "cpu_s": round(statistics.median(cpu), 4),
-        "peak_bytes": memory.argument_size_in_bytes
-        + memory.output_size_in_bytes
-        + memory.temp_size_in_bytes
-        - memory.alias_size_in_bytes,
-        "flops": compiled.cost_analysis().get("flops"),
-    }
 
 
 if __name__ == "__main__":

@@ -2,14 +2,16 @@
 
     python benchmarks/skills.py --workdir=runs/skills --seeds=3
 
-Searches cells by plain search and by learning by passing tests on each of two data sets
-alone, and by joint, interleaving and blocked learning on both; then trains them all, and a
-random cell per seed, alike on both data sets. One JSON line for each skill and data set;
+Searches cells by random search, by plain search and by learning by passing tests on each of two
+data sets alone, and by joint, interleaving and blocked learning on both; then trains them all,
+and a random cell per seed, alike on both data sets. One JSON line for each skill and data set;
 whatever was done already in the workdir is not done again.
 
 Equal compute: every search takes the same number of steps of a learner's weights on a batch,
 `--updates`. A step of interleaving is four of them (two rounds of two tasks), one of joint
 learning two, one of the others one. The architecture moves once per step, whatever that is.
+Random search spends the same steps on training `--candidates` random cells, whose steps are the
+cheaper: one operation on an edge, and no hypergradient.
 """
 
 import argparse
@@ -30,7 +32,14 @@ from skillearn_jax.train import default_config, run
 
 Row = dict[str, Any]
 TASKS = ("mnist5k", "digits")
-TURNS = {"interleaving": 4, "blocked": 4, "joint": 2, "baseline": 1, "lpt": 1}
+TURNS = {
+    "interleaving": 4,
+    "blocked": 4,
+    "joint": 2,
+    "random": 1,
+    "baseline": 1,
+    "lpt": 1,
+}
 HOST = "joint"
 """The run that trains the cells of all others beside its own."""
 
@@ -45,6 +54,7 @@ def base(flags: argparse.Namespace, seed: int) -> ConfigDict:
     config.space.ops = ("none", "max_pool_3x3", "skip_connect", "dil_conv_3x3")
     config.search.cells = flags.cells
     config.search.channels = flags.channels
+    config.search.num_random = flags.candidates
     config.search.alphas.lr = 3e-2
     config.tester.encoder = "small"
     config.tester.weights.lr = 0.1
@@ -64,7 +74,7 @@ def base(flags: argparse.Namespace, seed: int) -> ConfigDict:
 def searches(flags: argparse.Namespace, seed: int) -> dict[str, ConfigDict]:
     """Returns the configs of a seed by name; the host comes last."""
     configs = {}
-    for skill in ("baseline", "lpt"):
+    for skill in ("random", "baseline", "lpt"):
         for task in TASKS:
             config = base(flags, seed)
             config.skill, config.data.name = skill, task
@@ -78,6 +88,8 @@ def searches(flags: argparse.Namespace, seed: int) -> dict[str, ConfigDict]:
         larger = "mnist5k" if "mnist5k" in (*config.tasks, config.data.name) else ""
         steps = (2000 if larger else 720) // config.data.batch_size
         wanted = flags.updates / TURNS[config.skill] / steps
+        if config.skill == "random":
+            wanted /= config.search.num_random
         config.search.epochs = max(1, math.ceil(wanted))
     configs[HOST].evaluation.epochs = flags.epochs
     return configs
@@ -87,12 +99,16 @@ def run_seed(flags: argparse.Namespace, seed: int) -> list[Row]:
     """Returns the rows of a seed: errors, sizes and times."""
     folder = pathlib.Path(flags.workdir) / f"seed_{seed}"
     configs = searches(flags, seed)
-    others = [name for name in configs if name != HOST]
-    configs[HOST].evaluation.rivals = tuple(str(folder / name) for name in others)
-    took = {}
+    took, first_with, twins = {}, {}, {}
     for name, config in configs.items():
+        if name == HOST:  # equal cells, trained alike, end alike: train one of them
+            rivals = dict.fromkeys(first_with.values())
+            config.evaluation.rivals = tuple(str(folder / other) for other in rivals)
         start = time.perf_counter()
         result = run(config, folder / name, quiet=True)
+        if name != HOST:
+            first = first_with.setdefault(result.genotype, name)
+            twins.setdefault(first, []).append(name)
         took[name] = {
             **result.summary["search"],
             "updates": result.summary["search"]["steps"] * TURNS[config.skill],
@@ -103,16 +119,17 @@ def run_seed(flags: argparse.Namespace, seed: int) -> list[Row]:
     for task, entry in result.summary["evaluation"]["tasks"].items():
         for row in entry["rows"]:
             name = HOST if row["name"] == "derived" else row["name"]
-            name = "random" if name.startswith("random") else name
-            rows.append(
+            name = "one random cell" if name.startswith("random ") else name
+            rows += [
                 {
-                    "cells": name,
+                    "cells": twin,
                     "task": task,
                     "error": row["mean"],
                     "params": row["params"],
-                    **{k: took.get(name, {}).get(k) for k in SEARCH},
+                    **{k: took.get(twin, {}).get(k) for k in SEARCH},
                 }
-            )
+                for twin in twins.get(name, [name])
+            ]
     return rows
 
 
@@ -146,6 +163,7 @@ def main() -> None:
     parser.add_argument("--nodes", type=int, default=1)
     parser.add_argument("--cells", type=int, default=3)
     parser.add_argument("--channels", type=int, default=4)
+    parser.add_argument("--candidates", type=int, default=4, help="of random search")
     flags = parser.parse_args()
     cache = pathlib.Path.home() / ".cache" / "skillearn_jax"
     if jax.config.jax_compilation_cache_dir is None:

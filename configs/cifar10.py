@@ -1,7 +1,7 @@
-"""Architecture search on CIFAR-10 by six methods, times four skills.
+"""Architecture search on CIFAR-10: seven methods times four skills, and random search.
 
 Paper:    DARTS (arXiv 1806.09055), PC-DARTS (1907.05737), P-DARTS (1904.12760), DARTS-
-          (2009.01027), DARTS+ (1909.06035); learning by passing tests (2011.15102),
+          (2009.01027), DARTS+ (1909.06035), DARTS in NAS-Bench-201 (2001.00326); learning by passing tests (2011.15102),
           interleaving and joint learning (2103.07018) on top of each. The
           hyperparameters are those of the authors' code; the evaluation is DARTS's, but
           for cutout. Pieces and their sources: configs/common.py.
@@ -21,24 +21,30 @@ as in `lpt_pcdarts_smoke`: the same chain, tiny, on embedded digits.
   baseline_pdarts       three stages, deeper and with fewer candidates, first order.
   baseline_darts_minus  an auxiliary skip that fades linearly, first order.
   baseline_darts_plus   DARTS, first order, until the normal cell has two skips.
+  baseline_nasbench201  DARTS, second order, in the space of NAS-Bench-201.
   lpt_darts1            learning by passing tests in the same search.
   lpt_darts2            second order, exact.
   lpt_pcdarts           as baseline_pcdarts.
   lpt_pdarts            as baseline_pdarts.
   lpt_darts_minus       as baseline_darts_minus.
   lpt_darts_plus        as baseline_darts_plus.
+  lpt_nasbench201       as baseline_nasbench201.
   il_darts1             interleaving learning, two rounds of CIFAR-100, CIFAR-10.
   il_darts2             second order, exact.
   il_pcdarts            as baseline_pcdarts.
   il_pdarts             as baseline_pdarts.
   il_darts_minus        as baseline_darts_minus.
   il_darts_plus         as baseline_darts_plus.
+  il_nasbench201        as baseline_nasbench201.
   joint_darts1          joint learning of CIFAR-100 and CIFAR-10.
   joint_darts2          second order, exact.
   joint_pcdarts         as baseline_pcdarts.
   joint_pdarts          as baseline_pdarts.
   joint_darts_minus     as baseline_darts_minus.
   joint_darts_plus      as baseline_darts_plus.
+  joint_nasbench201     as baseline_nasbench201.
+  random_darts          the best of 10 random cells by validation, five epochs each.
+  random_nasbench201    the same in the space of NAS-Bench-201.
   smoke                 the default on the embedded digits, in about a minute.
 """
 

@@ -6,7 +6,8 @@ The three layers that a notebook composes:
 - `Stage`, `Validation`, `Program`: a learning skill as one pure step;
 - `learning_by_passing_tests`, `baseline`: skills, assembled from those.
 
-`run(config, workdir)` is the whole chain from images to a report. The other rooms are
+`run(config, workdir)` is the whole chain from images to a report, and `load(workdir)` the
+network that it has trained, as a function. The other rooms are
 `skillearn_jax.nas`, `.data`, `.models`, `.parallel` and `.train`.
 """
 
@@ -47,7 +48,7 @@ from skillearn_jax.skills import (
 )
 
 if TYPE_CHECKING:
-    from skillearn_jax.train import Config, default_config, run
+    from skillearn_jax.train import Config, default_config, load, run
 
 __version__ = metadata.version("skillearn-jax")
 
@@ -78,6 +79,7 @@ __all__ = [
     "compare",
     "default_config",
     "learning_by_passing_tests",
+    "load",
     "mixed_hvp",
     "one_step",
     "run",
@@ -87,7 +89,7 @@ __all__ = [
 
 def __getattr__(name: str) -> Any:
     """Imports the launcher's floor on demand: a notebook may do without networks."""
-    if name in ("Config", "default_config", "run"):
+    if name in ("Config", "default_config", "load", "run"):
         from skillearn_jax import train
 
         return getattr(train, name)

@@ -49,8 +49,9 @@ On several machines, the same command on each, with a workdir that all see, and
 
   --coordinator=HOST:PORT --num_processes=N --process_id=I
 
-or, on Slurm and TPU pods, --distributed. On one machine: launch/local.sh N, with the
-flags of the command. See docs/scaling.md.
+or, on Slurm and TPU pods, --distributed, which is not needed under srun and on GKE
+(--nodistributed: each process is a run of its own). On one machine: launch/local.sh N,
+with the flags of the command. See docs/scaling.md.
 """
 
 _OVERRIDE = re.compile(r"--?(no)?config\.(?P<path>[\w.]+)")

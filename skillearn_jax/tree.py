@@ -1,6 +1,6 @@
 """Floor 0: the pytree operations that optax.tree does not have."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import jax
 import jax.numpy as jnp
@@ -14,27 +14,93 @@ def is_differentiable(leaf: PyTree) -> bool:
     return jnp.issubdtype(jnp.result_type(leaf), jnp.inexact)
 
 
+@jax.tree_util.register_pytree_with_keys_class
+class Sharded:
+    """A tree of which each device of a mapped axis holds a part; see `parallel.sharding`.
+
+    Outside a mapped function the leaves are whole, inside they are this device's rows,
+    `[1, k]`. As a pytree it is its leaves, under the paths that they have in the plain
+    tree: a checkpoint does not say whether a state was sharded.
+
+    Attributes:
+        leaves: of the tree, whole or in part.
+        structure: of the tree.
+        shapes: of the whole leaves.
+    """
+
+    def __init__(
+        self,
+        leaves: Sequence[PyTree],
+        structure: PyTree,
+        shapes: tuple[tuple[int, ...], ...],
+    ) -> None:
+        self.leaves, self.structure, self.shapes = tuple(leaves), structure, shapes
+
+    @classmethod
+    def of(cls, tree: PyTree) -> "Sharded":
+        """Returns a tree of whole leaves, to be sharded where it is placed."""
+        leaves, structure = jax.tree.flatten(tree)
+        return cls(leaves, structure, tuple(jnp.shape(leaf) for leaf in leaves))
+
+    @property
+    def tree(self) -> PyTree:
+        """The tree, of the leaves as they are."""
+        return jax.tree.unflatten(self.structure, self.leaves)
+
+    def map(self, function: Callable[..., PyTree]) -> "Sharded":
+        """Returns it with `function(leaf, whole shape)` in place of each leaf."""
+        leaves = map(function, self.leaves, self.shapes)
+        return Sharded(tuple(leaves), self.structure, self.shapes)
+
+    def tree_flatten_with_keys(self) -> tuple[PyTree, PyTree]:
+        """Returns the leaves with their paths, and what is static."""
+        paths, _ = jax.tree_util.tree_flatten_with_path(
+            jax.tree.unflatten(self.structure, range(len(self.leaves)))
+        )
+        keys = [jax.tree_util.keystr(p, simple=True, separator="/") for p, _ in paths]
+        named = [
+            (jax.tree_util.DictKey(key), leaf)
+            for key, leaf in zip(keys, self.leaves, strict=True)
+        ]
+        return named, (self.structure, self.shapes)
+
+    @classmethod
+    def tree_unflatten(cls, static: PyTree, leaves: Sequence[PyTree]) -> "Sharded":
+        """Rebuilds it."""
+        return cls(leaves, *static)
+
+
+def is_sharded(leaf: PyTree) -> bool:
+    """Returns whether something is `Sharded`; for `is_leaf`."""
+    return isinstance(leaf, Sharded)
+
+
 def partition(
-    tree: PyTree, select: Callable[[PyTree], bool]
+    tree: PyTree,
+    select: Callable[[PyTree], bool],
+    is_leaf: Callable[[PyTree], bool] = lambda leaf: False,
 ) -> tuple[PyTree, Callable[[PyTree], PyTree]]:
     """Splits off the selected leaves and returns them with the way back.
 
     Args:
         tree: any pytree.
         select: `leaf -> bool`.
+        is_leaf: what else counts as a leaf.
 
     Returns:
         `(chosen, merge)`: `chosen` has the structure of `tree` with `None` in place of
         the other leaves, and `merge(chosen)` puts those back.
     """
-    chosen = jax.tree.map(lambda leaf: leaf if select(leaf) else None, tree)
+    chosen = jax.tree.map(
+        lambda leaf: leaf if select(leaf) else None, tree, is_leaf=is_leaf
+    )
 
     def merge(new: PyTree) -> PyTree:
         return jax.tree.map(
             lambda kept, leaf: kept if leaf is None else leaf,
             tree,
             new,
-            is_leaf=lambda leaf: leaf is None,
+            is_leaf=lambda leaf: leaf is None or is_leaf(leaf),
         )
 
     return chosen, merge
@@ -43,12 +109,15 @@ def partition(
 def mean_over_devices(tree: PyTree, axis_name: str | None) -> PyTree:
     """Returns the mean of every leaf over a mapped device axis.
 
-    Integer leaves are equal on all devices and pass as they are; without an axis
-    name, so does the whole tree.
+    Integer leaves are equal on all devices and pass as they are, as do the parts of what
+    is `Sharded`, which are of different things; without an axis name, so does the whole
+    tree.
     """
     if axis_name is None:
         return tree
-    chosen, merge = partition(tree, is_differentiable)
+    chosen, merge = partition(
+        tree, lambda leaf: not is_sharded(leaf) and is_differentiable(leaf), is_sharded
+    )
     return merge(jax.lax.pmean(chosen, axis_name))
 
 

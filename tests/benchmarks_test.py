@@ -1,5 +1,6 @@
 """The benchmarks run and print what they promise; nothing here is timed."""
 
+import io
 import json
 import os
 import subprocess
@@ -7,6 +8,7 @@ import sys
 
 import numpy as np
 import pytest
+from PIL import Image
 
 
 def lines(repo_root, script, *flags):
@@ -113,10 +115,62 @@ def test_retention(repo_root):
 
 
 @pytest.mark.long
+def test_turns(repo_root):
+    flags = ("--turns=2", "--channels=2", "--batch=2", "--size=8", "--repeats=1")
+    apart, shared, scan = lines(repo_root, "turns.py", *flags)
+    assert [line["form"] for line in (apart, shared, scan)] == [
+        "apart",
+        "shared",
+        "scan",
+    ]
+    assert shared["difference"] == 0
+    assert scan["difference"] < 1e-4
+
+
+@pytest.mark.long
 def test_skills(repo_root, tmp_path):
     flags = ("--seeds=1", "--updates=4", "--epochs=1", "--channels=1", "--cells=1")
     found = lines(repo_root, "skills.py", f"--workdir={tmp_path}", *flags)
     kinds = {line["cells"] for line in found}
-    assert {"random", "joint", "interleaving", "blocked", "lpt_digits"} <= kinds
+    skills = {"joint", "interleaving", "blocked", "lpt_digits", "random_digits"}
+    assert {"one random cell", *skills} <= kinds
     assert {line["task"] for line in found} == {"mnist5k", "digits"}
     assert all(0 <= error <= 100 for line in found for error in line["errors"])
+
+
+def test_the_images_of_a_pack_of_jpegs(repo_root, monkeypatch, tmp_path):
+    monkeypatch.syspath_prepend(str(repo_root / "benchmarks"))
+    from cells_on_cifar10 import read
+
+    def jpeg(colour):
+        stream = io.BytesIO()
+        Image.new("RGB", (32, 32), colour).save(stream, "JPEG", quality=75)
+        return stream.getvalue()
+
+    files = [jpeg((shade, 255 - shade, shade)) for shade in (0, 80, 160, 240)]
+    header = files[0][:20]  # of JFIF, the same in all
+    bodies = [file[len(header) :] for file in files]
+    pack = tmp_path / "pack.npz"
+    np.savez(
+        pack,
+        header=np.frombuffer(header, np.uint8),
+        body=np.frombuffer(b"".join(bodies), np.uint8),
+        offsets=np.cumsum([0, *map(len, bodies)]),
+        train_labels=np.array([3, 1, 2]),
+        test_labels=np.array([7]),
+    )
+    data = read(pack)
+    assert (data.num_classes, data.image_shape) == (10, (32, 32, 3))
+    assert (data.train.label.tolist(), data.heldout.label.tolist()) == ([3, 1, 2], [7])
+    reds = np.asarray(data.train.image)[:, 5, 5, 0].astype(int)
+    assert np.all(abs(reds - [0, 80, 160]) <= 3)
+    assert abs(int(data.heldout.image[0, 5, 5, 0]) - 240) <= 3
+    assert read(pack, limit=2).train.size == 2
+
+
+def test_train_step(repo_root):
+    (line,) = lines(repo_root, "train_step.py", *SMALL, "--repeats=1")
+    for key in ("compile_s", "images_per_s", "peak_bytes", "flops_per_s"):
+        assert line[key] > 0, key
+    assert line["genotype"] == "DARTS_V2"
+    assert {"device", "versions"} <= set(line)

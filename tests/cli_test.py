@@ -275,6 +275,7 @@ def done(tmp_path_factory, repo_root):
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("JAX_COMPILATION_CACHE_DIR", str(repo_root / ".jax_cache"))
         patch.setenv("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.5")
+        patch.setenv("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")
         outcome = launch(repo_root, config, f"--workdir={workdir}", *TINY)
     return workdir, outcome
 

@@ -1,18 +1,24 @@
-"""Every skill times every method: the configs of the matrix, traced and not compiled."""
+"""Every skill times every method: the configs of the matrix, traced, and some stepped."""
 
 import dataclasses
+import functools
 import importlib.util
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import pytest
 
 from skillearn_jax.data import Examples, ImageData, load
 from skillearn_jax.train import Config
 from skillearn_jax.train.build import build_search
 from skillearn_jax.train.build_tasks import build_tasks
+from skillearn_jax.train.config import HypergradConfig
+from skillearn_jax.train.evaluation_program import training_program
 from skillearn_jax.train.experiment import check, check_images
+from skillearn_jax.train.random_search import draw_candidates, short_training
 from skillearn_jax.train.search import search_stage
+from skillearn_jax.train.spaces import space_kind
 
 DATA_SETS = ("cifar10", "cifar100")
 
@@ -26,17 +32,27 @@ def load_module(root, name):
 
 
 SKILLS = ("baseline", "lpt", "il", "joint")
-METHODS = ("darts1", "darts2", "pcdarts", "pdarts", "darts_minus", "darts_plus")
+METHODS = (
+    "darts1",
+    "darts2",
+    "pcdarts",
+    "pdarts",
+    "darts_minus",
+    "darts_plus",
+    "nasbench201",
+)
 PAIRS = [f"{skill}_{method}" for skill in SKILLS for method in METHODS]
+RANDOM = ("random_darts", "random_nasbench201")
 
 
 def test_the_matrix_is_whole(repo_root):
     common = load_module(repo_root, "common")
     assert set(common.SKILLS) == set(SKILLS)
-    assert set(METHODS) <= set(common.METHODS)
+    assert set(METHODS) == set(common.METHODS)
+    assert set(common.VARIANTS) == {*PAIRS, *RANDOM}
 
 
-@pytest.mark.parametrize("pair", PAIRS)
+@pytest.mark.parametrize("pair", [*PAIRS, *RANDOM])
 def test_each_pair_is_valid_at_full_size(pair, repo_root):
     seen = set()
     for name in DATA_SETS:
@@ -44,12 +60,12 @@ def test_each_pair_is_valid_at_full_size(pair, repo_root):
         check(config)
         images = jnp.zeros((1, 32, 32, 3), jnp.uint8)
         shown = Examples(images, jnp.zeros(1, jnp.int32))
-        check_images(config, ImageData(name, shown, shown, 10, (0,) * 3, (1,) * 3))
+        check_images(config, ImageData(name, shown, 10, (0,) * 3, (1,) * 3, shown))
         seen.add(config.data.name)
     skill, _, method = pair.partition("_")
     assert seen == ({"digits"} if skill in ("il", "joint") else set(DATA_SETS))
     assert bool(config.tasks) == (skill in ("il", "joint"))
-    second = method == "darts2"
+    second = method in ("darts2", "nasbench201")
     assert config.hypergrad.adjoint == ("exact" if second else "first_order")
 
 
@@ -59,12 +75,20 @@ def images():
     return {"": digits, "mnist5k": digits, "digits": digits}
 
 
-@pytest.mark.parametrize("pair", PAIRS)
-def test_each_pair_can_be_stepped(pair, repo_root, images):
-    """The step of the last phase is traced on the smoke variant."""
-    module = load_module(repo_root, "cifar100")
-    config = Config.parse(module.get_config(f"{pair}_smoke"))
+@functools.cache
+def smoke_config(repo_root, pair):
+    config = Config.parse(
+        load_module(repo_root, "cifar100").get_config(f"{pair}_smoke")
+    )
     check(config)
+    return config
+
+
+def step_of(config, images):
+    """Returns the first step of the search proper on two images, of a key.
+
+    The second result is a list that gets the program when the step is traced.
+    """
     stage = dataclasses.replace(search_stage(config, 0, config.space.build()), cells=1)
     if config.tasks:
         data = {name: images[name] for name in config.tasks}
@@ -77,15 +101,80 @@ def test_each_pair_can_be_stepped(pair, repo_root, images):
         setup = build(config, given, key, 2, None, stage)
         program = setup.phases[-1].program
         programs.append(program)
-        batch = {"image": jnp.zeros((2, 8, 8, 1)), "label": jnp.zeros(2, jnp.int32)}
+        shown = jax.random.normal(key, (2, 8, 8, 1))
+        batch = {"image": shown, "label": jnp.arange(2)}
         params = {name: setup.params[name] for name in program.sets}
         state = program.init(params, key, setup.model_state)
         return setup.step(program)(state, dict.fromkeys(program.streams, batch))
 
+    return one_step, programs
+
+
+@pytest.mark.parametrize("pair", PAIRS)
+def test_each_pair_can_be_traced(pair, repo_root, images):
+    one_step, programs = step_of(smoke_config(repo_root, pair), images)
     _, metrics = jax.eval_shape(one_step, jax.random.key(0))
     assert metrics["validation/objective"].shape == ()
     turns = {"baseline": 1, "lpt": 2, "il": 4, "joint": 1}[pair.partition("_")[0]]
     assert len(programs[0].stages) == turns
+
+
+def one_step_is_sound(config, images):
+    one_step, _ = step_of(config, images)
+    state, metrics = jax.jit(one_step)(jax.random.key(0))
+    assert all(np.isfinite(value) for value in metrics.values())
+    assert state.step == 1
+    assert metrics["hypergrad/alphas/norm"] > 0
+
+
+@pytest.mark.parametrize("space", ["darts1", "nasbench201"])
+@pytest.mark.parametrize("skill", SKILLS)
+def test_each_skill_can_be_stepped_in_each_space(
+    skill, space, repo_root, images, quick_compilation
+):
+    """In first order, whose programs are the smallest."""
+    config = smoke_config(repo_root, f"{skill}_{space}")
+    first_order = HypergradConfig("first_order")
+    one_step_is_sound(dataclasses.replace(config, hypergrad=first_order), images)
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("pair", PAIRS)
+def test_each_pair_can_be_stepped(pair, repo_root, images, quick_compilation):
+    one_step_is_sound(smoke_config(repo_root, pair), images)
+
+
+@pytest.mark.parametrize("variant", RANDOM)
+def test_a_candidate_of_a_random_search_can_be_traced(variant, repo_root, images):
+    config = short_training(smoke_config(repo_root, variant))
+    cells = draw_candidates(config)["candidate 1"]
+    network = space_kind(config).network(cells, config, 10, None, auxiliary=True)
+    program = training_program(network, config, 2, None)
+
+    def one_step(key):
+        batch = {"image": jnp.zeros((2, 8, 8, 1)), "label": jnp.zeros(2, jnp.int32)}
+        variables = network.init(key, batch["image"], train=False)
+        state = program.init(
+            {"weights": variables["params"]}, key, {"network": variables["batch_stats"]}
+        )
+        return program.step(state, {"train": batch, "progress": 0.0})
+
+    _, metrics = jax.eval_shape(one_step, jax.random.key(0))
+    assert metrics["network/loss"].shape == ()
+
+
+def test_nasbench201_is_a_column_of_the_matrix(repo_root):
+    module = load_module(repo_root, "nasbench201")
+    cifar10 = load_module(repo_root, "cifar10")
+    for variant, pair in (
+        ("", "baseline_nasbench201"),
+        ("smoke", "baseline_nasbench201_smoke"),
+        ("random", "random_nasbench201"),
+        ("il_smoke", "il_nasbench201_smoke"),
+    ):
+        assert module.get_config(variant) == cifar10.get_config(pair)
+    with pytest.raises(ValueError, match="unknown variant 'pcdarts'"):
+        module.get_config("pcdarts")
 
 
 def test_every_ablation_is_valid_and_another(repo_root):

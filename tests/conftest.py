@@ -1,5 +1,8 @@
 """Strict settings for the whole suite: set before JAX starts."""
 
+import contextlib
+import functools
+import io
 import os
 import pathlib
 
@@ -9,7 +12,9 @@ os.environ["XLA_FLAGS"] = (
 )
 
 import jax
+import numpy as np
 import pytest
+from PIL import Image
 
 _ROOT = pathlib.Path(__file__).resolve().parent.parent
 
@@ -27,15 +32,112 @@ def x64():
         yield
 
 
-@pytest.fixture
-def quick_compilation():
+@contextlib.contextmanager
+def _quick_compilation():
     """Small arrays, large graphs: unoptimised programs are ready in half the time."""
+    before = jax.config.values["jax_disable_most_optimizations"]
     jax.config.update("jax_disable_most_optimizations", True)
     yield
-    jax.config.update("jax_disable_most_optimizations", False)
+    jax.config.update("jax_disable_most_optimizations", before)
+
+
+@pytest.fixture
+def quick_compilation():
+    """Of one test."""
+    with _quick_compilation():
+        yield
+
+
+@pytest.fixture(scope="module")
+def quick_module():
+    """Of a module, whose fixtures ask for it too: bits are compared among its runs."""
+    with _quick_compilation():
+        yield
+
+
+@pytest.fixture(scope="session")
+def quickly():
+    """`with quickly():` for fixtures of a session, which outlive a module."""
+    return _quick_compilation
 
 
 @pytest.fixture(scope="session")
 def repo_root() -> pathlib.Path:
     """The folder that holds pyproject.toml."""
     return _ROOT
+
+
+@pytest.fixture(scope="session")
+def photo():
+    """`photo(seed)`: a JPEG of 40 to 80 pixels; some are grey, some CMYK."""
+
+    @functools.cache
+    def jpeg(seed):
+        rng = np.random.default_rng(seed)
+        low = rng.integers(0, 256, (5, 6, 3), dtype=np.uint8)
+        size = (int(rng.integers(50, 80)), int(rng.integers(40, 80)))
+        image = Image.fromarray(low).resize(size, Image.Resampling.BICUBIC)
+        stream = io.BytesIO()
+        image.convert({0: "L", 1: "CMYK"}.get(seed % 7, "RGB")).save(stream, "JPEG")
+        return stream.getvalue()
+
+    return jpeg
+
+
+@pytest.fixture(scope="session")
+def prepare_photos(photo):
+    """Prepares the TFDS data set `photos`, of images of several sizes.
+
+    `prepare_photos(folder, file_format, counts, num_classes, damaged)`: `counts` examples
+    of each split, named by split and number, in turn of each class; the files `damaged`
+    are cut off. Skips where the format cannot be read.
+    """
+    needs = {"tfrecord": "tensorflow", "array_record": "grain"}
+
+    def prepare(folder, file_format, counts, num_classes, damaged=()):
+        pytest.importorskip(
+            needs[file_format], reason=f"{needs[file_format]} is not installed"
+        )
+        import tensorflow_datasets as tfds
+
+        tfds.disable_progress_bar()
+
+        class Photos(tfds.core.GeneratorBasedBuilder, skip_registration=True):
+            """Photograph-like JPEGs."""
+
+            VERSION = tfds.core.Version("1.0.0")
+
+            def _info(self):
+                features = {
+                    "image": tfds.features.Image(encoding_format="jpeg"),
+                    "label": tfds.features.ClassLabel(num_classes=num_classes),
+                    "file_name": tfds.features.Text(),
+                }
+                return tfds.core.DatasetInfo(
+                    builder=self, features=tfds.features.FeaturesDict(features)
+                )
+
+            def _split_generators(self, dl_manager):
+                return {split: self._generate_examples(split) for split in counts}
+
+            def _generate_examples(self, split):
+                for i in range(counts[split]):
+                    name = f"{split}_{i}.JPEG"
+                    content = photo(i + 1000 * (split == "train"))
+                    if name in damaged:
+                        content = content[: len(content) // 2]
+                    yield (
+                        i,
+                        {
+                            "image": io.BytesIO(content),
+                            "label": i % num_classes,
+                            "file_name": name,
+                        },
+                    )
+
+        Photos(data_dir=folder, file_format=file_format).download_and_prepare(
+            download_config=tfds.download.DownloadConfig(num_shards=3)
+        )
+        return str(folder)
+
+    return prepare

@@ -6,15 +6,20 @@ import os
 import re
 import signal
 import subprocess
+import sys
 import time
 
 import pytest
 
 from skillearn_jax.cli import parse_flags
 from skillearn_jax.train import run
+from skillearn_jax.train.checkpoints import Checkpoints
 
 # Of ml_collections, where it loads a config file.
-pytestmark = pytest.mark.filterwarnings("ignore:the load_module:DeprecationWarning")
+pytestmark = [
+    pytest.mark.filterwarnings("ignore:the load_module:DeprecationWarning"),
+    pytest.mark.usefixtures("quick_module"),
+]
 
 TINY = (
     "--config.data.batch_size=256",
@@ -52,11 +57,13 @@ def local(repo_root, tmp_path):
                     stderr=file,
                     env={
                         **os.environ,
+                        "PYTHON": sys.executable,
                         "PYTHONPATH": str(repo_root),
                         "XLA_FLAGS": "--xla_force_host_platform_device_count="
                         f"{devices}",
                         "JAX_COMPILATION_CACHE_DIR": str(repo_root / ".jax_cache"),
                         "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0.5",
+                        "JAX_DISABLE_MOST_OPTIMIZATIONS": "1",
                     },
                     # A group of its own, so that nothing of it is left behind.
                     start_new_session=True,
@@ -169,12 +176,55 @@ def test_when_one_process_is_asked_to_end_all_save_and_end(flags, local, tmp_pat
 
 
 @pytest.mark.long
-@pytest.mark.parametrize("backend", ["pmap", "shard_map"])
+def test_a_run_moves_from_two_processes_to_one_and_back(
+    flags, local, tmp_path, monkeypatch
+):
+    phases = ("--config.search.epochs=16", "--config.search.warmup_epochs=0")
+    args = flags(*BASELINE, *phases)
+    # Saves that slow the steps down: there is something left to do at each move.
+    often = (*args, "--config.checkpoint.every_steps=1")
+    workdir = tmp_path / "moving"
+    two = local(workdir, often, devices=2)
+    two.kill(0, after=3, by=signal.SIGTERM)
+    assert two.end() == 143, two.said()
+    (saved,) = set(re.findall(r"saved at step (\d+)", two.said()))
+    assert int(saved) < 24
+    with monkeypatch.context() as patch:
+        ends_after(patch, 24)
+        with pytest.raises(KeyboardInterrupt):
+            of_one_process(often, workdir, devices=1)
+    assert len(rows(workdir)) >= 23
+    assert not (workdir / "genotype.json").exists()
+    back = local(workdir, args, devices=2)
+    assert back.end() == 0, back.said()
+    check_close(outcome(workdir), of_one_process(args, tmp_path / "one", 4), 1e-3)
+
+
+def ends_after(patch, step):
+    """Ends a run, without a signal, when the checkpoint of a step is written."""
+    save = Checkpoints.save
+
+    def dies(self, at, *args):
+        save(self, at, *args)
+        if at == step:
+            self.close()
+            raise KeyboardInterrupt
+
+    patch.setattr(Checkpoints, "save", dies)
+
+
+@pytest.mark.long
+@pytest.mark.parametrize(
+    ("backend", "optimizer"), [("pmap", "replicated"), ("shard_map", "sharded")]
+)
 def test_a_search_by_passing_tests_is_the_same_bits_after_a_kill(
-    flags, local, tmp_path, backend
+    flags, local, tmp_path, backend, optimizer
 ):
     args = flags(
-        *TINY, "--config.search.epochs=12", f"--config.parallel.backend={backend}"
+        *TINY,
+        "--config.search.epochs=12",
+        f"--config.parallel.backend={backend}",
+        f"--config.parallel.tester_optimizer={optimizer}",
     )
     whole = local(tmp_path / "whole", args)
     assert whole.end() == 0, whole.said()
@@ -188,3 +238,39 @@ def test_a_search_by_passing_tests_is_the_same_bits_after_a_kill(
             assert got.read_bytes() == want.read_bytes(), name
     want = of_one_process(args, tmp_path / "one")
     check_close(outcome(tmp_path / "whole"), want, 1e-2)
+
+
+@pytest.mark.long
+def test_two_processes_read_and_judge_each_its_part_of_the_files(
+    flags, local, tmp_path, prepare_photos
+):
+    counts = {"train": 40, "validation": 21}
+    folder = prepare_photos(tmp_path / "photos", "array_record", counts, 7)
+    args = flags(
+        *TINY,
+        "--config.skill=baseline",
+        "--config.genotype=DARTS_V2",
+        "--config.data.name=stream:photos",
+        f"--config.data.dir={folder}",
+        "--config.data.image_size=16",
+        "--config.data.stream.shorter_side=20",
+        "--config.evaluation.epochs=1",
+        "--config.evaluation.batch_size=8",
+        "--config.evaluation.cells=1",
+        "--config.evaluation.channels=2",
+        "--config.evaluation.auxiliary_weight=0.0",
+        "--config.evaluation.num_random=0",
+        "--config.evaluation.num_seeds=1",
+    )
+    two = local(tmp_path / "two", args, devices=2)
+    assert two.end() == 0, two.said()
+    of_one_process(args, tmp_path / "one", devices=4)
+    judged, alone = (
+        json.loads((tmp_path / name / "heldout.json").read_text())["derived"]["0"]
+        for name in ("two", "one")
+    )
+    images = [sum(row) for row in judged["confusion"]]
+    assert images == [sum(row) for row in alone["confusion"]] == [3] * 7
+    assert judged["loss"] == pytest.approx(alone["loss"], rel=1e-3)
+    (row,), (same,) = (outcome(tmp_path / name)[1] for name in ("two", "one"))
+    assert row["train_loss"] == pytest.approx(same["train_loss"], rel=1e-3)

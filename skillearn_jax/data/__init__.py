@@ -10,29 +10,45 @@ from skillearn_jax.data.augment import (
 )
 from skillearn_jax.data.colour import ColourJitter
 from skillearn_jax.data.common_shape import to_common_shape
-from skillearn_jax.data.examples import Examples, ImageData, from_arrays
+from skillearn_jax.data.delivered import Delivered
+from skillearn_jax.data.examples import (
+    Examples,
+    ImageData,
+    LabelledImages,
+    TrainingImages,
+    from_arrays,
+)
+from skillearn_jax.data.mixing import Mixing
 from skillearn_jax.data.records import Reading
-from skillearn_jax.data.sources import SOURCES, load
+from skillearn_jax.data.sources import SOURCES, STREAM, load
 from skillearn_jax.data.splits import balanced_subset, halves
 from skillearn_jax.data.streaming import StreamingData, open_streaming
 from skillearn_jax.data.streams import (
     Batch,
+    Drawn,
     Stream,
     eval_batches,
     sample,
     stream_key,
 )
+from skillearn_jax.data.subset import read_subset
 
 __all__ = [
     "SOURCES",
+    "STREAM",
     "Augmentation",
     "Batch",
     "ColourJitter",
+    "Delivered",
+    "Drawn",
     "Examples",
     "ImageData",
+    "LabelledImages",
+    "Mixing",
     "Reading",
     "Stream",
     "StreamingData",
+    "TrainingImages",
     "balanced_subset",
     "eval_batches",
     "example_keys",
@@ -44,6 +60,7 @@ __all__ = [
     "random_crop",
     "random_cutout",
     "random_flip",
+    "read_subset",
     "sample",
     "stream_key",
     "to_common_shape",

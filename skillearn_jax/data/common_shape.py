@@ -1,5 +1,6 @@
 """Images of several data sets brought to one size and one number of channels."""
 
+import dataclasses
 from collections.abc import Sequence
 
 import numpy as np
@@ -9,7 +10,9 @@ from skillearn_jax.data.jpeg import resized_box
 from skillearn_jax.errors import InputError
 
 
-def to_common_shape(data: Sequence[ImageData], side: int = 0) -> tuple[ImageData, ...]:
+def to_common_shape(
+    data: Sequence[ImageData], side: int = 0, channels: int = 0
+) -> tuple[ImageData, ...]:
     """Returns the data sets with square images of one size and as many channels.
 
     Images are resized bilinearly, with anti-aliasing where they shrink; one that is not
@@ -21,6 +24,7 @@ def to_common_shape(data: Sequence[ImageData], side: int = 0) -> tuple[ImageData
         data: at least one data set.
         side: height and width of the result in pixels; 0 takes the largest side of
             all.
+        channels: of the result; 0 takes the largest number of all.
 
     Raises:
         InputError: for channel counts other than 1 that differ.
@@ -29,7 +33,7 @@ def to_common_shape(data: Sequence[ImageData], side: int = 0) -> tuple[ImageData
     """
     shapes = [each.image_shape for each in data]
     side = side or max(size for shape in shapes for size in shape[:2])
-    channels = max(shape[2] for shape in shapes)
+    channels = channels or max(shape[2] for shape in shapes)
     for each, shape in zip(data, shapes, strict=True):
         if shape[2] not in (1, channels):
             raise InputError(
@@ -42,7 +46,7 @@ def to_common_shape(data: Sequence[ImageData], side: int = 0) -> tuple[ImageData
 def _reshaped(data: ImageData, side: int, channels: int) -> ImageData:
     if data.image_shape == (side, side, channels):
         return data
-    return from_arrays(
+    reshaped = from_arrays(
         data.name,
         _images(np.asarray(data.train.image), side, channels),
         data.train.label,
@@ -50,6 +54,7 @@ def _reshaped(data: ImageData, side: int, channels: int) -> ImageData:
         data.heldout.label,
         num_classes=data.num_classes,
     )
+    return dataclasses.replace(reshaped, class_names=data.class_names)
 
 
 def _images(images: np.ndarray, side: int, channels: int) -> np.ndarray:

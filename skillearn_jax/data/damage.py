@@ -23,25 +23,47 @@ class DamageLog:
         self.names: list[str] = []
 
     def record(self, batch: HostBatch, split: str) -> None:
-        """Logs a warning for each damaged image that is new.
+        """Does what `add` does with each damaged image of a batch."""
+        for i in np.flatnonzero(~batch.intact):
+            self.add(split, int(batch.index[i]), batch.name[i])
+
+    def add(self, split: str, index: int, file: str = "") -> None:
+        """Logs a warning for a damaged image that is new.
 
         Raises:
             InputError: if there are more than `limit`.
         """
-        for i in np.flatnonzero(~batch.intact):
-            name = f"{split}[{batch.index[i]}]"
-            if batch.name[i]:
-                name += f" ({batch.name[i]})"
-            if name in self.names:
-                continue
-            self.names.append(name)
-            _LOG.warning("%s does not decode", name)
-            if len(self.names) > self.limit:
-                raise InputError(
-                    f"{len(self.names)} images do not decode, the last is {name}, and "
-                    f"{self.limit} are allowed: prepare the data again or "
-                    "raise max_damaged"
-                )
+        name = f"{split}[{index}]" + (f" ({file})" if file else "")
+        if name in self.names:
+            return
+        self.names.append(name)
+        _LOG.warning("%s does not decode", name)
+        if len(self.names) > self.limit:
+            raise InputError(
+                f"{len(self.names)} images do not decode, the last is {name}, and "
+                f"{self.limit} are allowed: prepare the data again or set "
+                "--config.data.stream.max_damaged"
+            )
+
+
+def check_labels(
+    labels: np.ndarray, num_classes: int, name: str, split: str, key: str
+) -> None:
+    """Raises `InputError` for labels `[b]` that are no classes.
+
+    Args:
+        labels: of some examples.
+        num_classes: labels lie in 0..num_classes-1.
+        name: of the data set, for the message.
+        split: likewise.
+        key: of `config.data.stream`, that names the split.
+    """
+    wrong = labels[(labels < 0) | (labels >= num_classes)]
+    if wrong.size:
+        raise InputError(
+            f"split {split} of {name} has the label {wrong[0]}, but classes go from 0 to "
+            f"{num_classes - 1}: set --config.data.stream.{key}"
+        )
 
 
 def without_damage(batch: HostBatch) -> HostBatch:

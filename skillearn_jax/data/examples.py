@@ -36,30 +36,67 @@ class Examples:
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
-class ImageData:
-    """A classification data set: what every source returns.
+class LabelledImages:
+    """What is known of a data set without its held-out images.
 
     Attributes:
         name: the source, for messages and reports.
-        train: what a search splits further and an evaluation trains on.
-        heldout: the test set, read by the final evaluation only.
+        train: the training images.
         num_classes: labels lie in 0..num_classes-1.
         mean: per channel, of the training pixels scaled to [0, 1].
         std: per channel, likewise.
+        class_names: by class; empty where the source has none.
     """
 
     name: str
     train: Examples
-    heldout: Examples
     num_classes: int
     mean: tuple[float, ...]
     std: tuple[float, ...]
+    class_names: tuple[str, ...] = dataclasses.field(default=(), kw_only=True)
 
     @property
     def image_shape(self) -> tuple[int, int, int]:
         """Height, width (pixels) and channels."""
         height, width, channels = self.train.image.shape[1:]
         return height, width, channels
+
+    @property
+    def num_train(self) -> int:
+        """The number of training images."""
+        return self.train.size
+
+
+class TrainingImages(LabelledImages):
+    """What a search receives: it cannot read held-out images, having none."""
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class ImageData(LabelledImages):
+    """A classification data set in memory: what every source returns.
+
+    Attributes:
+        heldout: the test set, read by the final evaluation only.
+    """
+
+    heldout: Examples
+
+    @property
+    def num_heldout(self) -> int:
+        """The number of held-out images."""
+        return self.heldout.size
+
+    @property
+    def training(self) -> TrainingImages:
+        """All but the held-out images."""
+        return TrainingImages(
+            self.name,
+            self.train,
+            self.num_classes,
+            self.mean,
+            self.std,
+            class_names=self.class_names,
+        )
 
 
 def from_arrays(
@@ -79,17 +116,26 @@ def from_arrays(
         train_labels: `[N]` integers, classes counted from 0.
         heldout_images: `[M, H, W, C]` or `[M, H, W]`, as `train_images`.
         heldout_labels: `[M]` integers.
-        num_classes: by default the largest training label plus one.
+        num_classes: by default the largest training label plus one, where each smaller
+            one must occur.
 
     Returns:
         `ImageData` with host arrays and the pixel statistics of the training images.
 
     Raises:
-        InputError: for a wrong shape, dtype, length or label, and for a channel whose
-            training pixels are all equal (it cannot be normalised).
+        InputError: for a wrong shape, dtype, length or label, for a class without
+            training images, and for a channel whose training pixels are all equal (it
+            cannot be normalised).
     """
     train = _examples("train", train_images, train_labels, num_classes)
-    num_classes = num_classes or int(train.label.max()) + 1
+    if num_classes is None:
+        num_classes = int(train.label.max()) + 1
+        absent = np.flatnonzero(np.bincount(train.label) == 0)
+        if absent.size:
+            raise InputError(
+                f"no train label is {absent[0]}, but some are larger: count the classes "
+                "from 0 without gaps"
+            )
     heldout = _examples("heldout", heldout_images, heldout_labels, num_classes)
     if heldout.image.shape[1:] != train.image.shape[1:]:
         raise InputError(
@@ -102,7 +148,7 @@ def from_arrays(
             f"channel {std.index(0.0)} of the train images is constant and cannot be "
             "normalised: leave it out"
         )
-    return ImageData(name, train, heldout, num_classes, mean, std)
+    return ImageData(name, train, num_classes, mean, std, heldout)
 
 
 def pixel_statistics(

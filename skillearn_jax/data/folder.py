@@ -1,5 +1,6 @@
 """A user's own images in one folder per class."""
 
+import dataclasses
 import pathlib
 import re
 import warnings
@@ -62,11 +63,11 @@ def read(data_dir: str, size: str = "") -> ImageData:
             stacklevel=2,
         )
     try:
-        return from_arrays(
-            root.resolve().name, *arrays, num_classes=len(files["train"])
-        )
+        names = tuple(files["train"])
+        data = from_arrays(root.resolve().name, *arrays, num_classes=len(names))
     except InputError as error:
         raise InputError(f"{root} (--config.data.dir): {error}") from error
+    return dataclasses.replace(data, class_names=names)
 
 
 def _list_files(folder: pathlib.Path) -> dict[str, list[pathlib.Path]]:

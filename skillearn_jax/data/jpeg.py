@@ -7,6 +7,7 @@ import numpy as np
 from PIL import Image
 
 from skillearn_jax.data import pixels
+from skillearn_jax.data.crops import shorter_side
 
 
 def _simplejpeg() -> Any:
@@ -58,3 +59,21 @@ def resized_box(
     top, left, height, width = box
     part = Image.fromarray(image[top : top + height, left : left + width])
     return np.asarray(part.resize(shape[::-1], Image.Resampling.BILINEAR))
+
+
+def middle(image: np.ndarray, short: int, size: int) -> np.ndarray:
+    """Returns the middle square of an image whose shorter side is resized before.
+
+    Args:
+        image: `[H, W, 3] uint8`.
+        short: of the resized image, pixels.
+        size: side of the square, pixels; at most `short`.
+
+    Returns:
+        `[size, size, 3] uint8`.
+    """
+    height, width, _ = image.shape
+    shape = shorter_side(height, width, short)
+    image = resized_box(image, (0, 0, height, width), shape)
+    top, left = (shape[0] - size) // 2, (shape[1] - size) // 2
+    return image[top : top + size, left : left + size]

@@ -45,6 +45,10 @@ class Reading:
         shorter_side: that held-out images are resized to before the middle is cut out.
         process: which of the processes this one is, counted from 0.
         num_processes: that share each batch.
+        least_area: of the box of a random-resized-crop, as a share of the image.
+        shuffle_buffer: encoded examples of tfrecord files that are shuffled together,
+            by each process; ImageNet's take about 0.1 MB each. It is part of what fixes
+            the order.
 
     Raises:
         InputError: for values out of range.
@@ -60,6 +64,8 @@ class Reading:
     shorter_side: int = 256
     process: int = 0
     num_processes: int = 1
+    least_area: float = 0.08
+    shuffle_buffer: int = 8192
 
     def __post_init__(self) -> None:
         if not 0 <= self.process < self.num_processes:
@@ -70,12 +76,13 @@ class Reading:
         if self.batch_size < 1 or self.batch_size % self.num_processes:
             raise InputError(
                 f"batch size {self.batch_size} must be a positive multiple of the "
-                f"{self.num_processes} processes: set --config.data.batch_size"
+                f"{self.num_processes} processes: set --config.evaluation.batch_size"
             )
         if not 1 <= self.image_size <= self.shorter_side:
             raise InputError(
                 f"image size {self.image_size} must be from 1 to the shorter side "
-                f"{self.shorter_side}: set image_size"
+                f"{self.shorter_side}: set --config.data.image_size or "
+                "--config.data.stream.shorter_side"
             )
         if not 0 <= self.seed < 2**31:
             raise InputError(
@@ -86,19 +93,6 @@ class Reading:
     def share(self) -> int:
         """Examples of a batch that belong to this process, b."""
         return self.batch_size // self.num_processes
-
-    def check_steps(self, steps_per_epoch: int, size: int) -> int:
-        """Returns the steps of an epoch over `size` examples.
-
-        Raises:
-            InputError: if there are none.
-        """
-        if steps_per_epoch < 1:
-            raise InputError(
-                f"batch size {self.batch_size} exceeds the {size} examples of split "
-                f"{self.train_split}: set --config.data.batch_size"
-            )
-        return steps_per_epoch
 
     def heldout_steps(self, size: int) -> int:
         """Returns the batches of the largest part of `size` held-out examples."""

@@ -23,6 +23,9 @@ SOURCES: dict[str, Source] = {
 }
 """The known names. Another source is one more entry."""
 
+STREAM = "stream:"
+"""What the name of a data set begins with whose images stay in files."""
+
 _OPTIONS = {"folder": "SIZE", "tfds": "BUILDER"}
 """What may follow the name and a colon."""
 
@@ -56,7 +59,7 @@ def load(name: str, data_dir: str = "", *, heldout_fraction: float = 0.2) -> Ima
     if source not in SOURCES:
         raise InputError(
             f"unknown data set {name!r}: set --config.data.name to one of "
-            + ", ".join(sorted(SOURCES))
+            + ", ".join([*sorted(SOURCES), f"{STREAM}BUILDER"])
         )
     if colon and source not in _OPTIONS:
         raise InputError(

@@ -42,12 +42,13 @@ def halves(
     return examples.take(np.flatnonzero(first)), examples.take(np.flatnonzero(~first))
 
 
-def balanced_subset(examples: Examples, per_class: int) -> Examples:
-    """Returns the first `per_class` examples of each class, in their order.
+def balanced_subset(examples: Examples, per_class: int, after: int = 0) -> Examples:
+    """Returns as many examples of each class, in their order.
 
     Args:
         examples: with classes 0..K-1, K one more than the largest label.
         per_class: examples to keep of each class, at least 1.
+        after: examples of each class to leave out before them.
 
     Returns:
         `K * per_class` examples.
@@ -57,12 +58,14 @@ def balanced_subset(examples: Examples, per_class: int) -> Examples:
     """
     label = np.asarray(examples.label)
     smallest = np.bincount(label).min()
-    if not 1 <= per_class <= smallest:
+    if per_class < 1 or after < 0 or after + per_class > smallest:
         raise InputError(
-            f"{per_class} examples per class were asked for: it must be from 1 to "
-            f"{smallest}, the size of the smallest class"
+            f"{per_class} examples of each class after {after} were asked for: together "
+            f"they must be from 1 to {smallest}, the size of the smallest class: set "
+            "--config.data.per_class"
         )
-    return examples.take(np.flatnonzero(_rank_in_class(label) < per_class))
+    rank = _rank_in_class(label)
+    return examples.take(np.flatnonzero((rank >= after) & (rank < after + per_class)))
 
 
 def stratified_mask(label: np.ndarray, fraction: float) -> np.ndarray:

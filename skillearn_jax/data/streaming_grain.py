@@ -13,10 +13,10 @@ from typing import Any
 import numpy as np
 
 from skillearn_jax.data import jpeg, pixels
-from skillearn_jax.data.crops import random_box, shorter_side
+from skillearn_jax.data.crops import random_box
 from skillearn_jax.data.records import HostBatch, Reading, crop_draws
 from skillearn_jax.data.shuffle import ROUNDS, shuffled
-from skillearn_jax.data.tfds_folder import first_line
+from skillearn_jax.data.tfds_folder import first_line, text_of
 from skillearn_jax.errors import InputError
 
 
@@ -29,7 +29,7 @@ class ArrayRecordReader:
     Cost: memory for one decoded batch a thread, at most 16.
 
     Raises:
-        InputError: if Grain is not installed or a split is too small.
+        InputError: if Grain is not installed.
     """
 
     def __init__(self, prepared: Any, reading: Reading) -> None:
@@ -40,9 +40,7 @@ class ArrayRecordReader:
         self._heldout = _source(prepared, reading.heldout_split)
         self.train_size, self.heldout_size = len(self._train), len(self._heldout)
         self.num_classes = prepared.info.features["label"].num_classes
-        self.steps_per_epoch = reading.check_steps(
-            self.train_size // reading.batch_size, self.train_size
-        )
+        self.steps_per_epoch = self.train_size // reading.batch_size
 
     def train(self, step: int) -> Iterator[HostBatch]:
         """Yields full batches of random crops, from the given step on, for ever."""
@@ -70,7 +68,9 @@ class ArrayRecordReader:
         def crop(image: np.ndarray, index: int) -> np.ndarray:
             draws = crop_draws(self.reading.seed, epoch, index)
             height, width, _ = image.shape
-            top, left, height, width = map(int, random_box(height, width, draws))
+            top, left, height, width = map(
+                int, random_box(height, width, draws, (self.reading.least_area, 1.0))
+            )
             return jpeg.resized_box(image, (top, left, height, width), side)
 
         return self._load(self._train, self.train_indices(step), crop)
@@ -82,11 +82,7 @@ class ArrayRecordReader:
         size = self.reading.image_size
 
         def middle(image: np.ndarray, index: int) -> np.ndarray:
-            height, width, _ = image.shape
-            shape = shorter_side(height, width, self.reading.shorter_side)
-            image = jpeg.resized_box(image, (0, 0, height, width), shape)
-            top, left = (shape[0] - size) // 2, (shape[1] - size) // 2
-            return image[top : top + size, left : left + size]
+            return jpeg.middle(image, self.reading.shorter_side, size)
 
         return self._load(self._heldout, indices.astype(np.int32), middle)
 
@@ -120,7 +116,7 @@ class ArrayRecordReader:
             except pixels.UNDECODABLE:
                 intact[i] = False
         label = np.asarray([record["label"] for record in records], np.int32)
-        names = tuple(_text(record.get("file_name", "")) for record in records)
+        names = tuple(text_of(record.get("file_name", "")) for record in records)
         return HostBatch(image, label, indices, intact, names)
 
     def _in_threads(
@@ -144,10 +140,6 @@ def _source(prepared: Any, split: str) -> Any:
     return prepared.as_data_source(
         split, decoders={"image": tfds.decode.SkipDecoding()}
     )
-
-
-def _text(name: str | bytes) -> str:
-    return name.decode() if isinstance(name, bytes) else name
 
 
 def _grain() -> Any:

@@ -26,30 +26,23 @@ class TfRecordReader:
     reached by reading what comes before it, without decoding: exact, at the speed of
     the disk.
 
-    Attributes:
-        buffer_size: encoded examples that are shuffled together; ImageNet's take about
-            0.1 MB each. It is part of what fixes the order.
-
     Raises:
-        InputError: if TensorFlow is not installed or a split is too small.
+        InputError: if TensorFlow is not installed.
     """
 
-    def __init__(
-        self, prepared: Any, reading: Reading, buffer_size: int = 8192
-    ) -> None:
+    def __init__(self, prepared: Any, reading: Reading) -> None:
         """`prepared`: a builder of TFDS whose files are tfrecord."""
         import tensorflow_datasets as tfds
 
-        self.reading, self.buffer_size = reading, buffer_size
+        self.reading = reading
         self._tf = tensorflow("to read tfrecord files")
         self._info = prepared.info
         self._skip_decoding = {"image": tfds.decode.SkipDecoding()}
         self.num_classes = prepared.info.features["label"].num_classes
         self.train_size = prepared.info.splits[reading.train_split].num_examples
         self.heldout_size = prepared.info.splits[reading.heldout_split].num_examples
-        self.steps_per_epoch = reading.check_steps(
-            self.train_size // reading.num_processes // reading.share, self.train_size
-        )
+        per_process = self.train_size // reading.num_processes
+        self.steps_per_epoch = per_process // reading.share
 
     def train(self, step: int) -> Iterator[HostBatch]:
         """Yields full batches of random crops, from the given step on, for ever."""
@@ -77,7 +70,7 @@ class TfRecordReader:
             shuffle_seed = tf.random.stateless_uniform(
                 [], seed, minval=None, maxval=None, dtype=tf.int64
             )
-            records = records.shuffle(self.buffer_size, seed=shuffle_seed)
+            records = records.shuffle(reading.shuffle_buffer, seed=shuffle_seed)
             done = tf.where(epoch == first_epoch, np.int64(first_step), 0)
             records = records.take(self.steps_per_epoch * reading.share)
             records = records.skip(done * reading.share)
@@ -172,7 +165,8 @@ class TfRecordReader:
         )
         shape = tf.io.extract_jpeg_shape(content)
         height, width = tf.unstack(tf.cast(shape[:2], tf.float64))
-        box = random_box(height, width, draws, xp=tf.experimental.numpy)
+        scale = (self.reading.least_area, 1.0)
+        box = random_box(height, width, draws, scale, xp=tf.experimental.numpy)
         image = tf.io.decode_and_crop_jpeg(
             content,
             tf.cast(tf.stack(box), tf.int32),

@@ -3,7 +3,7 @@
 import dataclasses
 import zlib
 from collections.abc import Callable, Iterator, Mapping
-from typing import Any
+from typing import Any, Protocol
 
 import jax
 import jax.numpy as jnp
@@ -17,6 +17,9 @@ from skillearn_jax.types import Array, Key
 
 Batch = dict[str, Array]
 """`image: [B, H, W, C] float32`, `label: [B] int32`, `index: [B] int32`."""
+
+Part = Callable[[Array], Array]
+"""`[B] -> [b]` of a batch's indices: those that a device gathers."""
 
 ORDERS = ("epochs", "random")
 
@@ -106,13 +109,16 @@ class Stream:
         Returns:
             `Batch` of `b` examples.
         """
-        _, augment_key = jax.random.split(key)
-        keys = example_keys(jax.random.fold_in(augment_key, step), indices)
         drawn = self.examples.take(indices)
+        keys = augmentation_keys(key, step, indices)
         image = self.augmentation.apply(
             jnp.asarray(drawn.image), keys, self.mean, self.std
         )
         return {"image": image, "label": jnp.asarray(drawn.label), "index": indices}
+
+    def draw(self, key: Key, step: Array | int, part: Part) -> Batch:
+        """Returns what one device holds of the batch of one step: see `sample`."""
+        return self.gather(key, step, part(self.indices(key, step)))
 
     def tree_flatten(self) -> tuple[tuple[Examples], tuple[Any, ...]]:
         """Splits the stream into its examples and its settings, which are static."""
@@ -129,11 +135,18 @@ class Stream:
         return stream
 
 
+class Drawn(Protocol):
+    """What training batches are drawn from, inside the step: a pytree."""
+
+    def draw(self, key: Key, step: Array | int, part: Part) -> Batch:
+        """Returns what one device holds of the batch of one step: see `sample`."""
+
+
 def sample(
-    streams: Mapping[str, Stream],
+    streams: Mapping[str, Drawn],
     key: Key,
     step: Array | int,
-    part: Callable[[Array], Array] = lambda indices: indices,
+    part: Part = lambda indices: indices,
 ) -> dict[str, Batch]:
     """Returns one batch of every stream.
 
@@ -149,11 +162,22 @@ def sample(
     Returns:
         Batches under the names of the streams.
     """
-    keys = {name: stream_key(key, name) for name in streams}
     return {
-        name: stream.gather(keys[name], step, part(stream.indices(keys[name], step)))
+        name: stream.draw(stream_key(key, name), step, part)
         for name, stream in streams.items()
     }
+
+
+def augmentation_keys(key: Key, step: Array | int, index: Array) -> Key:
+    """Returns a key for each example of one step of a stream, `[b]`.
+
+    Args:
+        key: of the stream; not consumed.
+        step: `[] int32`.
+        index: `[b] int32`, of the examples in their set.
+    """
+    _, augment_key = jax.random.split(key)
+    return example_keys(jax.random.fold_in(augment_key, step), index)
 
 
 def stream_key(key: Key, name: str) -> Key:

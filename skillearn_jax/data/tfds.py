@@ -46,10 +46,10 @@ def read(builder: str, data_dir: str, *, label: str = "") -> ImageData:
         info = prepared.info
     except Exception as error:  # TFDS has no common class for damaged metadata
         raise unusable(folder, error) from error
-    image, label = _keys(folder, info, label)
+    image, label = keys(folder, info, label)
     arrays: list[np.ndarray] = []
     for split in _splits(folder, info):
-        records = _records(prepared, split, image)
+        records = encoded(prepared, split, image)
         channels = info.features[image].shape[-1]
         images, labels = _stack(folder, records, image, label, channels)
         if len(labels) != info.splits[split].num_examples:
@@ -69,15 +69,24 @@ def read(builder: str, data_dir: str, *, label: str = "") -> ImageData:
         raise InputError(f"{folder} (--config.data.dir): {error}") from error
 
 
-def _keys(folder: pathlib.Path, info: Any, label: str) -> tuple[str, str]:
-    """Returns the names of the image and of the class in a record."""
+def keys(folder: pathlib.Path, info: Any, label: str = "") -> tuple[str, str]:
+    """Returns the names of the image and of the class in a record.
+
+    Args:
+        folder: for the message.
+        info: of the builder.
+        label: the class, if not the builder's own.
+
+    Raises:
+        InputError: for a builder without grey or RGB images of one class each.
+    """
     import tensorflow_datasets as tfds
 
-    keys = info.supervised_keys
+    own = info.supervised_keys
     features = dict(info.features.items())
-    if not (keys and len(keys) == 2 and all(isinstance(key, str) for key in keys)):
-        keys = ("image", "label")
-    image, label = keys[0], label or keys[1]
+    if not (own and len(own) == 2 and all(isinstance(key, str) for key in own)):
+        own = ("image", "label")
+    image, label = own[0], label or own[1]
     if not (
         isinstance(features.get(image), tfds.features.Image)
         and features[image].np_dtype == np.uint8
@@ -103,18 +112,18 @@ def _splits(folder: pathlib.Path, info: Any) -> tuple[str, str]:
     return "train", heldout[0]
 
 
-def _records(prepared: Any, split: str, image: str) -> Iterator[dict[str, Any]]:
-    """Yields the records of a split with their images still encoded."""
+def encoded(prepared: Any, split: str, image: str) -> Iterator[dict[str, Any]]:
+    """Yields the records of a split as they are stored, their images still encoded."""
     import tensorflow_datasets as tfds
 
-    encoded = {image: tfds.decode.SkipDecoding()}
+    decoders = {image: tfds.decode.SkipDecoding()}
     if prepared.info.file_format.value != "tfrecord":
-        yield from prepared.as_data_source(split=split, decoders=encoded)
+        yield from prepared.as_data_source(split=split, decoders=decoders)
         return
     tensorflow("to read tfrecord files")
     in_order = tfds.ReadConfig(interleave_cycle_length=1)
     yield from tfds.as_numpy(
-        prepared.as_dataset(split=split, decoders=encoded, read_config=in_order)
+        prepared.as_dataset(split=split, decoders=decoders, read_config=in_order)
     )
 
 

@@ -93,6 +93,11 @@ def first_line(error: Exception) -> str:
     return (str(error).strip() or type(error).__name__).splitlines()[0]
 
 
+def text_of(name: str | bytes) -> str:
+    """Returns what TFDS gives as text or as bytes."""
+    return name.decode() if isinstance(name, bytes) else name
+
+
 def _check_classes(folder: pathlib.Path) -> None:
     """Refuses features whose classes TFDS would import from outside itself."""
     for name in _class_names(_load_json(folder, "features.json")):

@@ -15,7 +15,11 @@ from skillearn_jax.hypergrad.implicit import (
     Neumann,
     at_solution,
 )
-from skillearn_jax.hypergrad.mixed_hvp import central_difference, mixed_hvp
+from skillearn_jax.hypergrad.mixed_hvp import (
+    central_difference,
+    central_difference_per_set,
+    mixed_hvp,
+)
 from skillearn_jax.hypergrad.one_step import one_step
 from skillearn_jax.hypergrad.optimizer_step import OptimizerStep, StepInfo
 from skillearn_jax.hypergrad.unroll import Steps, unroll
@@ -36,6 +40,7 @@ __all__ = [
     "Steps",
     "at_solution",
     "central_difference",
+    "central_difference_per_set",
     "mixed_hvp",
     "one_step",
     "unroll",

@@ -15,7 +15,11 @@ from typing import Any, Literal, Protocol
 import jax
 
 from skillearn_jax.errors import InputError
-from skillearn_jax.hypergrad.mixed_hvp import central_difference, mixed_hvp
+from skillearn_jax.hypergrad.mixed_hvp import (
+    central_difference,
+    central_difference_per_set,
+    mixed_hvp,
+)
 from skillearn_jax.hypergrad.optimizer_step import (
     Inputs,
     MixedProduct,
@@ -57,9 +61,13 @@ class FiniteDifference:
 
     Attributes:
         radius: distance of the two points from `W`; 0.01 in DARTS.
+        per_set: take one difference for each of the named sets that a stage moves, at that
+            distance in this set alone, and add them up: two gradients a set. The authors
+            of interleaving learning treat encoder and head so. Else all sets move at once.
     """
 
     radius: float = 0.01
+    per_set: bool = False
 
     def __post_init__(self) -> None:
         # A traced radius sweeps over many in one compilation; it cannot be looked at.
@@ -69,11 +77,14 @@ class FiniteDifference:
                 f"FiniteDifference radius is {self.radius}; it must be positive"
             )
 
+    def __repr__(self) -> str:
+        per_set = ", per_set=True" if self.per_set else ""
+        return f"FiniteDifference(radius={self.radius!r}{per_set})"
+
     def attach(self, step: OptimizerStep) -> StepFn:
-        """Returns the step with `central_difference` in its pull-back."""
-        return _with_pull_back(
-            step, functools.partial(central_difference, radius=self.radius)
-        )
+        """Returns the step with central differences in its pull-back."""
+        difference = central_difference_per_set if self.per_set else central_difference
+        return _with_pull_back(step, functools.partial(difference, radius=self.radius))
 
 
 @dataclass(frozen=True)

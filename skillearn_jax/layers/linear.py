@@ -67,7 +67,7 @@ def conv2d(
     XLA's "SAME" differs from it at stride 2, where it pads the far side first.
 
     Args:
-      x: `[B, H, W, C]`.
+      x: `[B, H, W, C]`; its dtype is that of the arithmetic.
       kernel: `[k, k, C / groups, D]`, `k` odd.
       stride: step between outputs, in pixels.
       dilation: step between the taps of the kernel, in pixels.
@@ -84,7 +84,7 @@ def conv2d(
     padding = [(dilation * (k - 1) // 2,) * 2 for k in kernel.shape[:2]]
     return lax.conv_general_dilated(
         x,
-        kernel,
+        kernel.astype(x.dtype),
         window_strides=(stride, stride),
         padding=padding,
         rhs_dilation=(dilation, dilation),
@@ -130,8 +130,8 @@ class Dense(nn.Module):
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
-        """Maps `[B, C]` to `[B, features]`."""
+        """Maps `[B, C]` to `[B, features]`, in the dtype of the parameters."""
         init = self.draw(x.shape[-1])
         kernel = self.param("kernel", init, (x.shape[-1], self.features))
         bias = self.param("bias", init, (self.features,))
-        return x @ kernel + bias[None]
+        return x.astype(kernel.dtype) @ kernel + bias[None]

@@ -78,7 +78,11 @@ class AuxiliaryHead(nn.Module):
         fan_in = 4 * _FEATURES[0]
         kernel = self.param("kernel", torch_uniform(fan_in), (2, 2, *_FEATURES))
         x = lax.conv_general_dilated(
-            x, kernel, (1, 1), "VALID", dimension_numbers=("NHWC", "HWIO", "NHWC")
+            x,
+            kernel.astype(x.dtype),
+            (1, 1),
+            "VALID",
+            dimension_numbers=("NHWC", "HWIO", "NHWC"),
         )
         if self.spec.second_norm:
             x = BatchNorm(axis_name=self.axis_name)(x, train=train)

@@ -20,7 +20,7 @@ from skillearn_jax.nas.auxiliary import (
     IMAGENET_AUXILIARY,
     Auxiliary,
 )
-from skillearn_jax.nas.counting import count_macs, num_params
+from skillearn_jax.nas.counting import count_macs, mobile_setting, num_params
 from skillearn_jax.nas.genotype import Genotype
 from skillearn_jax.nas.known import find_genotype
 from skillearn_jax.nas.network import Network
@@ -62,7 +62,7 @@ def describe(
 
     Returns:
       `params` (as deployed), `params_aux` (with the auxiliary head), `macs` and what
-      they depend on.
+      they depend on; on ImageNet `mobile`, see `mobile_setting`.
     """
     network = Network(
         genotype,
@@ -80,6 +80,7 @@ def describe(
             )
         )
 
+    mobile = {"mobile": mobile_setting(network)} if task.stem == "imagenet" else {}
     return {
         "cells": network.num_cells,
         "channels": network.channels,
@@ -88,6 +89,7 @@ def describe(
         "params": params(network),
         "params_aux": params(network.clone(auxiliary=task.auxiliary)),
         "macs": count_macs(network, (task.side, task.side, 3)),
+        **mobile,
         "convention": CONVENTION,
     }
 

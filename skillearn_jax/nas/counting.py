@@ -8,6 +8,9 @@ import jax
 import jax.numpy as jnp
 from jax.extend import core
 
+MOBILE_LIMIT = 600_000_000
+"""Multiply-adds below which a network for images of 224x224 counts as mobile."""
+
 
 def num_params(variables: Any) -> int:
     """Returns how many parameters a network has.
@@ -49,6 +52,22 @@ def count_macs(
 
     images = jax.ShapeDtypeStruct((1, *image_shape), jnp.float32)
     return _jaxpr_macs(jax.make_jaxpr(forward)(images).jaxpr)
+
+
+def mobile_setting(network: nn.Module, image_channels: int = 3) -> dict[str, Any]:
+    """Returns whether a network keeps the limit of ImageNet's mobile setting.
+
+    Args:
+      network: see `count_macs`, whose convention counts less than the papers'.
+      image_channels: of its images.
+
+    Returns:
+      `macs`, of an image of 224x224, `limit` and `kept`.
+
+    References: Liu et al. 2019, arXiv 1806.09055, section 3.3.
+    """
+    macs = count_macs(network, (224, 224, image_channels))
+    return {"macs": macs, "limit": MOBILE_LIMIT, "kept": macs < MOBILE_LIMIT}
 
 
 def _jaxpr_macs(jaxpr: core.Jaxpr) -> int:

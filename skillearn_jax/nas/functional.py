@@ -51,7 +51,7 @@ def separable_conv(
     is one convolution with the kernel `depthwise[k, c, t] * pointwise[c, (t, d)]`.
 
     Args:
-      x: `[B, H, W, C]`.
+      x: `[B, H, W, C]`; its dtype is that of the arithmetic.
       depthwise: `[k, k, C, T]`.
       pointwise: `[C, T * D]`, the `D` outputs of branch 0 first.
       stride: step between outputs, in pixels.
@@ -73,7 +73,7 @@ def separable_conv(
         kernel = jnp.repeat(depthwise, features, axis=-1) * pointwise[None, None]
         pixels = pixels_together(x.shape[2], kernel.shape[-1])
         if stride == 1 and pixels > 1:
-            return conv2d_together(x, kernel, pixels, dilation)
+            return conv2d_together(x, kernel.astype(x.dtype), pixels, dilation)
         return conv2d(x, kernel, stride=stride, dilation=dilation)
     if form == "depthwise":
         kernel = depthwise.reshape(size, size, 1, channels * branches)
@@ -82,8 +82,8 @@ def separable_conv(
     else:
         taps = depthwise.reshape(size * size, 1, 1, 1, channels, branches)
         slices = window_slices(x[..., None], size, stride=stride, dilation=dilation)
-        y = sum(tap * s for tap, s in zip(taps, slices, strict=True))
-    kernel = pointwise.reshape(channels, branches, -1)
+        y = sum(tap * s for tap, s in zip(taps.astype(x.dtype), slices, strict=True))
+    kernel = pointwise.reshape(channels, branches, -1).astype(x.dtype)
     y = jnp.einsum("bhwct,ctd->bhwtd", y, kernel)
     return y.reshape(*y.shape[:-2], -1)
 

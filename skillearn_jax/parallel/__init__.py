@@ -4,10 +4,12 @@ from skillearn_jax.parallel.devices import AXIS_NAME, BACKENDS, Devices
 from skillearn_jax.parallel.processes import (
     Processes,
     check_same,
+    gather_rows,
     in_any,
     is_first,
     on_first,
 )
+from skillearn_jax.parallel.sharding import sharded
 
 __all__ = [
     "AXIS_NAME",
@@ -15,7 +17,9 @@ __all__ = [
     "Devices",
     "Processes",
     "check_same",
+    "gather_rows",
     "in_any",
     "is_first",
     "on_first",
+    "sharded",
 ]

@@ -2,7 +2,7 @@
 
 A step is written once, with the axis name `AXIS_NAME`, and takes and returns values that
 are equal on all devices: the state and the data set. What differs between devices is the
-part of the batch that they gather, by `Devices.part`.
+part of the batch that they gather, by `Devices.part`, and what is `Sharded`.
 """
 
 from collections.abc import Callable, Sequence
@@ -12,8 +12,11 @@ from typing import Any, Protocol
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.experimental import multihost_utils
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
+from skillearn_jax.parallel.sharding import to_rows, to_whole
+from skillearn_jax.tree import Sharded, is_sharded
 from skillearn_jax.types import Array, PyTree
 
 AXIS_NAME = "devices"
@@ -28,6 +31,9 @@ class Backend(Protocol):
 
     def place(self, tree: PyTree) -> PyTree:
         """Returns a copy on every device."""
+
+    def split(self, tree: PyTree) -> PyTree:
+        """Returns the rows of this process, split over its devices."""
 
     def fetch(self, tree: PyTree) -> PyTree:
         """Returns the copy of this process's first device."""
@@ -44,6 +50,10 @@ class OneDevice:
     def place(self, tree: PyTree) -> PyTree:
         """Returns a copy, so that a donated one leaves the caller's alone."""
         return jax.tree.map(jnp.copy, tree)
+
+    def split(self, tree: PyTree) -> PyTree:
+        """Returns the tree on the device."""
+        return jax.device_put(tree)
 
     def fetch(self, tree: PyTree) -> PyTree:
         """Returns the tree as it is."""
@@ -80,16 +90,29 @@ class Pmap:
                 (count, *row.shape[1:]), sharding, copies
             )
 
+        return _each(put, lambda parts: _spread(parts, self.devices, 1), tree)
+
+    def split(self, tree: PyTree) -> PyTree:
+        """Returns the rows of this process, with a leading device axis."""
+        sharding = NamedSharding(_mesh(self.devices), PartitionSpec(AXIS_NAME))
+        count, local = len(self.devices), len(_local(self.devices))
+
+        def put(leaf: Any) -> Array:
+            rows = np.asarray(leaf)
+            rows = rows.reshape(local, -1, *rows.shape[1:])
+            shape = (count, *rows.shape[1:])
+            return jax.make_array_from_process_local_data(sharding, rows, shape)
+
         return jax.tree.map(put, tree)
 
     def fetch(self, tree: PyTree) -> PyTree:
         """Returns the copy of this process's first device, without the axis."""
-        return jax.tree.map(lambda leaf: leaf.addressable_data(0)[0], tree)
+        return _each(lambda leaf: leaf.addressable_data(0)[0], _gather, tree)
 
 
 @dataclass(frozen=True)
 class ShardMap:
-    """`jax.shard_map`: every leaf is one array, replicated over the devices.
+    """`jax.shard_map`: every leaf is one array, replicated over the devices or split.
 
     `check_vma=False`: with the check, gradients with respect to replicated values come
     out summed over devices already, and the means that a step takes would be wrong.
@@ -102,17 +125,32 @@ class ShardMap:
 
     def compile(self, step: Callable[..., Any], *args: PyTree) -> Callable[..., Any]:
         """Returns the step compiled; the first argument is donated."""
+        whole, part = PartitionSpec(), PartitionSpec(AXIS_NAME)
+
+        def apart(*args: PyTree) -> tuple[PyTree, PyTree]:
+            """Returns the result twice: without what is sharded, and only that."""
+            result = step(*args)
+            return _each(_same, _nothing, result), _each(_nothing, _same, result)
+
         mapped = jax.shard_map(
-            step,
+            apart,
             mesh=_mesh(self.devices),
-            in_specs=PartitionSpec(),
-            out_specs=PartitionSpec(),
+            in_specs=jax.tree.map(lambda leaf: leaf.sharding.spec, args),
+            out_specs=(whole, part),
             check_vma=False,
         )
-        return jax.jit(mapped, donate_argnums=0).lower(*args).compile()
+
+        def together(*args: PyTree) -> PyTree:
+            return jax.tree.map(
+                lambda of_all, own: own if of_all is None else of_all,
+                *mapped(*args),
+                is_leaf=lambda leaf: leaf is None,
+            )
+
+        return jax.jit(together, donate_argnums=0).lower(*args).compile()
 
     def place(self, tree: PyTree) -> PyTree:
-        """Returns one array a leaf that spans the devices, a copy on each."""
+        """Returns one array a leaf that spans the devices, a copy (or a part) on each."""
         sharding = NamedSharding(_mesh(self.devices), PartitionSpec())
         local = _local(self.devices)
 
@@ -123,11 +161,64 @@ class ShardMap:
                 value.shape, sharding, copies
             )
 
-        return jax.tree.map(put, tree)
+        return _each(put, lambda parts: _spread(parts, self.devices), tree)
+
+    def split(self, tree: PyTree) -> PyTree:
+        """Returns one array a leaf, of which each device holds some rows."""
+        sharding = NamedSharding(_mesh(self.devices), PartitionSpec(AXIS_NAME))
+        return jax.tree.map(
+            lambda leaf: jax.make_array_from_process_local_data(
+                sharding, np.asarray(leaf)
+            ),
+            tree,
+        )
 
     def fetch(self, tree: PyTree) -> PyTree:
         """Returns the copy of this process's first device."""
-        return jax.tree.map(lambda leaf: leaf.addressable_data(0), tree)
+        return _each(lambda leaf: leaf.addressable_data(0), _gather, tree)
+
+
+def _each(
+    of_all: Callable[[Any], Any], of_parts: Callable[[Sharded], Any], tree: PyTree
+) -> PyTree:
+    """Maps leaves that are equal on all devices, and what is split over them."""
+    return jax.tree.map(
+        lambda leaf: of_parts(leaf) if is_sharded(leaf) else of_all(leaf),
+        tree,
+        is_leaf=is_sharded,
+    )
+
+
+def _same(leaf: Any) -> Any:
+    return leaf
+
+
+def _nothing(leaf: Any) -> None:
+    del leaf
+
+
+def _spread(whole: Sharded, devices: Sequence[jax.Device], axes: int = 0) -> Sharded:
+    """Returns a part on each device: `[n, k]`, with more axes of one before k."""
+    count = len(devices)
+    sharding = NamedSharding(_mesh(devices), PartitionSpec(AXIS_NAME))
+
+    def spread(leaf: Any, shape: tuple[int, ...]) -> Array:
+        del shape
+        rows = np.asarray(to_rows(jnp.asarray(leaf), count))
+        rows = rows.reshape(count, *(axes * (1,)), -1)
+        return jax.make_array_from_callback(rows.shape, sharding, rows.__getitem__)
+
+    return whole.map(spread)
+
+
+def _gather(parts: Sharded) -> Sharded:
+    """Returns whole leaves; where there are several processes, all must come here."""
+
+    def gather(leaf: Array, shape: tuple[int, ...]) -> Array:
+        rows = multihost_utils.process_allgather(leaf, tiled=True)
+        return to_whole(jnp.asarray(rows), shape)
+
+    return parts.map(gather)
 
 
 def _mesh(devices: Sequence[jax.Device]) -> Mesh:

@@ -97,7 +97,7 @@ class Devices:
         Args:
             step: a pure function; on several devices it is mapped over `AXIS_NAME` and
                 returns the same on all of them.
-            *args: placed by `place`, for their shapes.
+            *args: placed by `place` or `split`, for their shapes.
         """
         return self._way().compile(step, *args)
 
@@ -108,6 +108,15 @@ class Devices:
             tree: values that are equal in all processes.
         """
         return self._way().place(tree)
+
+    def split(self, tree: PyTree) -> PyTree:
+        """Returns a batch whose rows are split over the devices, as `compile` wants it.
+
+        Args:
+            tree: the rows of this process, as many as of every other: `[b, ...]` leaves,
+                b a multiple of its devices.
+        """
+        return self._way().split(tree)
 
     def fetch(self, tree: PyTree) -> PyTree:
         """Returns the copy of this process's first device.

@@ -33,7 +33,9 @@ class Processes:
         coordinator: `HOST:PORT` of process 0; empty for a run of one process.
         num_processes: how many there are.
         process_id: of this one, from 0.
-        distributed: ask the cluster (Slurm, a TPU pod, Open MPI) for all three.
+        distributed: ask the cluster (Slurm, a TPU pod, Open MPI) for all three; `None`:
+            if it says in the environment that it has started several processes, as `srun`
+            and GKE do, and no coordinator is named.
         start_timeout_s: how long a process waits for the others to start.
         heartbeat_timeout_s: how long one may be silent before the others end.
     """
@@ -41,7 +43,7 @@ class Processes:
     coordinator: str = ""
     num_processes: int = 1
     process_id: int = 0
-    distributed: bool = False
+    distributed: bool | None = None
     start_timeout_s: int = 300
     heartbeat_timeout_s: int = 60
 
@@ -75,14 +77,17 @@ class Processes:
             MissingProcessError: if a process does not come in time.
             InputError: if the addresses cannot be meant, or no cluster is found.
         """
-        if not (self.distributed or self.coordinator):
+        asks = self.distributed
+        if asks is None:
+            asks = not self.coordinator and _cluster_started_several()
+        if not (asks or self.coordinator):
             return
         where = f"host {socket.gethostname()}, pid {os.getpid()}"
         timeouts: dict[str, Any] = {
             "initialization_timeout": self.start_timeout_s,
             "heartbeat_timeout_seconds": self.heartbeat_timeout_s,
         }
-        if self.distributed:
+        if asks:
             _log(f"a process of a cluster: {where}")
             done = threading.Event()
             threading.Thread(target=_remind, args=(where, done), daemon=True).start()
@@ -91,7 +96,7 @@ class Processes:
             except ValueError as error:
                 raise InputError(
                     f"--distributed finds no cluster to ask ({error}): give "
-                    "--coordinator, --num_processes and --process_id"
+                    "--coordinator, --num_processes and --process_id, or --nodistributed"
                 ) from error
             finally:
                 done.set()
@@ -178,6 +183,29 @@ def in_any(flag: bool) -> bool:
     if jax.process_count() == 1:
         return flag
     return bool(np.any(multihost_utils.process_allgather(np.int32(flag))))
+
+
+def gather_rows(rows: np.ndarray) -> np.ndarray:
+    """Returns in all processes the rows of all, those of process 0 first.
+
+    All processes must come here, with arrays of one shape and type; no bit is lost,
+    where JAX's own gathering would round float64.
+    """
+    if jax.process_count() == 1:
+        return rows
+    bits = np.ascontiguousarray(rows).view(np.uint8)
+    return np.asarray(multihost_utils.process_allgather(bits, tiled=True)).view(
+        rows.dtype
+    )
+
+
+def _cluster_started_several() -> bool:
+    """Returns whether this is one of several processes of a Slurm step or a TPU slice.
+
+    Only `srun` sets the first of the two: a command typed into an allocation is alone.
+    """
+    tasks = os.environ.get("SLURM_STEP_NUM_TASKS", "1")
+    return tasks not in ("", "1") or "," in os.environ.get("TPU_WORKER_HOSTNAMES", "")
 
 
 def _broadcast(data: bytes) -> bytes:

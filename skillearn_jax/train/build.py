@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from skillearn_jax.data import Batch, ImageData
+from skillearn_jax.data import Batch, LabelledImages
 from skillearn_jax.framework import Aux, Phase, Program, State
 from skillearn_jax.framework.state import Batches
 from skillearn_jax.hypergrad import Adjoint
@@ -62,7 +62,7 @@ class SearchSetup(NamedTuple):
 
 def build_search(
     config: Config,
-    data: ImageData,
+    data: LabelledImages,
     key: Key,
     steps_per_epoch: int,
     axis_name: str | None = None,
@@ -206,7 +206,9 @@ def supernet_forward(
             "steps": state["steps"] + 1,
         }
 
-    return forward
+    # Stages and objectives that see batches of one shape share one trace of it; the
+    # compiler puts it in where it is called, so the program is the same.
+    return jax.jit(forward)
 
 
 def _supernet_learner(
@@ -279,13 +281,14 @@ def _of_epoch(config: Config, stage: SearchStage) -> dict[str, Array]:
 
 def _tester(
     config: Config,
-    data: ImageData,
+    data: LabelledImages,
     key: Key,
     steps_per_epoch: int,
     axis_name: str | None,
 ) -> tuple[TesterModel, dict[str, PyTree], PyTree]:
     """Returns the tester, its parameter sets and its encoder's statistics."""
     encoder: Any
+    split_over = axis_name if config.parallel.tester_optimizer == "sharded" else None
     axis_name = config.parallel.statistics_axis(axis_name)
     if config.tester.encoder == "small":
         encoder = SmallEncoder(axis_name=axis_name)
@@ -309,7 +312,12 @@ def _tester(
     def logits(params: PyTree, features: Array) -> Array:
         return cast(Array, executor.apply({"params": params}, features))
 
-    weights = sgd(config.tester.weights, config.search.epochs, steps_per_epoch)
+    weights = sgd(
+        config.tester.weights,
+        config.search.epochs,
+        steps_per_epoch,
+        split_over=split_over,
+    )
     tester = TesterModel(
         encode=encode,
         losses=lambda x, f, batch: cross_entropy(logits(x, f), batch["label"]),

@@ -6,7 +6,7 @@ from typing import Any, cast
 import jax
 import jax.numpy as jnp
 
-from skillearn_jax.data import Batch, ImageData
+from skillearn_jax.data import Batch, LabelledImages
 from skillearn_jax.framework import Program
 from skillearn_jax.models import MLP
 from skillearn_jax.skills import (
@@ -28,20 +28,20 @@ from skillearn_jax.train.build import (
 from skillearn_jax.train.config import Config
 from skillearn_jax.train.optimizers import adam, sgd
 from skillearn_jax.train.stages import SearchStage, search_stage
-from skillearn_jax.train.tasks import Images
+from skillearn_jax.train.tasks import SearchImages
 from skillearn_jax.types import Array, Key, PyTree
 
 
-def build_program(config: Config, data: Images, *args: Any) -> SearchSetup:
+def build_program(config: Config, data: SearchImages, *args: Any) -> SearchSetup:
     """Returns `build_search` of one data set, or `build_tasks` of several."""
-    if isinstance(data, ImageData):
-        return build_search(config, data, *args)
-    return build_tasks(config, data, *args)
+    if isinstance(data, Mapping):
+        return build_tasks(config, data, *args)
+    return build_search(config, data, *args)
 
 
 def build_tasks(
     config: Config,
-    data: Mapping[str, ImageData],
+    data: Mapping[str, LabelledImages],
     key: Key,
     steps_per_epoch: int,
     axis_name: str | None = None,

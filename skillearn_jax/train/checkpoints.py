@@ -175,6 +175,20 @@ class Checkpoints:
             raise _unreadable(*reason) from reason[1]
         return None
 
+    def at(self, step: int) -> Saved:
+        """Returns the checkpoint of one step.
+
+        Raises:
+            InputError: if it is damaged, or of another format.
+        """
+        folder = self._folder(step)
+        try:
+            return _read(folder, step)
+        except DamagedError as error:
+            raise InputError(
+                f"the checkpoint {folder} cannot be read: {error}"
+            ) from error
+
     def _write(
         self, step: int, arrays: Arrays, note: Any, metric: float | None
     ) -> None:

@@ -1,28 +1,26 @@
 """Floor 4: the evaluation phase: what a derived cell is worth beside random ones."""
 
-import contextlib
 from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 
-from skillearn_jax.data import ImageData
 from skillearn_jax.parallel import Devices
-from skillearn_jax.train.checkpoints import Checkpoints
 from skillearn_jax.train.config import Config
 from skillearn_jax.train.console import Console
-from skillearn_jax.train.evaluation_data import training_stream
+from skillearn_jax.train.evaluation_data import training_batches
 from skillearn_jax.train.evaluation_training import Training
-from skillearn_jax.train.records import TrainingRecords
-from skillearn_jax.train.rivals import read_rivals
-from skillearn_jax.train.saving import Saver
-from skillearn_jax.train.spaces import Cells, space_kind
+from skillearn_jax.train.records import open_records
+from skillearn_jax.train.rivals import random_cells, read_rivals
+from skillearn_jax.train.spaces import Cells
+from skillearn_jax.train.tasks import OneSet
+from skillearn_jax.train.trained import keep
 from skillearn_jax.train.workdir import Workdir
 
 
 def evaluate(
     config: Config,
-    data: ImageData,
+    data: OneSet,
     genotype: Cells,
     workdir: Workdir,
     devices: Devices,
@@ -38,7 +36,8 @@ def evaluate(
         config: of the run.
         data: training and held-out images.
         genotype: the derived cells.
-        workdir: gets `evaluation.json`, `heldout.json`, checkpoints and lines of `metrics.jsonl`.
+        workdir: gets `evaluation.json`, `heldout.json`, `networks/`, checkpoints and lines of
+            `metrics.jsonl`.
         devices: to run on.
         console: for the progress bar.
 
@@ -47,36 +46,28 @@ def evaluate(
     """
     errors: dict[str, dict[str, float]] = workdir.read_json("evaluation.json") or {}
     details: dict[str, dict[str, Any]] = workdir.read_json("heldout.json") or {}
-    stream = training_stream(config, data)
-    genotypes = _contestants(config, genotype)
+    batches = training_batches(config, data)
+    genotypes = _contestants(config, data, genotype)
     seeds = range(config.evaluation.num_seeds)
-    per_run = config.evaluation.epochs * stream.steps_per_epoch
+    per_run = config.evaluation.epochs * batches.steps_per_epoch
     rows = []
-    checkpoints = Checkpoints(
-        workdir.path / "checkpoints" / "evaluation",
-        keep=config.checkpoint.keep,
-        beside=workdir.path / "metrics.jsonl",
-        say=console.message,
-    )
-    with (
-        contextlib.closing(checkpoints),
-        console.progress("evaluate", len(genotypes) * len(seeds) * per_run) as update,
-    ):
-        records = TrainingRecords(
-            workdir,
-            Saver(checkpoints, config.checkpoint, stream.steps_per_epoch),
-            update,
-            checkpoints.newest(),
-        )
+    total = len(genotypes) * len(seeds) * per_run
+    options = (config.checkpoint, workdir, console, batches.steps_per_epoch, total)
+    with open_records("evaluate", *options) as records:
         records.go_on(errors)
         for name, cells in genotypes.items():
-            training = Training(config, data, cells, stream, devices)
+            training = Training(config, data, cells, batches, devices)
             of_network = errors.setdefault(name, {})
             for seed in seeds:
                 if str(seed) not in of_network:
                     done = sum(len(seeds_done) for seeds_done in errors.values())
-                    judged = training.run(name, seed, records, done * per_run)
-                    # First the details: the error says that the training is done.
+                    judged, variables = training.run(
+                        name, seed, records, done * per_run
+                    )
+                    # First the network and the details: the error says that the
+                    # training is done.
+                    trained = (cells, name, seed, variables, judged.error)
+                    keep(workdir, config, data, *trained)
                     details.setdefault(name, {})[str(seed)] = judged.to_dict()
                     workdir.write_json("heldout.json", details)
                     of_network[str(seed)] = judged.error
@@ -86,16 +77,11 @@ def evaluate(
     return _summarize(config, rows)
 
 
-def _contestants(config: Config, genotype: Cells) -> dict[str, Cells]:
+def _contestants(config: Config, data: OneSet, genotype: Cells) -> dict[str, Cells]:
     """Returns the derived cells, those of other runs, then random ones of the space."""
-    space = config.space.build()
-    rng = np.random.default_rng(config.seed)
-    count = config.evaluation.num_random
     rivals = read_rivals(config.evaluation.rivals)
-    return {"derived": genotype, **rivals} | {
-        f"random {i}": space_kind(config).random(rng, space)
-        for i in range(1, count + 1)
-    }
+    random = random_cells(config, genotype, data.num_classes, data.image_shape)
+    return {"derived": genotype, **rivals, **random}
 
 
 def _means(details: Mapping[str, Mapping[str, Any]]) -> dict[str, float | None]:

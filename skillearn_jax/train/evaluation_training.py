@@ -7,20 +7,27 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from skillearn_jax.data import Batch, ImageData, Stream
+from skillearn_jax.data import Batch
 from skillearn_jax.framework import State
-from skillearn_jax.nas import count_macs, num_params
+from skillearn_jax.nas import count_macs, mobile_setting
 from skillearn_jax.parallel import Devices
 from skillearn_jax.train import interrupt
+from skillearn_jax.train.averaging import (
+    Step,
+    averaging,
+    judged_variables,
+    with_average,
+)
 from skillearn_jax.train.config import Config
-from skillearn_jax.train.evaluation_data import heldout_batches
+from skillearn_jax.train.evaluation_data import TrainingBatches, heldout_batches
 from skillearn_jax.train.evaluation_program import training_program
 from skillearn_jax.train.judge import Judgement, judge
 from skillearn_jax.train.loop import CompiledLoop, compile_loop
 from skillearn_jax.train.records import TrainingRecords
-from skillearn_jax.train.spaces import Cells, space_kind
+from skillearn_jax.train.spaces import Cells, network_params, space_kind
+from skillearn_jax.train.tasks import OneSet
 from skillearn_jax.train.telemetry import Steps, note_compilation, observed
-from skillearn_jax.types import Array, PyTree
+from skillearn_jax.types import Array, Key, PyTree
 
 
 class Training:
@@ -29,14 +36,25 @@ class Training:
     def __init__(
         self,
         config: Config,
-        data: ImageData,
+        data: OneSet,
         genotype: Cells,
-        stream: Stream,
+        batches: TrainingBatches,
         devices: Devices,
+        key: Key | None = None,
     ) -> None:
+        """Prepares it.
+
+        Args:
+            config: of the run.
+            data: training images; those that it is judged on, as its held-out ones.
+            genotype: the cells.
+            batches: of the training images.
+            devices: to run on.
+            key: that all seeds are folded into; by default that of the run's seed.
+        """
         self._config = config.evaluation
-        self._root = jax.random.key(config.seed)
-        self._data, self._stream, self._devices = data, stream, devices
+        self._root = jax.random.key(config.seed) if key is None else key
+        self._data, self._batches, self._devices = data, batches, devices
         self._genotype = genotype
         kind, axis = (
             space_kind(config),
@@ -47,7 +65,7 @@ class Training:
         # As deployed: without the auxiliary head.
         self._deployed = kind.network(*rest, None, auxiliary=False)
         self._program = training_program(
-            self._network, config, stream.steps_per_epoch, devices.axis_name
+            self._network, config, batches.steps_per_epoch, devices.axis_name
         )
         self._loop: CompiledLoop | None = None
         # Training may be mapped over devices; prediction is not, and needs no axis.
@@ -59,10 +77,18 @@ class Training:
 
         self._logits = jax.jit(logits)
 
+    @property
+    def compile_s(self) -> float:
+        """Seconds of compilation so far."""
+        return self._loop.compile_s if self._loop is not None else 0.0
+
     def run(
         self, name: str, seed: int, records: TrainingRecords, before: int
-    ) -> Judgement:
+    ) -> tuple[Judgement, PyTree]:
         """Trains once, or what is left of it; judges the network on held-out images.
+
+        Returns:
+            The judgement, and the variables that were judged.
 
         Args:
             name: of the network.
@@ -77,18 +103,24 @@ class Training:
             initial, step = saved.restore(initial), saved.note["step"]
             values = saved.note["values"]
         state = placed = self._devices.place(initial)
-        steps_per_epoch = self._stream.steps_per_epoch
+        steps_per_epoch = self._batches.steps_per_epoch
         total = self._config.epochs * steps_per_epoch
         if self._loop is None and step < total:
             self._loop = self._compile(placed, step)
-            note_compilation(records.workdir, f"evaluate/{name}", step, self._loop)
+            note_compilation(
+                records.workdir, f"{records.phase}/{name}", step, self._loop
+            )
         taken: Steps = iter(())
         if self._loop is not None:
             taken = observed(
-                self._loop.steps(placed, total - step),
+                self._loop.steps(
+                    placed,
+                    total - step,
+                    self._batches.deliveries(seed, step, self._devices),
+                ),
                 self._loop,
                 records.workdir,
-                f"evaluate/{name}/{seed}",
+                f"{records.phase}/{name}/{seed}",
                 step,
                 steps_per_epoch,
             )
@@ -100,7 +132,7 @@ class Training:
                 records.update(before + step, {"loss": metrics[-1]["network/loss"]})
                 note = {"network": name, "seed": seed, "step": step}
                 if step % steps_per_epoch == 0:
-                    row = {"phase": "evaluate", **note}
+                    row = {"phase": records.phase, **note}
                     row["epoch"] = step // steps_per_epoch - 1
                     for metric, of_epoch in values.items():
                         row[f"train_{metric}"] = float(np.mean(of_epoch))
@@ -113,20 +145,22 @@ class Training:
                     offset=before,
                     last=step == total,
                 )
-        return self._judged(self._devices.fetch(state))
+        variables = judged_variables(self._devices.fetch(state))
+        return self._judged(variables), variables
 
     def describe(self, name: str, errors: list[float]) -> dict[str, Any]:
         """Returns the network's row of the summary."""
-        shapes = jax.eval_shape(
-            lambda key: self._deployed.init(key, self._images(), train=False),
-            self._root,
-        )
         spread = float(np.std(errors, ddof=1)) if len(errors) > 1 else None
+        mobile = {}
+        if self._config.stem == "imagenet":
+            channels = self._data.image_shape[2]
+            mobile["mobile"] = mobile_setting(self._deployed, channels)
         return {
             "name": name,
             "genotype": self._genotype.to_json(),
-            "params": num_params(shapes),
+            "params": network_params(self._deployed, self._data.image_shape),
             "macs": count_macs(self._network, self._data.image_shape),
+            **mobile,
             "errors": errors,
             "mean": float(np.mean(errors)),
             "std": spread,
@@ -138,33 +172,36 @@ class Training:
     def _initial_state(self, seed: int) -> State:
         init_key, run_key = jax.random.split(jax.random.fold_in(self._root, seed))
         variables = self._init(init_key, self._images(), train=False)
-        return self._program.init(
+        state = self._program.init(
             {"weights": variables["params"]},
             run_key,
             {"network": variables["batch_stats"]},
         )
+        return with_average(state) if self._config.average else state
 
     def _compile(self, placed: State, begin: int) -> CompiledLoop:
-        total = self._config.epochs * self._stream.steps_per_epoch
+        steps_per_epoch = self._batches.steps_per_epoch
+        total = self._config.epochs * steps_per_epoch
 
         def with_progress(batches: dict[str, Batch], step: Array) -> dict[str, Any]:
             return {**batches, "progress": step / total}
 
+        step: Step = self._program.step
+        if self._config.average:
+            step = averaging(step, self._config.average, self._config.accumulate)
         return compile_loop(
             self._program,
             placed,
-            {"train": self._stream},
+            {"train": self._batches.stream},
             self._devices,
-            self._stream.steps_per_epoch,
+            steps_per_epoch,
             prepare=with_progress,
             begin=begin,
+            step=step,
         )
 
-    def _judged(self, state: State) -> Judgement:
+    def _judged(self, variables: PyTree) -> Judgement:
         """Returns what the network does on all held-out images."""
-        variables = {
-            "params": state.params["weights"],
-            "batch_stats": state.model_state["network"],
-        }
-        batches = heldout_batches(self._data)
-        return judge(partial(self._logits, variables), batches, self._data.num_classes)
+        batches, gather = heldout_batches(self._data)
+        logits = partial(self._logits, variables)
+        return judge(logits, batches, self._data.num_classes, gather)

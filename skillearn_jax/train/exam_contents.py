@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 from PIL import Image
 
-from skillearn_jax.data import Examples, ImageData, Stream, normalize
+from skillearn_jax.data import Examples, Stream, TrainingImages, normalize
 from skillearn_jax.framework import State
 from skillearn_jax.skills import LearnerModel, TesterModel
 from skillearn_jax.skills.curriculum import CURRICULUM, Curriculum
@@ -34,7 +34,7 @@ _DEFAULT_SHARE = 0.5  # of a curriculum at hardness 1, the exam of the paper
 
 def write_exam(
     config: Config,
-    data: ImageData,
+    data: TrainingImages,
     state: State,
     streams: Mapping[str, Stream],
     workdir: Workdir,

@@ -3,12 +3,13 @@
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from skillearn_jax.data import ImageData, load, to_common_shape
+from skillearn_jax.data import TrainingImages, load, to_common_shape
 from skillearn_jax.errors import InputError
 from skillearn_jax.framework import State
 from skillearn_jax.skills import LPT_VARIANTS
 from skillearn_jax.skills.curriculum import CURRICULUM
 from skillearn_jax.train.config import Config, LptConfig
+from skillearn_jax.train.tasks import OneSet
 from skillearn_jax.train.workdir import Workdir
 
 EXAMS = "exams.jsonl"
@@ -63,7 +64,7 @@ def check_exams(config: Config) -> None:
         )
 
 
-def load_bank(config: Config, data: ImageData) -> ImageData | None:
+def load_bank(config: Config, data: OneSet) -> TrainingImages | None:
     """Returns the data set that exams are drawn from; none for the validation set.
 
     Its images are brought to the shape of the learner's and normalised like them, and
@@ -100,8 +101,9 @@ def load_bank(config: Config, data: ImageData) -> ImageData | None:
             f"the bank {name!r} has {bank.train.size} images, fewer than a batch of "
             f"{config.data.batch_size}: set --config.data.batch_size"
         )
-    # Beside the data themselves, for their number of channels.
-    return to_common_shape([bank, data], height)[0]
+    if bank.image_shape != data.image_shape:
+        (bank,) = to_common_shape([bank], height, channels)
+    return bank.training
 
 
 def append_exams(workdir: Workdir, rows: Iterable[Mapping[str, Any]]) -> None:

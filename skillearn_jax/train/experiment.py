@@ -9,9 +9,8 @@ from typing import Any, NamedTuple
 
 from ml_collections import ConfigDict
 
-from skillearn_jax.data import ImageData, halves
+from skillearn_jax.data import StreamingData, TrainingImages
 from skillearn_jax.errors import InputError
-from skillearn_jax.nas import CIFAR_AUXILIARY
 from skillearn_jax.parallel import Devices, is_first, on_first
 from skillearn_jax.train import interrupt
 from skillearn_jax.train.benchmark import describe, load_benchmark
@@ -21,13 +20,29 @@ from skillearn_jax.train.evaluate import evaluate
 from skillearn_jax.train.evaluate_tasks import evaluate_tasks
 from skillearn_jax.train.exams import check_exams, load_bank
 from skillearn_jax.train.given import check_given, given_cells
+from skillearn_jax.train.random_search import check_random_search, random_search
 from skillearn_jax.train.report import write_report
 from skillearn_jax.train.rivals import read_rivals
 from skillearn_jax.train.search import SearchResult, search
+from skillearn_jax.train.search_streams import search_parts
 from skillearn_jax.train.shared_workdir import locked_by_first, open_workdir
-from skillearn_jax.train.spaces import Cells, kind_of_cells, read_cells, space_kind
+from skillearn_jax.train.spaces import (
+    Cells,
+    auxiliary_head,
+    kind_of_cells,
+    read_cells,
+    space_kind,
+)
 from skillearn_jax.train.stages import check_stages
-from skillearn_jax.train.tasks import Images, check_tasks, each_set, load_images
+from skillearn_jax.train.tasks import (
+    Images,
+    OneSet,
+    check_data,
+    check_tasks,
+    each_set,
+    load_images,
+    search_images,
+)
 from skillearn_jax.train.telemetry import parse_profile
 from skillearn_jax.train.workdir import Workdir
 
@@ -86,7 +101,7 @@ def run(
         check_images(config, each)
         space_kind(config).check_images(each)
         check_batches(config, each, devices)
-    bank = load_bank(config, data) if isinstance(data, ImageData) else None
+    bank = None if isinstance(data, Mapping) else load_bank(config, data)
     folder = open_workdir(workdir, config)
     console = Console(quiet=quiet or not is_first())
     with locked_by_first(folder.path, console.message), interrupt.handled():
@@ -99,7 +114,7 @@ def run(
 def _run(
     config: Config,
     data: Images,
-    bank: ImageData | None,
+    bank: TrainingImages | None,
     folder: Workdir,
     devices: Devices,
     console: Console,
@@ -117,7 +132,7 @@ def _run(
         f"{' and '.join(each.name for each in each_set(data))}",
         (
             *(
-                f"{each.name}: {each.train.size} training and {each.heldout.size} "
+                f"{each.name}: {each.num_train} training and {each.num_heldout} "
                 f"held-out images, {each.num_classes} classes"
                 for each in each_set(data)
             ),
@@ -126,7 +141,13 @@ def _run(
     )
     cells, benchmark = given_cells(config), load_benchmark(config)
     if cells is None:
-        found = search(config, data, folder, devices, console, bank, benchmark)
+        images = search_images(config, data)
+        into = (folder, devices, console)
+        if config.skill == "random":
+            assert isinstance(images, TrainingImages)  # `check_tasks`
+            found = random_search(config, images, *into, benchmark)
+        else:
+            found = search(config, images, *into, bank, benchmark)
     else:
         folder.write_config("No search: the cells are given.")
         folder.write_json("genotype.json", cells.to_json())
@@ -140,9 +161,9 @@ def _run(
     if config.evaluation.epochs:
         rest = (found.genotype, folder, devices, console)
         evaluation = (
-            evaluate(config, data, *rest)
-            if isinstance(data, ImageData)
-            else evaluate_tasks(config, data, *rest)
+            evaluate_tasks(config, data, *rest)
+            if isinstance(data, Mapping)
+            else evaluate(config, data, *rest)
         )
         summary["evaluation"] = evaluation
         summary["params"] = evaluation["rows"][0]["params"]
@@ -159,8 +180,10 @@ def check(config: Config) -> None:
     config.space.build()
     check_stages(config)
     parse_profile(config.profile)
+    check_data(config)
     check_tasks(config)
     check_exams(config)
+    check_random_search(config)
     space_kind(config).check(config)
     load_benchmark(config)
     read_rivals(config.evaluation.rivals)
@@ -179,6 +202,15 @@ def check(config: Config) -> None:
             f"config.search.max_skips is {config.search.max_skips}, but the space has no "
             "other operation than skips: set --config.search.max_skips=-1"
         )
+    for phase in ("search", "evaluation"):
+        group = getattr(config, phase)
+        tail = group.weights.tail_epochs
+        if tail and group.epochs and tail >= group.epochs:
+            raise InputError(
+                f"config.{phase}.weights.tail_epochs is {tail}; it must be below "
+                f"config.{phase}.epochs, {group.epochs}: set "
+                f"--config.{phase}.weights.tail_epochs"
+            )
     if config.search.warmup_epochs >= config.search.epochs:
         raise InputError(
             f"config.search.warmup_epochs is {config.search.warmup_epochs}; it must be "
@@ -187,37 +219,41 @@ def check(config: Config) -> None:
         )
 
 
-def check_images(config: Config, data: ImageData) -> None:
-    """Raises `InputError` for images that a network of the evaluation cannot read."""
-    if not (config.evaluation.epochs and config.evaluation.auxiliary_weight):
+def check_images(config: Config, data: OneSet) -> None:
+    """Raises `InputError` for images that a run cannot augment or a network read."""
+    if any(config.data.colours) and data.image_shape[2] != 3:
+        raise InputError(
+            f"config.data.colours is {config.data.colours}, but the images of {data.name} "
+            f"have {data.image_shape[2]} channels and not 3: set "
+            "--config.data.colours='(0.0,0.0,0.0,0.0)'"
+        )
+    head = auxiliary_head(config)
+    if not (config.evaluation.epochs and head):
         return
     height, width = data.image_shape[:2]
-    # Two reduction cells come before the auxiliary head; each halves, rounding up.
-    inner, least = -(-min(height, width) // 4), CIFAR_AUXILIARY.min_side
-    if inner < least:
+    # Two reduction cells come before the head, and the stem; each halving rounds up.
+    shrunk = 4 if config.evaluation.stem == "cifar" else 32
+    if -(-min(height, width) // shrunk) < head.min_side:
         raise InputError(
             f"the images of {data.name} have {height}x{width} pixels; the auxiliary head "
-            f"needs {4 * least - 3} or more: set --config.evaluation.auxiliary_weight=0"
+            f"needs {shrunk * (head.min_side - 1) + 1} or more: set "
+            "--config.evaluation.auxiliary_weight=0"
         )
 
 
-def check_batches(config: Config, data: ImageData, devices: Devices) -> None:
+def check_batches(config: Config, data: OneSet, devices: Devices) -> None:
     """Raises `InputError` for batches that the data or the devices cannot give."""
-    searched = halves(
-        data.train, config.data.train_fraction, stratified=config.data.stratified
-    )
-    for flag, batch_size, size in (
-        (
-            "config.data.batch_size",
-            config.data.batch_size,
-            min(part.size for part in searched),
-        ),
-        (
-            "config.evaluation.batch_size",
-            config.evaluation.batch_size,
-            data.train.size,
-        ),
-    ):
+    batches = [
+        ("config.evaluation.batch_size", config.evaluation.batch_size, data.num_train)
+    ]
+    if not config.genotype:
+        sizes = (
+            [data.num_classes * number for number in config.data.per_class]
+            if isinstance(data, StreamingData)
+            else [part.size for part in search_parts(config, data.train)]
+        )
+        batches.append(("config.data.batch_size", config.data.batch_size, min(sizes)))
+    for flag, batch_size, size in batches:
         devices.share(batch_size, flag)
         if batch_size > size:
             raise InputError(
@@ -238,8 +274,8 @@ def _summary(config: Config, data: Images, found: SearchResult) -> dict[str, Any
         "task": "evaluation" if config.genotype else config.skill,
         "dataset": " and ".join(each.name for each in sets),
         "seed": config.seed,
-        "num_train": sum(each.train.size for each in sets),
-        "num_heldout": sum(each.heldout.size for each in sets),
+        "num_train": sum(each.num_train for each in sets),
+        "num_heldout": sum(each.num_heldout for each in sets),
         "genotype": found.genotype.to_json(),
         "search": {
             "epochs": found.epochs,
@@ -268,6 +304,13 @@ def _print_evaluation(console: Console, evaluation: Mapping[str, Any]) -> None:
         ("cells", "parameters", "multiply-adds", "error %"),
         rows,
     )
+    for row in evaluation["rows"]:
+        if mobile := row.get("mobile"):
+            relation = "within" if mobile["kept"] else "ABOVE"
+            console.message(
+                f"{row['name']}: {mobile['macs'] / 1e6:.0f}M multiply-adds at 224x224, "
+                f"{relation} the mobile limit of {mobile['limit'] / 1e6:.0f}M"
+            )
     if "random" in evaluation:
         random = evaluation["random"]
         spread = f" ± {random['std']:.2f}" if random["std"] is not None else ""

@@ -44,6 +44,7 @@ def judge(
     logits_fn: Callable[[Array], Array],
     batches: Iterable[Batch | Mapping[str, Any]],
     num_classes: int,
+    gather: Callable[[np.ndarray], np.ndarray] = lambda rows: rows,
 ) -> Judgement:
     """Returns the measures of a classifier over all images of some batches.
 
@@ -55,40 +56,59 @@ def judge(
         logits_fn: `images [B, ...] -> logits [B, num_classes]`.
         batches: with `image`, `label` and `weight`; rows of weight zero are padding.
         num_classes: of the task.
+        gather: adds the rows of other processes, where each judges its own images.
 
     References:
         Guo, Pleiss, Sun, Weinberger 2017, On calibration of modern neural networks,
         arXiv 1706.04599, equation 3.
     """
-    logits, labels = [], []
+    answers = []
     for batch in batches:
-        real = np.asarray(batch["weight"]) > 0
-        found = jax.device_get(logits_fn(batch["image"]))
-        logits.append(np.asarray(found, np.float64)[real])
-        labels.append(np.asarray(batch["label"])[real])
-    return measures(np.concatenate(logits), np.concatenate(labels), num_classes)
+        logits = np.asarray(jax.device_get(logits_fn(batch["image"])), np.float64)
+        of_batch = _answers(logits, np.asarray(batch["label"]))
+        answers.append(of_batch | {"weight": np.asarray(batch["weight"])})
+    rows = {
+        name: gather(np.concatenate([of_batch[name] for of_batch in answers]))
+        for name in answers[0]
+    }
+    real = rows.pop("weight") > 0
+    return _measures({name: of_all[real] for name, of_all in rows.items()}, num_classes)
 
 
 def measures(logits: np.ndarray, labels: np.ndarray, num_classes: int) -> Judgement:
     """Returns the measures of logits `[N, num_classes]` against labels `[N]`."""
+    return _measures(_answers(logits, labels), num_classes)
+
+
+def _answers(logits: np.ndarray, labels: np.ndarray) -> dict[str, np.ndarray]:
+    """Returns all that is asked of the logits `[B, num_classes]` of each image, `[B]`."""
     rows = np.arange(len(labels))
     shifted = logits - logits.max(axis=1, keepdims=True)
     log_probabilities = shifted - np.log(np.exp(shifted).sum(axis=1, keepdims=True))
     predicted = logits.argmax(axis=1)
-    right = predicted == labels
     true = logits[rows, labels][:, None]
-    rivals = np.sum((logits >= true), axis=1) - 1  # not counting itself
-    confidence = np.exp(log_probabilities[rows, predicted])
+    return {
+        "label": labels,
+        "predicted": predicted,
+        "rivals": np.sum(logits >= true, axis=1) - 1,  # not counting itself
+        "log_probability": log_probabilities[rows, labels],
+        "confidence": np.exp(log_probabilities[rows, predicted]),
+    }
+
+
+def _measures(answers: Mapping[str, np.ndarray], num_classes: int) -> Judgement:
+    labels, predicted = answers["label"], answers["predicted"]
+    right = predicted == labels
+    confidence = answers["confidence"]
     bins = np.minimum((confidence * NUM_BINS).astype(int), NUM_BINS - 1)
     gaps = np.bincount(bins, right - confidence, NUM_BINS)
     confusion = np.zeros((num_classes, num_classes), int)
     np.add.at(confusion, (labels, predicted), 1)
+    behind = 100 * int(np.sum(answers["rivals"] >= 5)) / len(labels)
     return Judgement(
         error=100 * int(np.sum(~right)) / len(labels),
-        top5_error=(
-            100 * int(np.sum(rivals >= 5)) / len(labels) if num_classes > 5 else np.nan
-        ),
-        loss=float(-log_probabilities[rows, labels].mean()),
+        top5_error=behind if num_classes > 5 else np.nan,
+        loss=float(-answers["log_probability"].mean()),
         calibration=100 * float(np.abs(gaps).sum()) / len(labels),
         confusion=confusion.tolist(),
     )

@@ -1,5 +1,6 @@
 """Floor 4: stepping a program: draw, step, collect metrics, stop at nonsense."""
 
+import itertools
 import math
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -9,14 +10,14 @@ from typing import NamedTuple
 import jax
 import numpy as np
 
-from skillearn_jax.data import Batch, Stream, sample, stream_key
+from skillearn_jax.data import Batch, Delivered, Drawn, sample, stream_key
 from skillearn_jax.errors import NonFiniteError
 from skillearn_jax.framework import Program, State
 from skillearn_jax.parallel import Devices
 from skillearn_jax.train.recompile import CompiledOnce
 from skillearn_jax.types import Metrics
 
-Streams = Mapping[str, Stream]
+Streams = Mapping[str, Drawn]
 StepMetrics = dict[str, float]
 
 
@@ -27,8 +28,9 @@ class CompiledLoop(NamedTuple):
         call: `(state, streams) -> (state, metrics)`, metrics stacked over the chunk.
         streams: placed on the devices.
         devices: that it runs on.
-        chunk: steps in one call. One on CPU, where XLA runs convolutions inside a scan
-            more than ten times slower than outside.
+        chunk: steps in one call. One where a batch is delivered for each, and on CPU,
+            where XLA runs convolutions inside a scan more than ten times slower than
+            outside.
         compile_s: seconds that compilation took.
     """
 
@@ -50,19 +52,29 @@ class CompiledLoop(NamedTuple):
         }
 
     def steps(
-        self, state: State, count: int
+        self,
+        state: State,
+        count: int,
+        deliveries: Iterator[Streams] | None = None,
     ) -> Iterator[tuple[State, list[StepMetrics]]]:
         """Yields the state after each call, with the metrics of its steps.
 
         Args:
             state: placed on the devices; donated.
             count: steps to take: a multiple of `chunk`.
+            deliveries: the streams of each call, placed, if batches come from the host;
+                by default `streams`, which hold all that is drawn.
 
         Raises:
             NonFiniteError: at the first step with a metric that is NaN or infinite.
         """
-        for _ in range(count // self.chunk):
-            state, stacked = self.call(state, self.streams)
+        inputs = deliveries or itertools.repeat(self.streams)
+        calls = count // self.chunk
+        streams = next(inputs) if calls else None
+        for call in range(calls):
+            state, stacked = self.call(state, streams)
+            if call + 1 < calls:  # while the devices compute
+                streams = next(inputs)
             stacked = jax.tree.map(np.asarray, self.devices.fetch(stacked))
             after = int(self.devices.fetch(state.step))
             metrics = [
@@ -93,7 +105,8 @@ def compile_loop(
     Args:
         program: with `axis_name = devices.axis_name`.
         state: of the program, placed on the devices.
-        streams: one for each stream that the program reads.
+        streams: one for each stream that the program reads. With a `Delivered` among
+            them, which is for its shapes alone, `CompiledLoop.steps` needs deliveries.
         devices: to run on.
         steps_per_epoch: a chunk never crosses the end of an epoch.
         prepare: `(batches, step) -> batches`, to add what a loss needs to know.
@@ -103,7 +116,9 @@ def compile_loop(
     Cost: one compilation, reported in `compile_s`.
     """
     whole = math.gcd(steps_per_epoch, begin)
-    chunk = 1 if jax.default_backend() == "cpu" else _divisor(whole, 50)
+    delivered = any(isinstance(stream, Delivered) for stream in streams.values())
+    single = delivered or jax.default_backend() == "cpu"
+    chunk = 1 if single else _divisor(whole, 50)
 
     def one(state: State, streams: Streams) -> tuple[State, Metrics]:
         data_key = stream_key(state.key, "data")
@@ -120,7 +135,12 @@ def compile_loop(
         state, metrics = one(state, streams)
         return state, jax.tree.map(lambda value: value[None], metrics)
 
-    placed = devices.place(dict(streams))
+    placed = {
+        name: (devices.split if isinstance(stream, Delivered) else devices.place)(
+            stream
+        )
+        for name, stream in streams.items()
+    }
     start = time.perf_counter()
     call = CompiledOnce(
         partial(devices.compile, body), ("state", "streams"), state, placed

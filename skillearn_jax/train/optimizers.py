@@ -3,50 +3,81 @@
 import jax.numpy as jnp
 import optax
 
+from skillearn_jax.parallel import sharded
 from skillearn_jax.train.config import AdamConfig, SgdConfig
 from skillearn_jax.types import Array
 
 
-def by_epoch(config: SgdConfig, epochs: int, steps_per_epoch: int) -> optax.Schedule:
-    """Returns the learning rate of each step; it changes at each epoch's start.
+def by_epoch(
+    config: SgdConfig, epochs: int, steps_per_epoch: int, accumulate: int = 1
+) -> optax.Schedule:
+    """Returns the learning rate of each update; it changes at each epoch's start.
 
         cosine       min_lr + (lr - min_lr) (1 + cos(pi epoch / epochs)) / 2
         linear       min_lr + (lr - min_lr) (1 - epoch / epochs)
         exponential  lr decay^epoch
-        warm-up      lr (epoch + 1) / warmup_epochs,  epoch < warmup_epochs
+
+    A tail of T epochs makes the last part of `linear` flatter, as in P-DARTS's code: with
+    E = epochs - T, the bracket is `1 - epoch / E` before epoch E and `(epochs - epoch) /
+    (E T)` from there on. In the first `warmup_epochs` the rate is multiplied by
+    `(epoch + 1) / warmup_epochs`.
 
     Args:
         config: of the optimiser.
         epochs: of the whole run.
-        steps_per_epoch: the schedule counts steps.
+        steps_per_epoch: batches of an epoch.
+        accumulate: batches of an update; the schedule counts updates.
     """
     lr, min_lr, warmup = config.lr, config.min_lr, config.warmup_epochs
+    tail = config.tail_epochs
 
     def schedule(count: Array) -> Array:
-        epoch = jnp.minimum(count // steps_per_epoch, epochs)
+        epoch = jnp.minimum(count * accumulate // steps_per_epoch, epochs)
         if config.schedule == "cosine":
             rate = min_lr + (lr - min_lr) * (1 + jnp.cos(jnp.pi * epoch / epochs)) / 2
         elif config.schedule == "linear":
-            rate = min_lr + (lr - min_lr) * (1 - epoch / epochs)
+            left = 1 - epoch / (epochs - tail)
+            if tail:
+                flat = (epochs - epoch) / ((epochs - tail) * tail)
+                left = jnp.where(epoch < epochs - tail, left, flat)
+            rate = min_lr + (lr - min_lr) * left
         else:
             rate = lr * config.decay**epoch
         if not warmup:
             return rate
-        return jnp.where(epoch < warmup, lr * (epoch + 1) / warmup, rate)
+        return rate * jnp.minimum((epoch + 1) / warmup, 1)
 
     return schedule
 
 
 def sgd(
-    config: SgdConfig, epochs: int, steps_per_epoch: int
+    config: SgdConfig,
+    epochs: int,
+    steps_per_epoch: int,
+    accumulate: int = 1,
+    split_over: str | None = None,
 ) -> optax.GradientTransformation:
-    """Returns SGD in PyTorch's order: clip, decay into the gradient, momentum."""
-    schedule = by_epoch(config, epochs, steps_per_epoch)
-    return optax.chain(
+    """Returns SGD in PyTorch's order: clip, decay into the gradient, momentum.
+
+    Args:
+        config: of the optimiser.
+        epochs: of the whole run.
+        steps_per_epoch: batches of an epoch.
+        accumulate: batches whose mean gradient makes one update, clipped as one; after
+            the others the parameters stay.
+        split_over: the device axis that the momentum is split over; `None` keeps all of
+            it on every device.
+    """
+    schedule = by_epoch(config, epochs, steps_per_epoch, accumulate)
+    momentum = config.momentum or None
+    update = optax.chain(
         optax.clip_by_global_norm(config.clip) if config.clip else optax.identity(),
         optax.add_decayed_weights(config.weight_decay),
-        optax.sgd(schedule, momentum=config.momentum or None, nesterov=config.nesterov),
+        sharded(optax.sgd(schedule, momentum, config.nesterov), split_over),
     )
+    if accumulate == 1:
+        return update
+    return optax.MultiSteps(update, accumulate).gradient_transformation()
 
 
 def adam(config: AdamConfig) -> optax.GradientTransformation:

@@ -8,6 +8,7 @@ from typing import Any
 
 from skillearn_jax.errors import InputError
 from skillearn_jax.train import exam_contents, report_figures, report_page
+from skillearn_jax.train.random_search import CANDIDATES, best_candidate
 from skillearn_jax.train.spaces import Cells, kind_of_cells, read_cells
 
 Json = Mapping[str, Any]
@@ -19,6 +20,7 @@ class _Records:
     config: Json
     genotype: Cells | None
     exam: Json | None
+    candidates: Json | None  # of a random search, by name
     heldout: Json  # by network and seed
     metrics: Sequence[Json]
     skipped: int  # unreadable lines of metrics.jsonl
@@ -69,6 +71,7 @@ def _figures(records: _Records) -> dict[str, report_page.Figure]:
             exam_contents.exam_caption(exam),
             exam_contents.exam_text(exam),
         )
+    figures |= _candidates(records)
     evaluation = records.summary.get("evaluation") or {}
     for name, curves, caption in (
         (
@@ -98,6 +101,28 @@ def _figures(records: _Records) -> dict[str, report_page.Figure]:
     return figures
 
 
+def _candidates(records: _Records) -> dict[str, report_page.Figure]:
+    """Returns the figures of a random search."""
+    if not records.candidates:
+        return {}
+    best = best_candidate(records.candidates)
+    dots = report_figures.candidate_dots(records.candidates, best)
+    figures = {
+        "candidates": report_page.Figure(
+            dots,
+            "Validation error of the random cells after their short training; the line is "
+            "the least so far, the disc the cell that was taken.",
+        )
+    }
+    curves = report_figures.training_curves(records.metrics, "search", best)
+    if curves is not None:
+        figures["trainings"] = report_page.Figure(
+            curves,
+            "Their training: the cell that was taken in colour, the others grey.",
+        )
+    return figures
+
+
 def _read(workdir: Path) -> _Records:
     summary = _read_json(workdir / "summary.json")
     if summary is None:
@@ -109,6 +134,7 @@ def _read(workdir: Path) -> _Records:
         config=_read_json(workdir / "config.json") or {},
         genotype=read_cells(genotype) if genotype else None,
         exam=_read_json(workdir / exam_contents.EXAM),
+        candidates=_read_json(workdir / CANDIDATES),
         heldout=_read_json(workdir / "heldout.json") or {},
         metrics=metrics,
         skipped=skipped,

@@ -62,7 +62,7 @@ _LOG_RATIO = 30.0
 def search_curves(rows: Iterable[Row]) -> str | None:
     """Returns all metrics of the search over its steps; None if there are none."""
     placed, warmup_end = _joined(
-        [row for row in rows if row.get("phase") != "evaluate"]
+        [row for row in rows if row.get("phase") != "evaluate" and "network" not in row]
     )
     panels: dict[tuple[str, str], dict[str, Points]] = {}
     for step, row in placed:
@@ -87,12 +87,20 @@ def search_curves(rows: Iterable[Row]) -> str | None:
         return svg(figure, "Metrics of the search")
 
 
-def training_curves(rows: Iterable[Row]) -> str | None:
-    """Returns the training of the evaluated networks; None if none was evaluated."""
+def training_curves(
+    rows: Iterable[Row], phase: str = "evaluate", chosen: str = ""
+) -> str | None:
+    """Returns the training of a phase's networks; None if there was none.
+
+    Args:
+        rows: of metrics.jsonl.
+        phase: `evaluate`, or the `search` of a random search.
+        chosen: name of the network in colour; by default the first.
+    """
     panels: dict[str, dict[str, Points]] = defaultdict(dict)
     for row in rows:
-        if row.get("phase") == "evaluate":
-            network = str(row.get("network", ""))
+        if row.get("phase") == phase and "network" in row:
+            network = str(row["network"])
             for name, value in _metrics(row):
                 points = panels[name].setdefault(network, {})
                 points.setdefault(float(row.get("step", 0)), []).append(value)
@@ -101,12 +109,34 @@ def training_curves(rows: Iterable[Row]) -> str | None:
     with matplotlib.rc_context(STYLE):
         figure, axes = grid(len(panels))
         for ax, (name, networks) in zip(axes, panels.items(), strict=True):
-            for rank, points in reversed(list(enumerate(networks.values()))):
+            front = chosen if chosen in networks else next(iter(networks))
+            # The one in colour last, above the others.
+            for network in sorted(networks, key=lambda name: name == front):
+                points = networks[network]
                 xs = sorted(points)
-                color, width = (COLORS[0], 2.0) if rank == 0 else (COLORS[-1], 1.0)
+                color, width = COLORS[-1], 1.0
+                if network == front:
+                    color, width = COLORS[0], 2.0
                 ax.plot(xs, [np.mean(points[x]) for x in xs], color=color, lw=width)
             _finish(ax, name.replace("_", " "), [], "step")
-        return svg(figure, "Training of the evaluated networks")
+        return svg(figure, "Training of the networks")
+
+
+def candidate_dots(candidates: Mapping[str, Row], chosen: str) -> str:
+    """Returns the validation error of each candidate, and the least one so far."""
+    errors = [row["error"] for row in candidates.values()]
+    places = np.arange(1, len(errors) + 1)
+    with matplotlib.rc_context(STYLE):
+        figure = Figure(figsize=(7.6, 2.6), layout="constrained")
+        ax = figure.subplots()
+        least = np.minimum.accumulate(errors)
+        ax.step(places, least, where="post", color=COLORS[0], lw=1.4)
+        ax.plot(places, errors, "o", ms=5, mfc="none", mec=COLORS[-1])
+        place = list(candidates).index(chosen)
+        ax.plot([places[place]], [errors[place]], "o", ms=8, color=COLORS[0])
+        ax.set(xlabel="random cell, as drawn", ylabel="validation error, %")
+        ax.xaxis.set_major_locator(matplotlib.ticker.MaxNLocator(integer=True))
+        return svg(figure, "Validation error of every candidate")
 
 
 def error_dots(evaluation: Row) -> str | None:

@@ -10,6 +10,7 @@ from skillearn_jax.train.report_style import STYLE
 _SKILLS = {
     "lpt": "learning by passing tests",
     "baseline": "plain differentiable search",
+    "random": "random search",
     "interleaving": "interleaving learning",
     "joint": "joint learning of all tasks",
     "blocked": "interleaving learning in blocks",
@@ -75,7 +76,10 @@ def render(
         f"<header><h1>{escape(title)}</h1><p>{escape(_story(summary))}</p></header>",
         _tiles(summary, evaluation),
         section("The derived cell", show(figures, "normal", "reduction", "cell")),
-        section("Search", show(figures, "search") + _paragraph(note)),
+        section(
+            "Search",
+            show(figures, "search", "candidates", "trainings") + _paragraph(note),
+        ),
         section("The exam", show(figures, "exam")),
         section(
             "Evaluation",

@@ -36,8 +36,8 @@ def differences(
 
     Harmless is what changes no number: logging, checkpoints, and the devices (up to
     rounding). What has not begun may change: more epochs of the search, while nothing is
-    evaluated; any key of the evaluation, before it begins; more seeds and random cells,
-    afterwards. With more epochs, the learning rate's schedule is the longer one from
+    evaluated, or more cells of a random one; any key of the evaluation, before it begins;
+    more seeds and random cells, afterwards. With more epochs, the learning rate's schedule is the longer one from
     where the run goes on.
 
     Args:
@@ -65,7 +65,10 @@ def _is_more(
         return True
     if key in ("evaluation.num_seeds", "evaluation.num_random"):
         return after > before
-    if key == "search.epochs":
+    random = old["skill"] == "random"
+    if key == "search.num_random":
+        return random and after > before and not evaluated
+    if key == "search.epochs" and not random:  # its candidates are judged after as many
         # Stages are counted in epochs: those of a finished one cannot grow.
         return after > before and not evaluated and not old["search"]["stage_cells"]
     return False

@@ -1,11 +1,16 @@
-"""Floor 4: cells of other runs, trained beside the one that a run has derived."""
+"""Floor 4: the cells that are trained beside the one that a run has derived."""
 
 import json
 from collections.abc import Sequence
 from pathlib import Path
 
+import numpy as np
+
 from skillearn_jax.errors import InputError
-from skillearn_jax.train.spaces import Cells, read_cells
+from skillearn_jax.train.config import Config
+from skillearn_jax.train.spaces import Cells, network_params, read_cells, space_kind
+
+_DRAWS = 1000  # of random cells of the wrong size in a row, before giving up
 
 
 def read_rivals(workdirs: Sequence[str]) -> dict[str, Cells]:
@@ -35,3 +40,52 @@ def read_rivals(workdirs: Sequence[str]) -> dict[str, Cells]:
                 "--config.evaluation.rivals"
             ) from error
     return rivals
+
+
+def random_cells(
+    config: Config,
+    derived: Cells,
+    num_classes: int,
+    image_shape: tuple[int, int, int],
+) -> dict[str, Cells]:
+    """Returns random cells of the space, by the names `random 1`, `random 2`, ...
+
+    With `config.evaluation.random_params_within` = r > 0, cells are drawn until
+
+        |P(random) / P(derived) - 1| <= r
+
+    where P counts the parameters of the network that is built of them, at the channels and
+    cells of the evaluation, without an auxiliary head.
+
+    Args:
+        config: of the run; its seed draws the cells.
+        derived: the cells to match.
+        num_classes: of the data.
+        image_shape: `(height, width, channels)` of its images.
+
+    Raises:
+        InputError: if the space holds too few cells of that size to be found by chance.
+    """
+    kind, space = space_kind(config), config.space.build()
+    rng = np.random.default_rng(config.seed)
+    within = config.evaluation.random_params_within
+
+    def size(cells: Cells) -> int:
+        network = kind.network(cells, config, num_classes, None, auxiliary=False)
+        return network_params(network, image_shape)
+
+    wanted = size(derived) if within else 0
+
+    def draw() -> Cells:
+        for _ in range(_DRAWS):
+            cells = kind.random(rng, space)
+            if not within or abs(size(cells) / wanted - 1) <= within:
+                return cells
+        raise InputError(
+            f"config.evaluation.random_params_within is {within}, but none of {_DRAWS} random "
+            f"cells comes that near to the {wanted:,} parameters of the derived one: set a "
+            "larger --config.evaluation.random_params_within"
+        )
+
+    count = config.evaluation.num_random
+    return {f"random {i}": draw() for i in range(1, count + 1)}

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from skillearn_jax.data import ImageData, Stream
+from skillearn_jax.data import Stream, TrainingImages
 from skillearn_jax.framework import Phase, State
 from skillearn_jax.nas.schedules import Stability, has_settled
 from skillearn_jax.parallel import Devices, check_same
@@ -33,7 +33,7 @@ from skillearn_jax.train.stages import (
     noted_stage,
     search_stage,
 )
-from skillearn_jax.train.tasks import Images, longest_epoch
+from skillearn_jax.train.tasks import SearchImages, longest_epoch
 from skillearn_jax.train.telemetry import note_compilation, observed, parse_profile
 from skillearn_jax.train.workdir import Workdir
 from skillearn_jax.types import Key
@@ -69,19 +69,18 @@ class SearchResult(NamedTuple):
 
 def search(
     config: Config,
-    data: Images,
+    data: SearchImages,
     workdir: Workdir,
     devices: Devices,
     console: Console,
-    bank: ImageData | None = None,
+    bank: TrainingImages | None = None,
     benchmark: Benchmark | None = None,
 ) -> SearchResult:
     """Runs the search phase, going on from the newest checkpoint if there is one.
 
     Args:
         config: of the run.
-        data: whose training images are searched on, one set or several tasks; the
-            held-out ones are not read.
+        data: the training images of one set or of several tasks.
         workdir: gets `config.json`, lines of `metrics.jsonl`, checkpoints,
             `genotype.json`; of a search in stages also `stages.json`, of one with
             exams `exam.json`.
@@ -145,7 +144,7 @@ def search(
     assert state is not None
     genotype = derived(state, space, config)
     workdir.write_json("genotype.json", genotype.to_json())
-    if setup.models is not None and isinstance(data, ImageData):
+    if setup.models is not None and not isinstance(data, Mapping):
         write_exam(config, data, state, streams, workdir, stage)
     steps = int(state.step)
     if steps < total:

@@ -1,35 +1,34 @@
 """Floor 4: what a search draws from: the streams of one data set, or of several."""
 
 import dataclasses
+from collections.abc import Mapping
 
 import jax
 
-from skillearn_jax.data import Augmentation, Examples, ImageData, Stream, halves
+from skillearn_jax.data import (
+    Examples,
+    Stream,
+    TrainingImages,
+    balanced_subset,
+    halves,
+)
 from skillearn_jax.train.config import Config
-from skillearn_jax.train.tasks import Images
+from skillearn_jax.train.tasks import SearchImages
 
 
-def search_streams(
-    config: Config, train: Examples, data: ImageData
-) -> dict[str, Stream]:
+def search_streams(config: Config, data: TrainingImages) -> dict[str, Stream]:
     """Returns the data streams of a search, on the device.
 
     The first part of the training images trains the learner and the tester, on the same
     batches; the rest is both validation set and exam bank, drawn independently. All
-    three are augmented. The held-out images are not an argument.
+    three are augmented.
 
     Args:
         config: sizes and augmentation.
-        train: the training images.
-        data: for the statistics of pixels.
+        data: the training images.
     """
-    first, second = halves(
-        train, config.data.train_fraction, stratified=config.data.stratified
-    )
+    first, second = search_parts(config, data.train)
     second = jax.device_put(second)
-    augmentation = Augmentation(
-        config.data.padding, config.data.flip, config.data.cutout
-    )
 
     def stream(examples: Examples, order: str) -> Stream:
         return Stream(
@@ -38,7 +37,7 @@ def search_streams(
             data.mean,
             data.std,
             order=order,
-            augmentation=augmentation,
+            augmentation=config.data.augmentation(config.data.cutout),
         )
 
     return {
@@ -48,8 +47,20 @@ def search_streams(
     }
 
 
+def search_parts(config: Config, train: Examples) -> tuple[Examples, Examples]:
+    """Returns the training set of a search, then its validation set.
+
+    Raises:
+        InputError: if there are too few images for it.
+    """
+    if config.data.per_class:
+        first, second = config.data.per_class
+        return balanced_subset(train, first), balanced_subset(train, second, first)
+    return halves(train, config.data.train_fraction, stratified=config.data.stratified)
+
+
 def streams_of(
-    config: Config, data: Images, bank: ImageData | None = None
+    config: Config, data: SearchImages, bank: TrainingImages | None = None
 ) -> dict[str, Stream]:
     """Returns the streams of one data set; of several tasks `train_NAME`, `val_NAME`.
 
@@ -58,14 +69,14 @@ def streams_of(
         data: one set, or several tasks by name.
         bank: that exams are drawn from; by default the validation set.
     """
-    if isinstance(data, ImageData):
-        own = search_streams(config, data.train, data)
+    if not isinstance(data, Mapping):
+        own = search_streams(config, data)
         if bank is not None:
             examples = jax.device_put(bank.train)
             own["bank"] = dataclasses.replace(own["bank"], examples=examples)
         return own
     streams: dict[str, Stream] = {}
     for name, of_task in data.items():
-        drawn = search_streams(config, of_task.train, of_task)
+        drawn = search_streams(config, of_task)
         streams |= {f"{part}_{name}": drawn[part] for part in ("train", "val")}
     return streams

@@ -1,20 +1,26 @@
 """Floor 4: what the phases of a run ask of a search space, answered by each space."""
 
+import dataclasses
 from collections.abc import Iterable, Mapping
+from functools import partial
 from typing import Any, Protocol, cast
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 
-from skillearn_jax.data import ImageData
 from skillearn_jax.errors import InputError
 from skillearn_jax.nas import (
     CIFAR_AUXILIARY,
+    IMAGENET_AUXILIARY,
+    Auxiliary,
     Genotype,
     Network,
     Supernet,
     count_skips,
     derive_genotype,
     draw,
+    num_params,
     random_genotype,
 )
 from skillearn_jax.nas.derive import softmax
@@ -28,6 +34,7 @@ from skillearn_jax.nas.schedules import Stability
 from skillearn_jax.nas.space import CELL_KINDS
 from skillearn_jax.train.config import Config
 from skillearn_jax.train.stages import SearchStage
+from skillearn_jax.train.tasks import OneSet
 
 Cells = Any
 """What a search derives: a `Genotype` or an `Architecture`; both write JSON."""
@@ -49,7 +56,7 @@ class SpaceKind(Protocol):
     def check(self, config: Config) -> None:
         """Raises `InputError` for keys that the space does not have."""
 
-    def check_images(self, data: ImageData) -> None:
+    def check_images(self, data: OneSet) -> None:
         """Raises `InputError` for images that its networks cannot read."""
 
     def supernet(
@@ -102,7 +109,7 @@ class _Darts:
                 "--config.space.name=nasbench201"
             )
 
-    def check_images(self, data: ImageData) -> None:
+    def check_images(self, data: OneSet) -> None:
         del data
 
     def supernet(
@@ -147,13 +154,13 @@ class _Darts:
         *,
         auxiliary: bool,
     ) -> Net:
-        has_head = auxiliary and config.evaluation.auxiliary_weight
         return Network(
             cells,
             num_cells=config.evaluation.cells,
             channels=config.evaluation.channels,
             num_classes=num_classes,
-            auxiliary=CIFAR_AUXILIARY if has_head else None,
+            stem=cast(Any, config.evaluation.stem),
+            auxiliary=auxiliary_head(config) if auxiliary else None,
             axis_name=axis,
         )
 
@@ -189,6 +196,7 @@ class _Bench:
         ]
         if evaluation.epochs:
             plain += [
+                ("evaluation.stem", evaluation.stem, "cifar"),
                 ("evaluation.auxiliary_weight", evaluation.auxiliary_weight, 0.0),
                 ("evaluation.drop_path", evaluation.drop_path, 0.0),
             ]
@@ -198,13 +206,8 @@ class _Bench:
                     f"config.{name} is {value!r}; the space nasbench201 knows only "
                     f"{only!r}: set --config.{name}={only}"
                 )
-        if config.tasks:
-            raise InputError(
-                f"config.skill is {config.skill!r}; the space nasbench201 is searched on "
-                "one data set: set --config.skill=baseline or lpt"
-            )
 
-    def check_images(self, data: ImageData) -> None:
+    def check_images(self, data: OneSet) -> None:
         if any(side % 4 for side in data.image_shape[:2]):
             height, width = data.image_shape[:2]
             raise InputError(
@@ -271,12 +274,29 @@ class _Bench:
         return {ALPHAS_KEY: drawn}
 
 
+def auxiliary_head(config: Config) -> Auxiliary | None:
+    """Returns what the auxiliary head of a training is, or None."""
+    evaluation = config.evaluation
+    if not evaluation.auxiliary_weight:
+        return None
+    of_papers = {"cifar": CIFAR_AUXILIARY, "imagenet": IMAGENET_AUXILIARY}
+    head = of_papers[evaluation.stem]
+    return dataclasses.replace(head, second_norm=evaluation.auxiliary_norm)
+
+
 _KINDS: dict[str, SpaceKind] = {"darts": _Darts(), "nasbench201": _Bench()}
 
 
 def space_kind(config: Config) -> SpaceKind:
     """Returns the space of a config."""
     return _KINDS[config.space.name]
+
+
+def network_params(network: Net, image_shape: tuple[int, int, int]) -> int:
+    """Returns the number of trained parameters of a network; computes none of them."""
+    images = jax.ShapeDtypeStruct((2, *image_shape), jnp.float32)
+    init = partial(network.init, train=False)
+    return num_params(jax.eval_shape(init, jax.random.key(0), images))
 
 
 def kind_of_cells(cells: Cells) -> SpaceKind:

@@ -3,15 +3,36 @@
 import dataclasses
 from collections.abc import Mapping, Sequence
 
-from skillearn_jax.data import ImageData, Stream, load, to_common_shape
+import jax
+
+from skillearn_jax.data import (
+    STREAM,
+    ImageData,
+    Reading,
+    Stream,
+    StreamingData,
+    TrainingImages,
+    load,
+    open_streaming,
+    read_subset,
+    to_common_shape,
+)
 from skillearn_jax.errors import InputError
 from skillearn_jax.train.config import Config
 
-SINGLE = ("baseline", "lpt")
+_STREAMED_SIZE = 224  # pixels
+
+SINGLE = ("baseline", "lpt", "random")
 """Skills that learn from one data set."""
 
-Images = ImageData | Mapping[str, ImageData]
+OneSet = ImageData | StreamingData
+"""A data set in memory, or one that stays in its files."""
+
+Images = OneSet | Mapping[str, ImageData]
 """The data of a run: one set, or those of several tasks by name."""
+
+SearchImages = TrainingImages | Mapping[str, TrainingImages]
+"""What a search receives of them."""
 
 
 def check_tasks(config: Config) -> None:
@@ -29,6 +50,13 @@ def check_tasks(config: Config) -> None:
             f"config.tasks is {names}; {config.skill} needs distinct names of data sets, "
             "at least one: set --config.tasks"
         )
+    for name in names:
+        if name.startswith(STREAM):
+            raise InputError(
+                f"config.tasks holds {name!r}, but the images of several tasks are held "
+                f"in memory: set --config.tasks, or --config.skill=baseline and "
+                f"--config.data.name={name}"
+            )
     for flag, given, what in (
         ("config.data.dirs", config.data.dirs, "a folder"),
         ("config.interleaving.heads", options.heads, "a width"),
@@ -75,6 +103,29 @@ def _check_interleaving(config: Config) -> None:
         )
 
 
+def check_data(config: Config) -> None:
+    """Raises `InputError` for keys of `config.data` that do not fit each other."""
+    data = config.data
+    if len(data.colours) != 4 or data.colours[3] > 0.5:
+        raise InputError(
+            f"config.data.colours is {data.colours}; it must be four strengths, of "
+            "brightness, contrast and saturation up to 1 and of hue up to 0.5: set "
+            "--config.data.colours"
+        )
+    if len(data.per_class) not in (0, 2):
+        raise InputError(
+            f"config.data.per_class is {data.per_class}; it must be empty or two numbers "
+            "of images, to train and to validate on: set --config.data.per_class"
+        )
+    searched = not (config.tasks or config.genotype or data.per_class)
+    if data.name.startswith(STREAM) and searched:
+        raise InputError(
+            f"config.data.name is {data.name!r}, whose images stay in files, but a search "
+            "holds its own in memory: set --config.data.per_class='(128,32)', so many of "
+            "each class, or --config.genotype"
+        )
+
+
 def load_images(config: Config, given: Images | None = None) -> Images:
     """Returns the images of a run, at the size and number of channels that it works on.
 
@@ -89,13 +140,15 @@ def load_images(config: Config, given: Images | None = None) -> Images:
     if given is None:
         given = _read(config)
     size = config.data.image_size
-    if isinstance(given, ImageData):
+    if not isinstance(given, Mapping):
         if config.tasks:
             raise InputError(
                 f"data is one data set, but config.tasks is {config.tasks}: give a "
                 "mapping with these names"
             )
-        return to_common_shape([given], size)[0] if size else given
+        if isinstance(given, StreamingData) or not size:
+            return given
+        return to_common_shape([given], size)[0]
     if set(given) != set(config.tasks):
         raise InputError(
             f"data has the names {sorted(given)}, but config.tasks is {config.tasks}: set "
@@ -107,6 +160,8 @@ def load_images(config: Config, given: Images | None = None) -> Images:
 
 def _read(config: Config) -> Images:
     fraction = config.data.heldout_fraction
+    if not config.tasks and config.data.name.startswith(STREAM):
+        return _open(config)
     if not config.tasks:
         return load(config.data.name, config.data.dir, heldout_fraction=fraction)
     folders = config.data.dirs or (config.data.dir,) * len(config.tasks)
@@ -116,9 +171,44 @@ def _read(config: Config) -> Images:
     }
 
 
-def each_set(data: Images) -> Sequence[ImageData]:
+def _open(config: Config) -> StreamingData:
+    """Opens a data set that stays in its files; each process reads its own part."""
+    data, stream = config.data, config.data.stream
+    reading = Reading(
+        data.name.removeprefix(STREAM),
+        data.dir,
+        config.evaluation.batch_size,
+        train_split=stream.train_split,
+        heldout_split=stream.heldout_split,
+        image_size=data.image_size or _STREAMED_SIZE,
+        shorter_side=stream.shorter_side,
+        process=jax.process_index(),
+        num_processes=jax.process_count(),
+        least_area=stream.least_area,
+        shuffle_buffer=stream.shuffle_buffer,
+    )
+    augmentation = data.augmentation(config.evaluation.cutout, crop=False)
+    return open_streaming(
+        reading, augmentation=augmentation, max_damaged=stream.max_damaged
+    )
+
+
+def search_images(config: Config, data: Images) -> SearchImages:
+    """Returns what a search receives: training images alone, in memory.
+
+    Of a data set that stays in its files they are read here, `data.per_class` of each
+    class.
+    """
+    if isinstance(data, StreamingData):
+        return read_subset(data, sum(config.data.per_class))
+    if isinstance(data, ImageData):
+        return data.training
+    return {name: of_task.training for name, of_task in data.items()}
+
+
+def each_set(data: Images) -> Sequence[OneSet]:
     """Returns the data sets of a run, one or several."""
-    return (data,) if isinstance(data, ImageData) else tuple(data.values())
+    return tuple(data.values()) if isinstance(data, Mapping) else (data,)
 
 
 def task_config(config: Config, name: str) -> Config:

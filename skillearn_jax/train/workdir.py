@@ -24,7 +24,7 @@ class Workdir:
 
     `config.json`, `metrics.jsonl`, `alphas.jsonl`, `timing.jsonl`, `genotype.json`,
     `evaluation.json`, `summary.json`,
-    `checkpoints/` and `report/`. Files are replaced in one move, so that a run that is
+    `checkpoints/`, `networks/` and `report/`. Files are replaced in one move, so that a run that is
     killed leaves either the old one or the new one. Of several processes, the first writes.
 
     Attributes:

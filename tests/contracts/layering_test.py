@@ -27,6 +27,8 @@ FLOORS = {
     "skills": 3,
     "train": 4,
     "cli": 5,
+    "export": 5,
+    "predict": 5,
 }
 """Floors by the first name below the package; `skillearn_jax` itself is the roof."""
 

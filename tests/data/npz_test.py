@@ -28,6 +28,8 @@ def test_arrays_come_back(tmp_path):
         ({"train_images": np.zeros((9, 4), np.uint8)}, r"train images .* \[9, 4\]"),
         ({"train_labels": np.zeros(8, int)}, r"train labels must be \[9\]"),
         ({"test_labels": np.full(3, 5)}, "heldout label 5 is out of range"),
+        ({"train_labels": np.arange(9) % 3 + 1}, "no train label is 0, .* from 0"),
+        ({"train_labels": np.arange(9) % 2 * 2}, "no train label is 1, .* gaps"),
         ({"test_labels": np.array([{}, 1, 2])}, "Python objects"),
     ],
 )

@@ -55,7 +55,7 @@ def test_a_useless_heldout_fraction_is_refused(fraction):
 def test_an_unknown_name_lists_the_known_ones():
     known = "cifar10, cifar100, cifar100_coarse, digits, folder, mnist5k, npz, tfds"
     for name in ("cifar1", "", ":digits"):
-        message = rf"'{name}'.*--config.data.name to one of {known}$"
+        message = rf"'{name}'.*--config.data.name to one of {known}, stream:BUILDER$"
         with pytest.raises(InputError, match=message):
             load(name)
     assert ", ".join(sorted(SOURCES)) == known

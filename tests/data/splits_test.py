@@ -41,9 +41,16 @@ def test_balanced_subset_keeps_the_first_of_each_class():
     assert numbers(subset) == [0, 1, 2, 4]
 
 
-@pytest.mark.parametrize("per_class", [0, 3])
-def test_a_subset_larger_than_the_smallest_class_is_refused(per_class):
-    with pytest.raises(
-        InputError, match=f"{per_class} examples per class.* from 1 to 2"
-    ):
-        balanced_subset(examples([0, 0, 0, 1, 1]), per_class)
+def test_balanced_subsets_may_follow_each_other():
+    given = examples([0, 0, 1, 0, 1, 1, 0])
+    assert numbers(balanced_subset(given, 1, after=2)) == [3, 5]
+    assert numbers(balanced_subset(given, 2, after=1)) == [1, 3, 4, 5]
+
+
+@pytest.mark.parametrize(("per_class", "after"), [(0, 0), (3, 0), (1, 2), (1, -1)])
+def test_a_subset_larger_than_the_smallest_class_is_refused(per_class, after):
+    message = (
+        f"{per_class} examples of each class after {after} .* from 1 to 2, .*--con"
+    )
+    with pytest.raises(InputError, match=message):
+        balanced_subset(examples([0, 0, 0, 1, 1]), per_class, after)

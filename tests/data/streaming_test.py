@@ -1,4 +1,4 @@
-import io
+import functools
 import itertools
 import subprocess
 import sys
@@ -6,8 +6,6 @@ import sys
 import jax
 import numpy as np
 import pytest
-import tensorflow_datasets as tfds
-from PIL import Image
 
 from skillearn_jax.data.crops import random_box
 from skillearn_jax.data.jpeg import decode, resized_box
@@ -16,83 +14,33 @@ from skillearn_jax.data.streaming import open_streaming
 from skillearn_jax.errors import InputError
 
 TRAIN, HELDOUT, SHARE = 50, 21, 8
-NEEDS = {"tfrecord": "tensorflow", "array_record": "grain"}
+FORMATS = ("tfrecord", "array_record")
 
 
-def jpeg(seed):
-    """Returns a small photograph-like JPEG; some are grey, some CMYK."""
-    rng = np.random.default_rng(seed)
-    low = rng.integers(0, 256, (5, 6, 3), dtype=np.uint8)
-    size = (int(rng.integers(50, 80)), int(rng.integers(40, 80)))
-    image = Image.fromarray(low).resize(size, Image.Resampling.BICUBIC)
-    stream = io.BytesIO()
-    image.convert({0: "L", 1: "CMYK"}.get(seed % 7, "RGB")).save(stream, "JPEG")
-    return stream.getvalue()
-
-
-class FakeImagenet(tfds.core.GeneratorBasedBuilder, skip_registration=True):
-    """Images of several sizes, named by split and number; `damaged` ones are cut off."""
-
-    VERSION = tfds.core.Version("1.0.0")
-    damaged: tuple[str, ...] = ()
-
-    def _info(self):
-        image = tfds.features.Image(encoding_format="jpeg")
-        label = tfds.features.ClassLabel(num_classes=1000)
-        features = {"image": image, "label": label, "file_name": tfds.features.Text()}
-        return tfds.core.DatasetInfo(
-            builder=self, features=tfds.features.FeaturesDict(features)
-        )
-
-    def _split_generators(self, dl_manager):
-        return {
-            "train": self._generate_examples("train", TRAIN),
-            "validation": self._generate_examples("validation", HELDOUT),
-        }
-
-    def _generate_examples(self, split, count):
-        for i in range(count):
-            name = f"{split}_{i}.JPEG"
-            content = jpeg(i + 1000 * (split == "train"))
-            if name in self.damaged:
-                content = content[: len(content) // 2]
-            yield i, {"image": io.BytesIO(content), "label": i, "file_name": name}
-
-
-def prepare(folder, file_format, damaged=()):
-    pytest.importorskip(
-        NEEDS[file_format], reason=f"{NEEDS[file_format]} is not installed"
-    )
-    builder = FakeImagenet(data_dir=folder, file_format=file_format)
-    builder.damaged = damaged
-    config = tfds.download.DownloadConfig(num_shards=3)
-    builder.download_and_prepare(download_config=config)
-    return str(folder)
+def prepare(prepare_photos, folder, file_format, damaged=()):
+    counts = {"train": TRAIN, "validation": HELDOUT}
+    return prepare_photos(folder, file_format, counts, 1000, damaged)
 
 
 @pytest.fixture(scope="module")
-def prepared(tmp_path_factory):
+def prepared(tmp_path_factory, prepare_photos):
     """Returns a function that prepares a format once."""
-    folders = {}
 
+    @functools.cache
     def folder(file_format):
-        if file_format not in folders:
-            folders[file_format] = prepare(
-                tmp_path_factory.mktemp(file_format), file_format
-            )
-        return folders[file_format]
+        return prepare(prepare_photos, tmp_path_factory.mktemp("photos"), file_format)
 
     return folder
 
 
-@pytest.fixture(params=NEEDS)
+@pytest.fixture(params=FORMATS)
 def data_dir(request, prepared):
     return prepared(request.param)
 
 
 def streaming(data_dir, batch_size=SHARE, max_damaged=0, **options):
     options = {"image_size": 16, "shorter_side": 20, **options}
-    reading = Reading("fake_imagenet", data_dir, batch_size, **options)
+    reading = Reading("photos", data_dir, batch_size, **options)
     return open_streaming(reading, max_damaged=max_damaged)
 
 
@@ -204,16 +152,18 @@ def test_batches_are_split_over_devices(data_dir):
     mesh = jax.sharding.Mesh(np.asarray(jax.devices()[:4]), "devices")
     rows = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec("devices"))
     plain, split = streaming(data_dir), streaming(data_dir)
-    split.place = lambda batch: jax.device_put(batch, rows)
+    put = {plain: jax.device_put, split: lambda batch: jax.device_put(batch, rows)}
     for kind in ("train_batches", "eval_batches"):
-        one, several = (take(getattr(data, kind)(), 3)[-1] for data in (plain, split))
+        one, several = (
+            take(getattr(data, kind)(place=put[data]), 3)[-1] for data in put
+        )
         assert len(several["image"].sharding.device_set) == 4
         for name, array in one.items():
             np.testing.assert_allclose(several[name], array, atol=1e-5)
 
 
 def test_both_formats_give_the_same_images_in_evaluation(prepared):
-    read = {name: list(streaming(prepared(name)).reader.heldout()) for name in NEEDS}
+    read = {name: list(streaming(prepared(name)).reader.heldout()) for name in FORMATS}
     for ours, theirs in zip(*read.values(), strict=True):
         assert ours.name == theirs.name
         for field in ("label", "index", "intact"):
@@ -222,16 +172,39 @@ def test_both_formats_give_the_same_images_in_evaluation(prepared):
         assert np.abs(ours.image.astype(int) - theirs.image).max() <= 1
 
 
-def test_training_images_are_the_drawn_boxes(prepared):
+def test_training_images_are_the_drawn_boxes(prepared, photo):
     data = streaming(prepared("array_record"))
     batch = take(data.reader.train(7), 1)[0]
     for i, name in enumerate(batch.name):
         number = int(name.removeprefix("train_").removesuffix(".JPEG"))
-        image = decode(jpeg(1000 + number))
+        image = decode(photo(1000 + number))
         draws = crop_draws(0, 7 // 6, int(batch.index[i]))
         box = tuple(int(x) for x in random_box(*image.shape[:2], draws))
         np.testing.assert_array_equal(batch.image[i], resized_box(image, box, (16, 16)))
         assert batch.label[i] == number
+
+
+def test_batches_are_placed_two_steps_ahead(data_dir):
+    placed = []
+    deliveries = streaming(data_dir).deliveries(
+        place=lambda batch: placed.append(batch) or batch
+    )
+    assert next(deliveries) is placed[0]
+    assert len(placed) == 3
+    assert next(deliveries) is placed[1]
+    assert len(placed) == 4
+
+
+def test_reading_in_another_way_counts_no_damage_twice(
+    tmp_path, caplog, prepare_photos
+):
+    folder = prepare(prepare_photos, tmp_path, "array_record", ("train_3.JPEG",))
+    data = streaming(folder, 25, max_damaged=1)
+    for seed in range(2):
+        take(data.reread(seed=seed).deliveries(), 2)
+    (name,) = data.damage.names
+    assert name.endswith("(train_3.JPEG)")
+    assert caplog.text.count("does not decode") == 1
 
 
 def test_a_split_may_be_a_part(data_dir):
@@ -241,12 +214,12 @@ def test_a_split_may_be_a_part(data_dir):
     assert set(epoch) <= set(range(25))
 
 
-@pytest.mark.parametrize("file_format", NEEDS)
+@pytest.mark.parametrize("file_format", FORMATS)
 def test_damaged_images_are_named_counted_and_too_many_an_error(
-    tmp_path, caplog, file_format
+    tmp_path, caplog, prepare_photos, file_format
 ):
     damaged = ("train_3.JPEG", "train_40.JPEG", "validation_2.JPEG")
-    folder = prepare(tmp_path, file_format, damaged)
+    folder = prepare(prepare_photos, tmp_path, file_format, damaged)
     data = streaming(folder, 25, max_damaged=3)
     batches = take(data.train_batches(), 4)
     assert all(np.isfinite(batch["image"]).all() for batch in batches)
@@ -259,20 +232,21 @@ def test_damaged_images_are_named_counted_and_too_many_an_error(
     assert len(data.damage.names) == 3
     assert caplog.text.count("does not decode") == 3
     with pytest.raises(
-        InputError, match=r"2 images .*train\[\d+\] \(train_\d+.JPEG\).* 1 .*max_dam"
+        InputError,
+        match=r"2 images .*train\[\d+\] \(train_\d+.JPEG\).* 1 .*--config.data.stream.max_damaged",
     ) as caught:
         take(streaming(folder, 25, max_damaged=1).train_batches(), 4)
     assert "\n" not in str(caught.value)
 
 
-@pytest.mark.parametrize("file_format", NEEDS)
-def test_a_damaged_file_is_an_error_of_one_line(tmp_path, file_format):
-    folder = prepare(tmp_path, file_format)
+@pytest.mark.parametrize("file_format", FORMATS)
+def test_a_damaged_file_is_an_error_of_one_line(tmp_path, prepare_photos, file_format):
+    folder = prepare(prepare_photos, tmp_path, file_format)
     for file in tmp_path.rglob("*-train.*"):
         content = file.read_bytes()
         file.write_bytes(content[: len(content) // 2])
     with pytest.raises(
-        InputError, match=r"fake_imagenet cannot be read .*--config\.data\.dir"
+        InputError, match=r"photos cannot be read .*--config\.data\.dir"
     ) as caught:
         take(streaming(folder).train_batches(), 6)
     assert "\n" not in str(caught.value)
@@ -280,9 +254,14 @@ def test_a_damaged_file_is_an_error_of_one_line(tmp_path, file_format):
 
 def test_what_cannot_be_read_is_said_in_one_line(prepared, monkeypatch):
     data_dir = prepared("array_record")
-    with pytest.raises(InputError, match=r"no split 'test': choose of train, valid"):
+    with pytest.raises(
+        InputError, match=r"no split 'test': set .* one of train, valid"
+    ):
         streaming(data_dir, heldout_split="test")
-    with pytest.raises(InputError, match=r"batch size 51 exceeds the 50 .*batch_size"):
+    with pytest.raises(
+        InputError,
+        match=r"batch size 51 exceeds the 50 .*--config.evaluation.batch_size",
+    ):
         streaming(data_dir, 51)
     monkeypatch.setitem(sys.modules, "grain", None)
     with pytest.raises(InputError, match=r"Grain is needed .*\[grain\]"):
@@ -294,10 +273,13 @@ def test_what_cannot_be_read_is_said_in_one_line(prepared, monkeypatch):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"batch_size": 0}, "batch size 0 .*1 processes: set --config.data.batch_size"),
+        (
+            {"batch_size": 0},
+            "batch size 0 .*1 processes: set --config.evaluation.batch_size",
+        ),
         ({"batch_size": 10, "num_processes": 3}, "batch size 10 .* 3 processes"),
         ({"process": 1}, "process 1 must be from 0 to 0"),
-        ({"image_size": 300}, "image size 300 .* 256: set image_size"),
+        ({"image_size": 300}, "image size 300 .* 256: set --config.data.image_size"),
         ({"seed": -1}, "seed -1 must be from 0 .*--config.seed"),
     ],
 )
@@ -321,7 +303,7 @@ def test_array_record_needs_no_tensorflow(prepared):
         "import sys\n"
         "from skillearn_jax.data.records import Reading\n"
         "from skillearn_jax.data.streaming import open_streaming\n"
-        f"reading = Reading('fake_imagenet', {prepared('array_record')!r}, 8,"
+        f"reading = Reading('photos', {prepared('array_record')!r}, 8,"
         " image_size=16, shorter_side=20)\n"
         "data = open_streaming(reading)\n"
         "next(data.reader.train(0)), next(data.reader.heldout())\n"

@@ -31,9 +31,8 @@ def stream(batch_size: int = 3, **options) -> Stream:
     return Stream(examples(), batch_size, **STATS, **options)
 
 
-@jax.jit
-def draw(stream, key, step):
-    return stream.batch(key, step)
+# Compiled: op by op, each of some hundred small operations would be, every time.
+draw, indices, gather = map(jax.jit, (Stream.batch, Stream.indices, Stream.gather))
 
 
 def test_a_batch_holds_what_it_says():
@@ -53,7 +52,7 @@ def test_an_epoch_visits_no_example_twice_and_drops_the_rest():
     s = stream(3)
     assert s.steps_per_epoch == 3
     epochs = [
-        np.concatenate([s.indices(KEY, 3 * epoch + i) for i in range(3)])
+        np.concatenate([indices(s, KEY, 3 * epoch + i) for i in range(3)])
         for epoch in range(20)
     ]
     assert all(len(set(epoch.tolist())) == 9 for epoch in epochs)
@@ -63,13 +62,13 @@ def test_an_epoch_visits_no_example_twice_and_drops_the_rest():
 
 
 def test_a_batch_as_large_as_the_set_is_a_permutation():
-    drawn = stream(11).indices(KEY, 5)
+    drawn = indices(stream(11), KEY, 5)
     assert sorted(drawn.tolist()) == list(range(11))
 
 
 def test_random_order_draws_each_batch_by_itself():
     s = stream(3, order="random")
-    drawn = np.stack([jax.jit(Stream.indices)(s, KEY, i) for i in range(600)])
+    drawn = np.stack([indices(s, KEY, i) for i in range(600)])
     assert all(len(set(row.tolist())) == 3 for row in drawn)
     counts = np.bincount(drawn.ravel(), minlength=11)
     mean = 600 * 3 / 11
@@ -95,16 +94,15 @@ def test_the_same_key_and_step_give_the_same_bits(order):
 def test_an_example_looks_different_at_another_step():
     s = stream(augmentation=AUGMENTATION)
     index = jnp.arange(11)
-    looks = [s.gather(KEY, step, index)["image"] for step in range(2)]
+    looks = [gather(s, KEY, step, index)["image"] for step in range(2)]
     assert not np.array_equal(*looks)
 
 
 def test_a_part_of_the_indices_gives_that_part_of_the_batch():
     s = stream(6, augmentation=AUGMENTATION)
-    gather = jax.jit(Stream.gather)
-    indices = s.indices(KEY, 2)
-    whole = gather(s, KEY, 2, indices)
-    half = gather(s, KEY, 2, indices[3:])
+    index = indices(s, KEY, 2)
+    whole = gather(s, KEY, 2, index)
+    half = gather(s, KEY, 2, index[3:])
     chex.assert_trees_all_equal(half, jax.tree.map(lambda x: x[3:], whole))
 
 

@@ -7,7 +7,14 @@ import optax
 import pytest
 from jax.flatten_util import ravel_pytree
 
-from skillearn_jax.hypergrad import central_difference, mixed_hvp
+from skillearn_jax.errors import InputError
+from skillearn_jax.hypergrad import (
+    FiniteDifference,
+    central_difference,
+    central_difference_per_set,
+    mixed_hvp,
+    one_step,
+)
 
 
 @pytest.fixture
@@ -107,6 +114,66 @@ def test_central_difference_ignores_the_length_of_the_direction(
     got = central_difference(gradient_fn, problem.active, scaled, 0.01)
     want = central_difference(gradient_fn, problem.active, direction, 0.01)
     assert_close(got, optax.tree.scale(scale, want), rtol=1e-10)
+
+
+def test_each_set_is_moved_alone_at_its_own_distance(
+    problem, gradient_fn, direction, assert_close
+):
+    """eps_s = r / |u_s| along u_s alone, added up; 1e-10 as above."""
+    radius, parts = 0.01, []
+    direction = {**direction, "head": optax.tree.scale(1e-3, direction["head"])}
+    for name, part in direction.items():
+        eps = radius / np.sqrt(sum(np.sum(leaf**2) for leaf in jax.tree.leaves(part)))
+
+        def at(distance, name=name, part=part):
+            moved = jax.tree.map(
+                lambda w, u: w + distance * u, problem.active[name], part
+            )
+            return gradient_fn({**problem.active, name: moved})
+
+        parts.append(
+            jax.tree.map(lambda p, m: (p - m) / (2 * eps), at(eps), at(-eps))  # noqa: B023
+        )
+    want = jax.tree.map(lambda a, b: a + b, *parts)
+    args = (gradient_fn, problem.active, direction, radius)
+    got = central_difference_per_set(*args)
+    assert_close(got, want, rtol=1e-10)
+    with pytest.raises(AssertionError):  # one distance for both is another number
+        assert_close(central_difference(*args), want, rtol=1e-6)
+
+
+def test_a_step_per_set_pulls_back_through_each_set(problem, assert_close):
+    """The response of the reads to a cotangent on both sets, against the product."""
+    xi = 0.1
+    step = one_step(problem.loss, optax.sgd(xi), FiniteDifference(0.02, per_set=True))
+    rng = np.random.default_rng(7)
+    v = jax.tree.map(lambda leaf: rng.normal(size=leaf.shape), problem.active)
+
+    def objective(reads):
+        state = optax.sgd(xi).init(problem.active)
+        new, _ = step(problem.active, reads, state, *problem.data)
+        return optax.tree.vdot(new, v)
+
+    def gradient_fn(active):
+        return jax.grad(problem.loss, argnums=1, has_aux=True)(
+            active, problem.reads, *problem.data
+        )[0]
+
+    u = optax.tree.scale(-xi, v)
+    want = central_difference_per_set(gradient_fn, problem.active, u, 0.02)
+    assert_close(jax.jit(jax.grad(objective))(problem.reads), want, rtol=1e-10)
+
+
+def test_a_difference_per_set_needs_sets():
+    step = one_step(
+        lambda w, a: (w - a) ** 2, optax.sgd(0.1), FiniteDifference(1, True)
+    )
+    with pytest.raises(InputError, match=r"needs named sets, .*: set per_set=False"):
+        jax.grad(lambda a: step(1.0, a, optax.sgd(0.1).init(1.0))[0])(2.0)
+    assert repr(FiniteDifference(0.1)) == "FiniteDifference(radius=0.1)"
+    assert repr(FiniteDifference(0.1, True)) == (
+        "FiniteDifference(radius=0.1, per_set=True)"
+    )
 
 
 def test_central_difference_is_exact_on_a_quadratic(assert_close):

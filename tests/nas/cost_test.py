@@ -27,6 +27,7 @@ def test_published_sizes_are_exact(name, dataset, params, auxiliary, macs, capsy
     if auxiliary is not None:
         assert row["params_aux"] - params == auxiliary
         assert row["macs"] == pytest.approx(macs, abs=0.06e6)
+    assert ("mobile" in row) == (dataset == "imagenet")
     assert row["genotype"] == name
     assert "convolutions" in row["convention"]
 
@@ -57,3 +58,15 @@ def test_mistakes_are_one_line(flags, message, capsys):
     err = capsys.readouterr().err
     assert re.search(message, err)
     assert err.count("\n") == 1
+
+
+def test_the_mobile_limit_is_checked(capsys):
+    published = cost(capsys, "--genotype=DARTS_V2", "--dataset=imagenet")
+    assert published["mobile"] == {
+        "macs": published["macs"],
+        "limit": 600_000_000,
+        "kept": True,
+    }
+    wide = cost(capsys, "--genotype=DARTS_V2", "--dataset=imagenet", "--channels=52")
+    assert wide["mobile"]["macs"] == wide["macs"] > 600_000_000
+    assert not wide["mobile"]["kept"]

@@ -15,7 +15,7 @@ import pytest
 
 from skillearn_jax.framework import Aux
 from skillearn_jax.layers import BatchNorm
-from skillearn_jax.parallel import Devices
+from skillearn_jax.parallel import AXIS_NAME, Devices, sharded
 from skillearn_jax.skills import (
     LearnerModel,
     TaskModel,
@@ -61,8 +61,15 @@ def _apply(net, params, statistics, batch, gates=None):
     return features, changed["batch_stats"]
 
 
-def _lpt(axis_name):
+def _lpt(axis_name, split_over=None):
+    """With `split_over`, the tester's optimisers are sharded over that axis."""
     net = _Net(axis_name)
+    adam = optax.adam(0.05, eps_root=1e-8)
+    momentum = optax.chain(
+        optax.clip_by_global_norm(0.5),
+        optax.add_decayed_weights(0.01),
+        sharded(optax.sgd(0.1, 0.9), split_over),
+    )
 
     def logits(weights, alphas, state, batch, key):
         hidden, changed = _apply(net, weights["net"], state["learner"], batch, alphas)
@@ -90,15 +97,13 @@ def _lpt(axis_name):
         losses=lambda x, f, batch: _cross_entropy(f @ x, batch["y"]),
         scores=lambda creator, features: jax.nn.sigmoid(features @ creator),
         optimizers={
-            "encoder": _sgd,
-            "executor": optax.adam(0.05, eps_root=1e-8),
-            "creator": optax.adam(0.05, eps_root=1e-8),
+            "encoder": momentum,
+            "executor": sharded(adam, split_over),
+            "creator": adam,
         },
         accuracies=lambda x, f, batch: ((f @ x).argmax(-1) == batch["y"]) + 0.0,
     )
-    learner = LearnerModel(
-        train_loss, example_losses, _sgd, {"alphas": optax.adam(0.05, eps_root=1e-8)}
-    )
+    learner = LearnerModel(train_loss, example_losses, _sgd, {"alphas": adam})
     return learning_by_passing_tests(
         learner, tester, interaction_weight=0.7, tester_weight=0.3, axis_name=axis_name
     )
@@ -150,7 +155,7 @@ def _build(make, dtype):
             "var": jnp.ones(HIDDEN, dtype),
         }
     }
-    if make is _lpt:
+    if make is not _interleaving:
         params = {
             "weights": {"net": net(), "out": normal(HIDDEN, CLASSES)},
             "alphas": normal(HIDDEN),
@@ -165,15 +170,22 @@ def _build(make, dtype):
             params[f"encoder_{turn}"] = net()
             params[f"head_{turn}"] = normal(HIDDEN, CLASSES)
         model_state = {"net": statistics}
-    state = make(None).init(params, jax.random.key(0), model_state)
+    state = make(AXIS_NAME).init(params, jax.random.key(0), model_state)
     batches = {name: rows() for name in make(None).streams}
     return SimpleNamespace(program=make, state=state, batches=batches)
 
 
 @pytest.fixture
 def skill():
-    """`skill("lpt" | "interleaving", dtype)`: `.program(axis_name)`, state, batches."""
-    makers = {"lpt": _lpt, "interleaving": _interleaving}
+    """`skill("lpt" | "interleaving", dtype)`: `.program(axis_name)`, state, batches.
+
+    `"lpt, sharded"` is the first with the tester's optimiser states split over devices.
+    """
+    makers = {
+        "lpt": _lpt,
+        "interleaving": _interleaving,
+        "lpt, sharded": lambda axis_name: _lpt(axis_name, axis_name),
+    }
     return lambda name, dtype: _build(makers[name], dtype)
 
 

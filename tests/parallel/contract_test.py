@@ -18,7 +18,8 @@ SHORT = {
     "lpt": [(8, "pmap"), (2, "shard_map")],
     "interleaving": [(2, "pmap"), (8, "shard_map")],
 }
-"""What every run of the tests compares with one device; the long tier has the rest."""
+"""What every run of the tests compares with one device; the long tier has the rest, and
+compiles with all optimisations."""
 
 
 def gap(got, want):
@@ -44,7 +45,7 @@ def check(problem, trajectory, ways):
         assert gap(got[2], rows) < 1e-9, (count, backend)
 
 
-@pytest.mark.usefixtures("x64")
+@pytest.mark.usefixtures("x64", "quick_compilation")
 @pytest.mark.parametrize("name", SHORT)
 def test_devices_change_rounding_and_no_more(skill, trajectory, name):
     check(skill(name, jnp.float64), trajectory, SHORT[name])

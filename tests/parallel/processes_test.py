@@ -1,14 +1,18 @@
 """How processes are told to find each other, and what the first says for all."""
 
+import contextlib
 import json
 
 import jax
+import jax.numpy as jnp
+import numpy as np
 import pytest
 
 from skillearn_jax.errors import InputError
 from skillearn_jax.parallel import (
     Processes,
     check_same,
+    gather_rows,
     in_any,
     is_first,
     on_first,
@@ -54,6 +58,49 @@ def test_without_a_cluster_the_flag_is_refused(monkeypatch, capsys):
     with pytest.raises(InputError, match=r"finds no cluster .*: give --coordinator"):
         Processes(distributed=True, start_timeout_s=7).start()
     assert "a process of a cluster: host" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("flags", "env", "asked"),
+    [
+        ({}, {}, False),
+        ({}, {"SLURM_STEP_NUM_TASKS": "2"}, True),
+        ({}, {"SLURM_STEP_NUM_TASKS": "1", "SLURM_NTASKS": "4"}, False),
+        ({}, {"TPU_WORKER_HOSTNAMES": "host-0,host-1"}, True),
+        ({}, {"TPU_WORKER_HOSTNAMES": "localhost"}, False),
+        ({"distributed": False}, {"SLURM_STEP_NUM_TASKS": "2"}, False),
+        ({"distributed": True}, {}, True),
+    ],
+)
+def test_a_cluster_is_asked_where_it_has_started_several(
+    monkeypatch, flags, env, asked
+):
+    class Asked(Exception):
+        pass
+
+    def initialize(**timeouts):
+        raise Asked
+
+    for name in ("SLURM_STEP_NUM_TASKS", "TPU_WORKER_HOSTNAMES"):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in env.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setattr(jax.distributed, "initialize", initialize)
+    with pytest.raises(Asked) if asked else contextlib.nullcontext():
+        Processes(**flags).start()
+
+
+def test_a_coordinator_that_is_named_comes_before_the_cluster(monkeypatch):
+    class Met(Exception):
+        pass
+
+    def meet(*args, **options):
+        raise Met
+
+    monkeypatch.setenv("SLURM_STEP_NUM_TASKS", "2")
+    monkeypatch.setattr(processes, "meet", meet)
+    with pytest.raises(Met):
+        Processes("host:1234", num_processes=2).start()
 
 
 def test_one_process_speaks_to_itself():
@@ -103,3 +150,19 @@ def test_what_the_first_finds_wrong_is_told_to_all(monkeypatch):
         on_first(wrong)
     assert [json.loads(data) for data in said] == [{"error": "wrong"}]
     assert on_first(lambda: [1]) == [1]
+
+
+def test_rows_of_all_processes_keep_every_bit(monkeypatch):
+    rows = np.array([[1 / 3, 2.0], [np.pi, 1e300]])
+    assert gather_rows(rows) is rows
+
+    def allgather(bits, tiled):
+        # What JAX would do to them: float64 is not among its types.
+        return np.concatenate([np.asarray(jnp.asarray(bits))] * 2)
+
+    monkeypatch.setattr(jax, "process_count", lambda: 2)
+    monkeypatch.setattr(processes.multihost_utils, "process_allgather", allgather)
+    np.testing.assert_array_equal(gather_rows(rows), np.concatenate([rows, rows]))
+    weights = np.ones(3, np.float32)
+    assert gather_rows(weights).dtype == np.float32
+    assert gather_rows(weights).shape == (6,)

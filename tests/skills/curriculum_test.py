@@ -168,14 +168,21 @@ def test_at_hardness_1_it_is_the_papers_program(small, assert_close):
     np.testing.assert_allclose(info.metrics["bank_error"], np.mean(wrong))
 
 
-def test_a_harder_exam_has_its_own_exact_gradient(small, assert_close):
-    program, state = build(small, Curriculum(start=2.0))
+@pytest.mark.parametrize(("aware", "power"), [(False, 2.0), (True, 1.2)])
+def test_a_harder_exam_has_its_own_exact_gradient(aware, power, small, assert_close):
+    """With a capacity of 0.6, hardness 2 is the power 1.2."""
+    curriculum = Curriculum(start=2.0, capacity_aware=aware)
+    program, state = build(
+        small, curriculum, accuracies=lambda x, f, batch: jnp.ones(len(batch["x"]))
+    )
+    ledger = state.model_state["curriculum"]._replace(capacity=jnp.array(0.6))
+    state = state._replace(model_state={"curriculum": ledger})
     got, info = jax.jit(program.hypergrad)(state, small.batches)
     bank = small.batches["bank"]
 
     def exam(creator, alphas):
         features = small.encode(info.lookahead["encoder"], bank)
-        weights = small.scores(creator, features) ** 2
+        weights = small.scores(creator, features) ** power
         losses = small.learner_losses(alphas, info.lookahead["weights"], bank)
         return jnp.sum(weights * losses) / jnp.sum(weights)
 

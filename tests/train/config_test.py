@@ -96,6 +96,8 @@ def test_adjoints_by_name():
     assert HypergradConfig().build() == Exact()
     difference = HypergradConfig("finite_difference", radius=0.5).build()
     assert difference == FiniteDifference(0.5)
+    apart = HypergradConfig("finite_difference", radius=0.5, per_set=True).build()
+    assert apart == FiniteDifference(0.5, per_set=True) != difference
     assert HypergradConfig("first_order").build() == FirstOrder()
 
 

@@ -77,11 +77,14 @@ def _count_traces(monkeypatch):
 
 
 @pytest.fixture(scope="session")
-def finished(tmp_path_factory):
-    """A finished run of `tiny()`: to be read, or copied, and not to be written."""
+def finished(tmp_path_factory, quickly):
+    """A finished run of `tiny()`: to be read, or copied, and not to be written.
+
+    What goes on with a copy, to the same bits, is compiled quickly as well.
+    """
     config = make_config({})
     workdir = tmp_path_factory.mktemp("finished") / "run"
-    with pytest.MonkeyPatch.context() as patch:
+    with quickly(), pytest.MonkeyPatch.context() as patch:
         traces = _count_traces(patch)
         result = run(config, workdir, quiet=True)
     return SimpleNamespace(

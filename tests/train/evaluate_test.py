@@ -1,10 +1,16 @@
 """The evaluation: no claim without evidence."""
 
+import dataclasses
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 
+from skillearn_jax.data import load
 from skillearn_jax.nas import random_genotype
 from skillearn_jax.train.evaluate import _contestants, _summarize, verdict
+from skillearn_jax.train.evaluation_data import training_batches
+from skillearn_jax.train.search_streams import search_streams
 
 
 def test_apart_is_a_claim():
@@ -47,17 +53,19 @@ def test_too_few_trainings_are_no_claim(derived, random):
 def test_random_cells_are_of_the_same_space_and_of_the_runs_seed(tiny):
     config = tiny({"evaluation.num_random": 4, "space.num_nodes": 2})
     rng = np.random.default_rng(0)
-    cells = _contestants(config, random_genotype(rng, space_of(config)))
+    data = SimpleNamespace(num_classes=10, image_shape=(8, 8, 1))
+    cells = _contestants(config, data, random_genotype(rng, space_of(config)))
     assert list(cells) == ["derived", *(f"random {i}" for i in range(1, 5))]
     assert len({str(genotype) for genotype in cells.values()}) == 5
     for genotype in cells.values():
         ops = {op for op, _ in (*genotype.normal, *genotype.reduction)}
         assert ops <= set(config.space.ops) - {"none"}
         assert len(genotype.normal) == len(cells["derived"].normal)
-    again = _contestants(config, cells["derived"])
+    again = _contestants(config, data, cells["derived"])
     assert again == cells
     other = _contestants(
         tiny({"evaluation.num_random": 4, "space.num_nodes": 2, "seed": 3}),
+        data,
         cells["derived"],
     )
     assert other != cells
@@ -91,3 +99,12 @@ def test_without_random_cells_nothing_is_compared(tiny):
     assert "verdict" not in summary
     single = _summarize(tiny(), [row("derived", [1.0]), row("a", [2.0])])
     assert single["random"]["std"] is None
+
+
+def test_the_cutout_of_the_evaluation_is_its_own(tiny):
+    config = tiny({"data.cutout": 2, "evaluation.cutout": 3, "data.flip": True})
+    data = load("digits")
+    trained = training_batches(config, data).stream.augmentation
+    searched = search_streams(config, data)["train"].augmentation
+    assert (trained.cutout, searched.cutout) == (3, 2)
+    assert dataclasses.replace(trained, cutout=2) == searched

@@ -1,8 +1,7 @@
-"""What the exam of a search holds: of functions that can be foretold, and of a run."""
+"""What the exam of a search holds, of functions that can be foretold."""
 
 import base64
 import io
-import json
 
 import jax
 import jax.numpy as jnp
@@ -100,13 +99,3 @@ def test_the_sheet_shows_the_images(models, bank):
     assert pixels[0, 4] == 0
     assert pixels[3, 0] == 80
     assert pixels[2, 0] == pixels[3, 4] == 128
-
-
-def test_a_run_leaves_its_exam_and_reports_it(finished):
-    exam = json.loads((finished.workdir / "exam.json").read_text())
-    assert len(exam["hardest"]) == 12
-    assert exam["size"] == -(-exam["bank_size"] // 2) == len(exam["selected"])
-    assert len(exam["class_rates"]) == 10
-    page = (finished.workdir / "report" / "index.html").read_text()
-    assert exam["sheet"] in page
-    assert "share in the exam" in page

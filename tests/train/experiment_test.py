@@ -16,6 +16,8 @@ from skillearn_jax.train.build import build_search
 from skillearn_jax.train.checkpoints import Checkpoints
 from skillearn_jax.train.workdir import Workdir
 
+pytestmark = pytest.mark.usefixtures("quick_module")
+
 TIMES = {"wall_s", "peak_bytes", "compile_s", "steps_s"}
 
 
@@ -54,6 +56,7 @@ def test_a_run_leaves_the_documented_files(finished):
         "exam.json",
         "summary.json",
         "checkpoints",
+        "networks",
         "report",
         "timing.jsonl",
         ".lock",
@@ -62,6 +65,16 @@ def test_a_run_leaves_the_documented_files(finished):
     page = finished.result.report.read_text()
     assert "Learning by passing tests on digits" in page
     assert "Skipped" not in page
+
+
+def test_a_run_leaves_its_exam_and_reports_it(finished):
+    exam = read(finished.workdir, "exam.json")
+    assert len(exam["hardest"]) == 12
+    assert exam["size"] == -(-exam["bank_size"] // 2) == len(exam["selected"])
+    assert len(exam["class_rates"]) == 10
+    page = (finished.workdir / "report" / "index.html").read_text()
+    assert exam["sheet"] in page
+    assert "share in the exam" in page
 
 
 def test_config_is_the_resolved_one(finished):
@@ -224,7 +237,7 @@ def stop(monkeypatch, owner, name, call, moment):
 
 
 @pytest.fixture(scope="module")
-def searched(tiny_baseline, tmp_path_factory):
+def searched(quick_module, tiny_baseline, tmp_path_factory):
     """A finished search of three epochs, one of them warm-up; nothing is evaluated."""
     config = tiny_baseline(LONGER)
     workdir = tmp_path_factory.mktemp("searched") / "run"
@@ -300,8 +313,8 @@ def test_a_finished_run_retrains_nothing(finished, tiny, tmp_path, monkeypatch):
     steps = []
     take = loop_module.CompiledLoop.steps
 
-    def counted(self, state, count):
-        for latest, metrics in take(self, state, count):
+    def counted(self, *args):
+        for latest, metrics in take(self, *args):
             steps.extend(metrics)
             yield latest, metrics
 
@@ -362,8 +375,12 @@ def test_a_users_own_arrays(tiny_baseline, tmp_path, read_rows):
 
 
 def test_two_devices_change_nothing(finished, tiny, tmp_path, read_rows):
-    changes = {"parallel.devices": 2, "evaluation.num_random": 0}
-    changes["evaluation.num_seeds"] = 1
+    changes = {
+        "parallel.devices": 2,
+        "parallel.tester_optimizer": "sharded",
+        "evaluation.num_random": 0,
+        "evaluation.num_seeds": 1,
+    }
     two = run(tiny(changes), tmp_path / "run", quiet=True)
     expected = [r for r in read_rows(finished.workdir) if r.get("network") is None]
     rows = [r for r in read_rows(tmp_path / "run") if r.get("network") is None]

@@ -17,6 +17,8 @@ from skillearn_jax.train import interrupt, run
 from skillearn_jax.train.checkpoints import Checkpoints
 from skillearn_jax.train.workdir import Workdir
 
+pytestmark = pytest.mark.usefixtures("quick_module")
+
 SMALL = (
     "--config.skill=baseline",
     "--config.hypergrad.adjoint=first_order",
@@ -60,6 +62,7 @@ def begin(repo_root, workdir, *flags):
             "XLA_FLAGS": "",
             "JAX_COMPILATION_CACHE_DIR": str(repo_root / ".jax_cache"),
             "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
+            "JAX_DISABLE_MOST_OPTIMIZATIONS": "1",
         },
     )
 
@@ -155,7 +158,7 @@ MINE = {
 
 
 @pytest.fixture(scope="module")
-def mine(tiny_baseline, tmp_path_factory):
+def mine(quick_module, tiny_baseline, tmp_path_factory):
     workdir = tmp_path_factory.mktemp("mine") / "run"
     run(tiny_baseline(MINE), workdir, quiet=True)
     return workdir

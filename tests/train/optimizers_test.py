@@ -90,7 +90,7 @@ def test_linear_exponential_and_warm_up(warmup, x64):
         schedule = by_epoch(config, 4, steps_per_epoch=3)
         for step in range(12):
             epoch = step // 3
-            want = 0.5 * (epoch + 1) / 2 if epoch < warmup else rate_of(epoch)
+            want = rate_of(epoch) * (min(epoch + 1, warmup) / warmup if warmup else 1)
             assert float(schedule(jnp.int32(step))) == pytest.approx(want, rel=1e-6)
 
 
@@ -117,3 +117,13 @@ def test_nesterov_looks_ahead_along_the_momentum(x64):
         buffer = 0.9 * buffer + grad
         w = w - 0.5 * (grad + 0.9 * buffer)
         np.testing.assert_allclose(value, w, rtol=1e-12)
+
+
+def test_the_flat_tail_of_a_linear_decay(x64):
+    """The schedule in P-DARTS's code for ImageNet, shortened."""
+    config = SgdConfig(lr=0.5, min_lr=0.0, schedule="linear", tail_epochs=3)
+    schedule = by_epoch(config, 8, steps_per_epoch=2)
+    rates = [float(schedule(jnp.int32(2 * epoch))) for epoch in range(9)]
+    steep = [0.5 * (5 - epoch) / 5 for epoch in range(5)]
+    flat = [0.5 * (8 - epoch) / (3 * 5) for epoch in range(5, 9)]
+    np.testing.assert_allclose(rates, steep + flat, rtol=1e-6, atol=1e-9)

@@ -10,6 +10,8 @@ from skillearn_jax.train.checkpoints import Checkpoints
 from skillearn_jax.train.resume import differences
 from skillearn_jax.train.workdir import Workdir
 
+pytestmark = pytest.mark.usefixtures("quick_module")
+
 DEFAULTS = json.loads(json.dumps(Config().to_dict()))
 
 

@@ -3,8 +3,10 @@
 import numpy as np
 import pytest
 
-from skillearn_jax.data import ImageData, load
+from skillearn_jax.data import ImageData, TrainingImages, load
+from skillearn_jax.errors import InputError
 from skillearn_jax.parallel import Devices
+from skillearn_jax.train import experiment
 from skillearn_jax.train.console import Console
 from skillearn_jax.train.search import search
 from skillearn_jax.train.search_streams import search_streams
@@ -12,27 +14,43 @@ from skillearn_jax.train.workdir import Workdir
 
 
 @pytest.fixture
-def guarded():
-    """The digits without their held-out images: to touch them is an AttributeError."""
-    data = load("digits")
-    bare = object.__new__(ImageData)
-    for name, value in vars(data).items():
-        if name != "heldout":
-            object.__setattr__(bare, name, value)
-    return bare
+def training():
+    """All that a search gets of the digits: to ask for more is an AttributeError."""
+    return load("digits").training
 
 
-def test_the_guard_holds(guarded):
-    with pytest.raises(AttributeError):
-        _ = guarded.heldout
+def test_a_run_hands_its_search_no_held_out_images(
+    tiny_baseline, tmp_path, monkeypatch
+):
+    handed = []
+
+    class Enough(Exception):
+        pass
+
+    def spy(config, data, *rest):
+        handed.append(data)
+        raise Enough
+
+    monkeypatch.setattr(experiment, "search", spy)
+    digits = load("digits")
+    with pytest.raises(Enough):
+        experiment.run(tiny_baseline(), tmp_path / "one", data=digits, quiet=True)
+    several = {"skill": "joint", "tasks": ("digits",)}
+    with pytest.raises(Enough):
+        experiment.run(tiny_baseline(several), tmp_path / "two", quiet=True)
+    for training in (handed[0], handed[1]["digits"]):
+        assert type(training) is TrainingImages
+        assert not isinstance(training, ImageData)
+        assert not hasattr(training, "heldout")
+        assert training.train.size == digits.train.size
 
 
 def test_a_search_never_touches_the_held_out_images(
-    guarded, tiny_baseline, tmp_path, count_traces, read_rows
+    training, tiny_baseline, tmp_path, count_traces, read_rows
 ):
     config = tiny_baseline({"log_every": 3, "search.epochs": 3})
     workdir = Workdir(tmp_path / "run", config)
-    found = search(config, guarded, workdir, Devices(1), Console(quiet=True))
+    found = search(config, training, workdir, Devices(1), Console(quiet=True))
     assert (found.epochs, found.steps) == (3, 6)
     assert found.compile_s > 0
     assert found.steps_s > 0
@@ -50,17 +68,33 @@ def test_a_search_never_touches_the_held_out_images(
 
 @pytest.mark.parametrize("stratified", [False, True])
 def test_the_streams_are_the_two_parts_of_the_training_images(
-    tiny, guarded, stratified
+    tiny, training, stratified
 ):
     config = tiny({"data.stratified": stratified, "data.train_fraction": 0.6})
-    streams = search_streams(config, guarded.train, guarded)
+    streams = search_streams(config, training)
     assert set(streams) == {"train", "val", "bank"}
     first, second = streams["train"].examples, streams["val"].examples
     assert streams["bank"].examples.image is second.image  # one copy on the device
-    assert abs(first.size - 0.6 * guarded.train.size) < 6
-    assert first.size + second.size == guarded.train.size
-    both = np.concatenate([first.image, second.image]).reshape(guarded.train.size, -1)
-    whole = guarded.train.image.reshape(guarded.train.size, -1)
+    assert abs(first.size - 0.6 * training.train.size) < 6
+    assert first.size + second.size == training.train.size
+    both = np.concatenate([first.image, second.image]).reshape(training.train.size, -1)
+    whole = training.train.image.reshape(training.train.size, -1)
     np.testing.assert_array_equal(np.sort(both, axis=0), np.sort(whole, axis=0))
     orders = [streams[name].order for name in ("train", "val", "bank")]
     assert orders == ["epochs", "random", "random"]
+
+
+def test_a_class_balanced_part_may_be_searched_on(tiny, training):
+    config = tiny({"data.per_class": (20, 7), "data.batch_size": 8})
+    streams = search_streams(config, training)
+    for name, start, stop in (("train", 0, 20), ("val", 20, 27), ("bank", 20, 27)):
+        examples = streams[name].examples
+        expected = [
+            np.flatnonzero(training.train.label == label)[start:stop]
+            for label in range(10)
+        ]
+        chosen = training.train.take(np.sort(np.concatenate(expected)))
+        np.testing.assert_array_equal(examples.label, chosen.label)
+        np.testing.assert_array_equal(examples.image, chosen.image)
+    with pytest.raises(InputError, match=r"from 1 to 13\d, .*--config.data.per_class"):
+        search_streams(tiny({"data.per_class": (100, 50)}), training)

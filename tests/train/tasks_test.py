@@ -10,6 +10,7 @@ import pytest
 
 from skillearn_jax.data import from_arrays
 from skillearn_jax.errors import InputError
+from skillearn_jax.nas import Supernet
 from skillearn_jax.parallel import Devices
 from skillearn_jax.train import run
 from skillearn_jax.train.build import build_search
@@ -83,8 +84,9 @@ def config(tiny):
     ],
 )
 def test_every_skill_becomes_a_program_that_can_be_traced(
-    changes, stages, sets, config, given
+    changes, stages, sets, config, given, monkeypatch
 ):
+    """And the supernet is traced once for each task, however many turns there are."""
     config = config(changes)
     check(config)
     data = load_images(config, given)
@@ -101,7 +103,12 @@ def test_every_skill_becomes_a_program_that_can_be_traced(
         state = program.init(setup.params, key, setup.model_state)
         return state, *program.step(state, batches)
 
+    traces, apply = [], Supernet.apply
+    monkeypatch.setattr(
+        Supernet, "apply", lambda *args, **kw: traces.append(1) or apply(*args, **kw)
+    )
     before, after, metrics = jax.eval_shape(step, jax.random.key(0))
+    assert len(traces) == len(NAMES)
     assert jax.tree.structure(before) == jax.tree.structure(after)
     assert {"validation/loss_a", "validation/loss_b"} <= set(metrics)
 

@@ -170,7 +170,8 @@ class BenchNetwork(nn.Module):
     """Stem, three times N cells with residual blocks between them, mean pool, linear.
 
     Attributes:
-      num_classes: size of the logits.
+      num_classes: size of the logits; 0 leaves the head out, and the pooled features are
+        returned.
       architecture: the cell of a derived network; None is the supernet, whose cells all
         share one matrix of logits and whose normalisations in cells are not affine.
       channels: of the first cells; doubled twice.
@@ -197,7 +198,7 @@ class BenchNetwork(nn.Module):
         *,
         train: bool,
     ) -> jax.Array:
-        """Returns class logits, `[B, num_classes]`.
+        """Returns class logits, `[B, num_classes]`, or features without a head.
 
         Args:
           images: `[B, H, W, channels]`, sides multiples of 4.
@@ -207,7 +208,7 @@ class BenchNetwork(nn.Module):
 
         Raises:
           InputError: for logits without a supernet or a supernet without, for odd
-            sides, and for a size below 1.
+            sides, and for a size that is too small.
         """
         weights = None
         if self.architecture is None:
@@ -216,10 +217,10 @@ class BenchNetwork(nn.Module):
             weights = jax.nn.softmax(alphas[ALPHAS_KEY], axis=-1)
         elif alphas is not None:
             raise InputError("a network of an architecture takes no alphas: drop them")
-        for name in ("num_classes", "channels", "num_cells"):
-            if getattr(self, name) < 1:
+        for name, least in (("num_classes", 0), ("channels", 1), ("num_cells", 1)):
+            if getattr(self, name) < least:
                 raise InputError(
-                    f"{name} must be at least 1, got {getattr(self, name)}"
+                    f"{name} must be at least {least}, got {getattr(self, name)}"
                 )
         make = nn.remat(BenchCell, static_argnums=(3,)) if self.remat else BenchCell
         x = Conv(self.channels, size=3, name="stem")(images)
@@ -238,4 +239,7 @@ class BenchNetwork(nn.Module):
                 )
                 x = cell(x, weights, train)
         x = BatchNorm(axis_name=self.axis_name, name="last_norm")(x, train=train)
-        return Dense(self.num_classes, name="head")(jnp.mean(nn.relu(x), axis=(1, 2)))
+        pooled = jnp.mean(nn.relu(x), axis=(1, 2))
+        if not self.num_classes:
+            return pooled
+        return Dense(self.num_classes, name="head")(pooled)

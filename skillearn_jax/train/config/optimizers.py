@@ -15,8 +15,10 @@ class SgdConfig:
         schedule: how the rate falls, epoch by epoch: `cosine`, `linear`, or
             `exponential` by the factor `decay`.
         decay: of `exponential`.
-        warmup_epochs: in these first epochs the rate is `lr` times 1/n, 2/n, ... 1,
-            whatever the schedule, which counts them too.
+        tail_epochs: `linear` falls to its own step size when as many epochs are left, and
+            then in steps that are smaller by this factor; 0 for one straight line.
+        warmup_epochs: in these first epochs the scheduled rate is multiplied by 1/n, 2/n,
+            ... 1.
         momentum: of the heavy ball.
         nesterov: look ahead along the momentum, as NAS-Bench-201's trainings do.
         weight_decay: added to the gradient, before momentum.
@@ -27,6 +29,7 @@ class SgdConfig:
     min_lr: float = number(0.001, at_least=0)
     schedule: str = choice("cosine", ("cosine", "linear", "exponential"))
     decay: float = number(0.97, above=0)
+    tail_epochs: int = number(0, at_least=0)
     warmup_epochs: int = number(0, at_least=0)
     momentum: float = number(0.9, at_least=0, below=1)
     nesterov: bool = False

@@ -28,8 +28,16 @@ from skillearn_jax.train.config.search import (
 from skillearn_jax.train.config.tasks import InterleavingConfig
 from skillearn_jax.train.fields import choice, number, parse
 
-SKILLS = ("baseline", "lpt", "interleaving", "joint", "blocked", "sequential")
-"""What a run can search by; all but the first two learn several tasks."""
+SKILLS = (
+    "baseline",
+    "lpt",
+    "random",
+    "interleaving",
+    "joint",
+    "blocked",
+    "sequential",
+)
+"""What a run can search by; all but the first three learn several tasks."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -37,10 +45,10 @@ class Config:
     """A run.
 
     Attributes:
-        skill: `lpt`, or `baseline` for plain differentiable search, on one data set;
-            `interleaving`, `joint`, `blocked` or `sequential` on several tasks.
+        skill: `lpt`, `baseline` for plain differentiable search, or `random` for the best
+            of random cells, on one data set; `interleaving`, `joint`, `blocked` or `sequential` on several tasks.
         tasks: names of the data sets of several tasks, as in `data.name`, which is not
-            read then; empty for the first two skills.
+            read then; empty for the first three skills.
         genotype: cells to evaluate without a search: a published name (`DARTS_V2`), a
             file, the workdir of a search, or `random:SEED`, where `random` alone takes
             `seed`; empty searches.

@@ -19,11 +19,14 @@ class ParallelConfig:
         batch_norm: `synchronized`: statistics are those of the whole batch, whatever the
             number of devices; `per_device`: each device's of its own part, as on most
             GPUs elsewhere: less is sent, and the number of devices matters.
+        tester_optimizer: `sharded`: of n devices each holds 1 / n of the momentum of
+            encoder and executor, and more is sent; `replicated`: all of it.
     """
 
     devices: int = number(0, at_least=0)
     backend: str = choice("pmap", BACKENDS)
     batch_norm: str = choice("synchronized", ("synchronized", "per_device"))
+    tester_optimizer: str = choice("replicated", ("replicated", "sharded"))
 
     def statistics_axis(self, axis_name: str | None) -> str | None:
         """Returns the axis name as networks with batch statistics are to be given it."""

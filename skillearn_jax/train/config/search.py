@@ -51,23 +51,28 @@ class HypergradConfig:
     Attributes:
         adjoint: `exact`, `finite_difference` or `first_order` (no second derivative).
         radius: of the finite difference.
+        per_set: one finite difference for each set that a stage moves (encoder and head),
+            as the authors of interleaving learning take them.
     """
 
     adjoint: str = choice("exact", ("exact", "finite_difference", "first_order"))
     radius: float = number(0.01, above=0)
+    per_set: bool = False
 
     def build(self) -> Adjoint:
         """Returns the adjoint that is named."""
         if self.adjoint == "exact":
             return Exact()
         if self.adjoint == "finite_difference":
-            return FiniteDifference(self.radius)
+            return FiniteDifference(self.radius, self.per_set)
         return FirstOrder()
 
 
 @dataclasses.dataclass(frozen=True)
 class SearchConfig:
     """The search phase.
+
+    A random search reads `epochs`, `cells`, `channels`, `weights` and `num_random` only.
 
     Attributes:
         epochs: passes over the training half, warm-up included.
@@ -95,6 +100,7 @@ class SearchConfig:
             where it falls; 0 for none.
         max_skips: skip connections that the derived normal cell may have, as in
             P-DARTS; -1 for any number.
+        num_random: cells that `skill=random` draws, trains for `epochs` and judges.
     """
 
     epochs: int = number(50, at_least=1)
@@ -112,6 +118,7 @@ class SearchConfig:
     stage_candidates: tuple[int, ...] = number((), at_least=1)
     stage_skip_dropout: tuple[float, ...] = number((), at_least=0, below=1)
     max_skips: int = number(-1, at_least=-1)
+    num_random: int = number(8, at_least=1)
     weights: SgdConfig = SgdConfig()
     alphas: AdamConfig = AdamConfig()
 

@@ -282,3 +282,16 @@ def test_networks_take_what_they_should():
     refused(derived, "an architecture takes no alphas", images, alphas)
     refused(derived, "halves 6x7 pixels: give images", jnp.zeros((1, 6, 7, 3)))
     refused(derived.clone(num_cells=0), "num_cells must be at least 1", images)
+
+
+def test_without_a_head_the_features_are_returned():
+    images = jnp.zeros((2, 8, 8, 3))
+    network = BenchNetwork(
+        0, Architecture(("skip_connect",) * 6), channels=3, num_cells=1
+    )
+    features, variables = jax.eval_shape(
+        lambda key: network.init_with_output(key, images, train=False),
+        jax.random.key(0),
+    )
+    assert features.shape == (2, 12)
+    assert "head" not in variables["params"]

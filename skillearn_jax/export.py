@@ -1,0 +1,88 @@
+"""Floor 5: a trained network as StableHLO, in one file: `python -m` this module.
+
+    python -m skillearn_jax.export --workdir=runs/lpt_digits
+
+The file holds the weights, and takes any number of images at once. It needs this package
+no more, only JAX:
+
+    from jax import export
+    network = export.deserialize(bytearray(Path("derived_0.stablehlo").read_bytes()))
+    logits = network.call(images)  # [B, H, W, C] uint8 pixels, as they are in a file
+"""
+
+import argparse
+import json
+import re
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import jax
+from jax import export
+
+from skillearn_jax.errors import InputError, StorageError
+from skillearn_jax.train import Trained, load
+
+PLATFORMS = ("cpu", "cuda", "tpu")
+"""On which an exported network runs."""
+
+
+def to_stablehlo(trained: Trained) -> export.Exported:
+    """Returns a network as one StableHLO program: `images [b, H, W, C] uint8 -> logits`.
+
+    Args:
+        trained: of `load`. The variables become constants of the program.
+
+    Cost: one trace; nothing is compiled.
+    """
+    apply, variables = trained
+    height, width, channels = apply.facts.image_shape
+    shape = export.symbolic_shape(f"b, {height}, {width}, {channels}")
+    images = jax.ShapeDtypeStruct(shape, "uint8")
+    called = jax.jit(lambda images: apply(variables, images))
+    return export.export(called, platforms=PLATFORMS)(images)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs the command line and returns its exit code: 0, 2 for a mistake, 4 for a disk.
+
+    Args:
+        argv: the flags; by default those of the process.
+    """
+    parser = argparse.ArgumentParser(
+        prog="python -m skillearn_jax.export",
+        description="Writes a trained network as StableHLO; prints what it takes as JSON.",
+        allow_abbrev=False,
+    )
+    parser.add_argument("--workdir", required=True, help="of a search or an evaluation")
+    parser.add_argument("--network", default="derived", help="or 'random 1', ...")
+    parser.add_argument("--seed", type=int, default=0, help="of its training")
+    parser.add_argument("--output", default="", help="file; default WORKDIR/export/...")
+    flags = parser.parse_args(argv)
+    try:
+        trained = load(flags.workdir, flags.network, flags.seed)
+        path = Path(flags.output or _default_path(flags.workdir, trained))
+        content = to_stablehlo(trained).serialize()
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_bytes(content)
+        except OSError as error:
+            raise StorageError(
+                f"cannot write {path} ({error.strerror}): set --output"
+            ) from error
+    except (InputError, StorageError) as error:
+        print(f"export: {error}", file=sys.stderr)
+        return 2 if isinstance(error, InputError) else 4
+    facts = trained.apply.facts._asdict()
+    print(json.dumps({"file": str(path), "bytes": len(content), **facts}))
+    return 0
+
+
+def _default_path(workdir: str, trained: Trained) -> Path:
+    facts = trained.apply.facts
+    name = re.sub(r"[^\w.-]", "_", f"{facts.network}_{facts.seed}")
+    return Path(workdir) / "export" / f"{name}.stablehlo"
+
+
+if __name__ == "__main__":
+    sys.exit(main())

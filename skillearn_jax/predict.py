@@ -1,0 +1,152 @@
+"""Floor 5: what a trained network sees in a folder of images: `python -m` this module.
+
+    python -m skillearn_jax.predict --workdir=runs/search --images=photos --format=csv
+
+One line for each picture, in the order of their paths: its path below the folder, the
+likeliest class and its probability. PNG and JPEG, in folders of the folder too. A picture
+of another size than the training images is resized to it (bilinear, with anti-aliasing;
+proportions are not kept), colours become grey where those were grey.
+
+Exit codes: 0; 2 for a mistake in the flags, and where a picture is damaged: it is named on
+stderr, and the others are predicted.
+"""
+
+import argparse
+import csv
+import json
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import jax
+import numpy as np
+
+from skillearn_jax.data.folder import SUFFIXES
+from skillearn_jax.data.pixels import UNDECODABLE, decode
+from skillearn_jax.errors import InputError
+from skillearn_jax.train import Trained, load
+
+_BATCH = 64
+
+
+class Prediction(NamedTuple):
+    """The likeliest class of an image.
+
+    Attributes:
+        image: its path below the folder.
+        label: name of the class, or its number where the data have no names.
+        probability: of that class, by the softmax of the logits.
+    """
+
+    image: str
+    label: str
+    probability: float
+
+
+def predict(
+    trained: Trained, folder: Path, say: Callable[[str], None]
+) -> Iterator[Prediction]:
+    """Yields a prediction for each image of a folder, in the order of their paths.
+
+    Args:
+        trained: of `load`.
+        folder: of PNG and JPEG files, at any depth.
+        say: is told in one line of each file that is no readable image.
+
+    Raises:
+        InputError: if the folder is none, or holds no image.
+
+    Cost: one compilation; images are decoded and held a batch at a time.
+    """
+    apply, variables = trained
+    facts = apply.facts
+    height, width, channels = facts.image_shape
+    # The variables are an argument: as constants, XLA would fold them for minutes.
+    probabilities = jax.jit(lambda *args: jax.nn.softmax(apply(*args)))
+    names: list[str] = []
+    pixels = np.zeros((_BATCH, height, width, channels), np.uint8)
+
+    def of_batch() -> Iterator[Prediction]:
+        rows = np.asarray(probabilities(variables, pixels))  # one shape: compiled once
+        for name, row in zip(names, rows, strict=False):
+            best = int(row.argmax())
+            yield Prediction(name, facts.label(best), float(row[best]))
+        names.clear()
+
+    for file in _image_files(folder):
+        try:
+            image = decode(file, channels=channels, size=(height, width))
+        except UNDECODABLE:
+            say(f"{file} is no readable image")
+            continue
+        pixels[len(names)] = image
+        names.append(file.relative_to(folder).as_posix())
+        if len(names) == _BATCH:
+            yield from of_batch()
+    if names:
+        yield from of_batch()
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs the command line and returns its exit code.
+
+    Args:
+        argv: the flags; by default those of the process.
+    """
+    parser = argparse.ArgumentParser(
+        prog="python -m skillearn_jax.predict",
+        description="Prints the likeliest class of each image of a folder.",
+        allow_abbrev=False,
+    )
+    parser.add_argument("--workdir", required=True, help="of a search or an evaluation")
+    parser.add_argument("--images", required=True, help="folder of PNG and JPEG files")
+    parser.add_argument("--network", default="derived", help="or 'random 1', ...")
+    parser.add_argument("--seed", type=int, default=0, help="of its training")
+    parser.add_argument("--format", choices=WRITERS, default="text")
+    flags = parser.parse_args(argv)
+    wrong: list[str] = []
+
+    def say(line: str) -> None:
+        wrong.append(line)
+        print(f"predict: {line}", file=sys.stderr)
+
+    try:
+        trained = load(flags.workdir, flags.network, flags.seed)
+        WRITERS[flags.format](predict(trained, Path(flags.images), say))
+    except InputError as error:
+        say(str(error))
+    return 2 if wrong else 0
+
+
+def _image_files(folder: Path) -> list[Path]:
+    if not folder.is_dir():
+        raise InputError(f"{folder} is not a folder: set --images")
+    files = [path for path in folder.rglob("*") if path.suffix.lower() in SUFFIXES]
+    if not files:
+        raise InputError(f"{folder} holds no {', '.join(SUFFIXES)} file: set --images")
+    return sorted(files)
+
+
+def _write_text(predictions: Iterator[Prediction]) -> None:
+    for image, label, probability in predictions:
+        print(f"{image}  {label}  {probability:.4f}")
+
+
+def _write_csv(predictions: Iterator[Prediction]) -> None:
+    rows = csv.writer(sys.stdout, lineterminator="\n")
+    rows.writerow(("image", "class", "probability"))
+    rows.writerows(predictions)
+
+
+def _write_json(predictions: Iterator[Prediction]) -> None:
+    for image, label, probability in predictions:
+        row = {"image": image, "class": label, "probability": probability}
+        print(json.dumps(row))
+
+
+WRITERS = {"text": _write_text, "csv": _write_csv, "json": _write_json}
+"""How predictions are printed; JSON is one object a line."""
+
+if __name__ == "__main__":
+    sys.exit(main())

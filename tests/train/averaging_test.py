@@ -1,0 +1,64 @@
+"""The average of the weights and batch statistics, against its recursion."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from skillearn_jax.framework import State
+from skillearn_jax.train.averaging import (
+    averaging,
+    judged_variables,
+    variables,
+    with_average,
+)
+
+
+def state():
+    return State(
+        params={"weights": {"w": jnp.asarray([1.0, 2.0])}},
+        opt_states={},
+        model_state={"network": {"mean": jnp.asarray([3.0])}},
+        step=jnp.int32(0),
+        key=jax.random.key(0),
+    )
+
+
+def step(state, batches):
+    """Weights double, statistics grow by what the batch says."""
+    assert set(state.model_state) == {"network"}
+    return state._replace(
+        params=jax.tree.map(lambda w: 2 * w, state.params),
+        model_state=jax.tree.map(lambda m: m + batches, state.model_state),
+        step=state.step + 1,
+    ), {"loss": jnp.float32(0)}
+
+
+@pytest.mark.parametrize("every", [1, 3])
+def test_it_follows_the_updates(every):
+    taken = averaging(step, decay=0.25, every=every)
+    now, batches = with_average(state()), [5.0, -1.0, 2.0, 4.0, 8.0, 1.0]
+    average, updates = variables(now), 0
+    for number, batch in enumerate(batches, 1):
+        now, _ = jax.jit(taken)(now, jnp.float32(batch))
+        if number % every == 0:
+            updates += 1
+            decay = min(0.25, updates / (updates + 9))
+            average = jax.tree.map(
+                lambda old, new, d=decay: d * old + (1 - d) * new,
+                average,
+                variables(now),
+            )
+        found = judged_variables(now)
+        jax.tree.map(
+            lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-6), found, average
+        )
+    assert updates == 6 // every
+    assert found["params"]["w"][0] != variables(now)["params"]["w"][0]
+
+
+def test_without_one_the_last_weights_are_judged():
+    now = state()
+    found = judged_variables(now)
+    assert found["params"] is now.params["weights"]
+    assert found["batch_stats"] is now.model_state["network"]

@@ -1,0 +1,216 @@
+"""The training of a fixed network: what each option changes in one step."""
+
+import dataclasses
+import shutil
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from skillearn_jax.data import Mixing
+from skillearn_jax.errors import InputError
+from skillearn_jax.nas import CellSpace, random_genotype
+from skillearn_jax.train import load, run
+from skillearn_jax.train.evaluation_program import training_program
+from skillearn_jax.train.optimizers import by_epoch
+from skillearn_jax.train.spaces import space_kind
+
+pytestmark = pytest.mark.usefixtures("quick_compilation")
+BATCH, CLASSES = 6, 7
+
+
+@pytest.fixture(scope="module")
+def batch():
+    rng = np.random.default_rng(0)
+    return {
+        "train": {
+            "image": jnp.asarray(rng.normal(size=(BATCH, 8, 8, 1)), jnp.float32),
+            "label": jnp.asarray(rng.integers(0, CLASSES, BATCH), jnp.int32),
+            "index": jnp.arange(BATCH),
+        },
+        "progress": jnp.float32(0.5),
+    }
+
+
+@pytest.fixture(scope="module")
+def built(tiny):
+    """`built(changes) -> (network, program, state)`; the same weights for all."""
+    initial = []
+
+    def build(changes=(), steps_per_epoch=10):
+        config = tiny(
+            {"space.num_nodes": 1, "evaluation.drop_path": 0.0, **dict(changes)}
+        )
+        space = CellSpace(ops=config.space.ops, num_nodes=1)
+        cells = random_genotype(np.random.default_rng(1), space)
+        kind = space_kind(config)
+        network = kind.network(cells, config, CLASSES, None, auxiliary=False)
+        if not initial:  # the same network for all
+            init = jax.jit(partial(network.init, train=False))
+            initial.append(init(jax.random.key(0), jnp.zeros((2, 8, 8, 1))))
+        (variables,) = initial
+        program = training_program(network, config, steps_per_epoch, None)
+        state = program.init(
+            {"weights": variables["params"]},
+            jax.random.key(1),
+            {"network": variables["batch_stats"]},
+        )
+        return network, program, state
+
+    return build
+
+
+def logits_of(network, state, images):
+    variables = {
+        "params": state.params["weights"],
+        "batch_stats": state.model_state["network"],
+    }
+    apply = partial(network.apply, train=True, mutable=["batch_stats"])
+    return jax.jit(apply)(variables, images)[0]
+
+
+def loss_of(program, state, batch):
+    moves, key = {"weights": state.params["weights"]}, jax.random.key(5)
+    stage = jax.jit(lambda *args: program.stages[0](*args))
+    return stage(moves, {}, state.model_state, batch, key)[0]
+
+
+def test_the_loss_of_smoothed_labels(built, batch):
+    network, program, state = built({"evaluation.label_smoothing": 0.1})
+    logits = logits_of(network, state, batch["train"]["image"])
+    soft = optax.losses.smooth_labels(
+        jax.nn.one_hot(batch["train"]["label"], CLASSES), 0.1
+    )
+    expected = jnp.mean(optax.losses.softmax_cross_entropy(logits, soft))
+    found = loss_of(program, state, batch)
+    np.testing.assert_allclose(found, expected, rtol=1e-6)
+
+
+@pytest.mark.parametrize("name", ["mixup", "cutmix"])
+def test_the_loss_of_mixed_images_is_that_of_mixed_labels(
+    name, built, batch, monkeypatch
+):
+    network, program, state = built({f"evaluation.{name}": 1.0})
+    mixed = {}
+
+    def noted(self, batch, key, axis_name):
+        mixed.update(apply(self, batch, key, axis_name))
+        return mixed
+
+    apply = Mixing.apply
+    monkeypatch.setattr(Mixing, "apply", noted)
+    monkeypatch.setattr(jax, "jit", lambda function: function)  # to see the images
+    loss = loss_of(program, state, batch)
+    monkeypatch.undo()
+    logits = jax.nn.log_softmax(logits_of(network, state, mixed["image"]))
+    share = mixed["share"][:, None]
+    soft = share * jax.nn.one_hot(batch["train"]["label"], CLASSES) + (
+        1 - share
+    ) * jax.nn.one_hot(mixed["other_label"], CLASSES)
+    np.testing.assert_allclose(loss, -jnp.mean(jnp.sum(soft * logits, -1)), rtol=1e-5)
+    assert jnp.any(mixed["image"] != batch["train"]["image"])
+
+
+def test_accumulated_gradients_make_one_update_of_their_mean(built, batch):
+    """Two half batches: SGD on the mean of their gradients, clipped as one."""
+    changes = {
+        "evaluation.weights.lr": 0.5,
+        "evaluation.weights.clip": 0.01,
+        "evaluation.weights.momentum": 0.0,
+        "evaluation.weights.weight_decay": 0.0,
+        "evaluation.epochs": 2,
+    }
+    _, program, state = built({**changes, "evaluation.accumulate": 2})
+    halves = [
+        {**batch, "train": jax.tree.map(lambda x, p=part: x[p], batch["train"])}
+        for part in (slice(0, 3), slice(3, 6))
+    ]
+    step = jax.jit(program.step)
+    first, _ = step(state, halves[0])
+    second, _ = step(first, halves[1])
+    jax.tree.map(np.testing.assert_array_equal, first.params, state.params)
+    stage = program.stages[0]
+
+    def gradient(state, part):
+        def loss(moves):
+            return stage(moves, {}, state.model_state, part, state.key)[0]
+
+        return jax.jit(jax.grad(loss))({"weights": state.params["weights"]})
+
+    mean = jax.tree.map(
+        lambda a, b: (a + b) / 2, gradient(state, halves[0]), gradient(first, halves[1])
+    )
+    scale = 0.01 / optax.tree.norm(mean)
+    assert scale < 1
+    jax.tree.map(
+        lambda new, old, g: np.testing.assert_allclose(
+            new, old - 0.5 * scale * g, rtol=1e-4, atol=1e-7
+        ),
+        second.params,
+        state.params,
+        mean,
+    )
+
+
+def test_a_training_without_an_update_is_refused(built):
+    with pytest.raises(InputError, match=r"--config\.evaluation\.accumulate"):
+        built({"evaluation.accumulate": 11})
+
+
+def test_bfloat16_is_the_arithmetic_and_not_the_state(built, batch):
+    _, plain, state = built()
+    _, program, _ = built({"evaluation.compute": "bfloat16"})
+    text = str(jax.make_jaxpr(program.step)(state, batch))
+    assert "bf16[6,8,8" in text
+    assert "bf16" not in str(jax.make_jaxpr(plain.step)(state, batch))
+    expected, of_plain = jax.jit(plain.step)(state, batch)
+    found, metrics = jax.jit(program.step)(state, batch)
+    for leaf in jax.tree.leaves((found.params, found.model_state, found.opt_states)):
+        assert leaf.dtype in (jnp.float32, jnp.int32)
+    loss, exact = float(metrics["network/loss"]), float(of_plain["network/loss"])
+    assert loss != exact
+    assert loss == pytest.approx(exact, rel=0.02)
+    difference = jax.tree.map(jnp.subtract, found.params, expected.params)
+    moved = jax.tree.map(jnp.subtract, expected.params, state.params)
+    assert optax.tree.norm(difference) < 0.1 * optax.tree.norm(moved)
+
+
+def test_accumulation_leaves_the_schedule_by_epochs(tiny):
+    weights = dataclasses.replace(tiny().evaluation.weights, lr=1.0, min_lr=0.0)
+    every = by_epoch(weights, 4, steps_per_epoch=5)
+    rates = by_epoch(weights, 4, steps_per_epoch=5, accumulate=2)
+    for update in range(10):
+        assert float(rates(jnp.int32(update))) == float(every(jnp.int32(2 * update)))
+
+
+def test_a_training_with_an_average_goes_on_bit_for_bit(tiny_baseline, tmp_path):
+    """From the checkpoint of its first epoch; kept and judged is the average."""
+    changes = {
+        "genotype": "random:1",
+        "evaluation.epochs": 2,
+        "evaluation.num_random": 0,
+        "evaluation.num_seeds": 1,
+        "evaluation.average": 0.9,
+        "evaluation.accumulate": 2,
+        "evaluation.mixup": 0.5,
+        "evaluation.compute": "bfloat16",
+        "checkpoint.keep": 2,
+    }
+    workdir = tmp_path / "run"
+    run(tiny_baseline(changes), workdir, quiet=True)
+    before = load(workdir).variables
+    held_out = (workdir / "heldout.json").read_text()
+    *_, newest = sorted(
+        (p for p in (workdir / "checkpoints" / "evaluation").iterdir() if p.is_dir()),
+        key=lambda p: int("".join(filter(str.isdigit, p.name)) or -1),
+    )
+    for path in (newest, workdir / "networks"):
+        shutil.rmtree(path)
+    for name in ("evaluation.json", "heldout.json", "summary.json"):
+        (workdir / name).unlink()
+    run(tiny_baseline(changes), workdir, quiet=True)
+    assert (workdir / "heldout.json").read_text() == held_out
+    jax.tree.map(np.testing.assert_array_equal, load(workdir).variables, before)

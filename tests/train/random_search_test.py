@@ -1,0 +1,198 @@
+"""Random search: what is drawn, how it is judged, that it goes on after a stop."""
+
+import json
+
+import jax
+import numpy as np
+import pytest
+
+from skillearn_jax.data import from_arrays, halves, load
+from skillearn_jax.errors import InputError
+from skillearn_jax.train import run
+from skillearn_jax.train.checkpoints import Checkpoints
+from skillearn_jax.train.experiment import check
+from skillearn_jax.train.random_search import best_candidate, draw_candidates
+from skillearn_jax.train.resume import differences
+from skillearn_jax.train.rivals import random_cells
+
+RANDOM = {"skill": "random", "search.warmup_epochs": 0, "search.num_random": 3}
+LEARNS = {
+    **RANDOM,
+    "search.num_random": 2,
+    "search.epochs": 2,
+    "search.weights.lr": 0.2,
+    "data.batch_size": 32,
+    "evaluation.epochs": 0,
+}
+STEPS = 22  # of an epoch: 719 training images
+
+
+@pytest.fixture(scope="module", autouse=True)
+def quickly():
+    """As `quick_compilation`, and for what the module shares too."""
+    jax.config.update("jax_disable_most_optimizations", True)
+    yield
+    jax.config.update("jax_disable_most_optimizations", False)
+
+
+def read(workdir, name="candidates.json"):
+    return json.loads((workdir / name).read_text())
+
+
+@pytest.fixture(scope="module")
+def searched(tiny, tmp_path_factory):
+    workdir = tmp_path_factory.mktemp("random") / "run"
+    config = tiny({**LEARNS, "checkpoint.every_steps": 11})
+    return workdir, config, run(config, workdir, quiet=True)
+
+
+def test_the_cell_with_the_least_validation_error_is_derived(searched, read_rows):
+    workdir, config, result = searched
+    found = read(workdir)
+    drawn = draw_candidates(config)
+    assert {name: entry["genotype"] for name, entry in found.items()} == {
+        name: cells.to_json() for name, cells in drawn.items()
+    }
+    errors = {name: entry["error"] for name, entry in found.items()}
+    assert min(errors.values()) < 80  # chance is 90
+    assert len(set(errors.values())) == 2
+    assert result.genotype == drawn[min(errors, key=errors.get)]
+    assert read(workdir, "genotype.json") == result.genotype.to_json()
+    assert result.summary["search"]["steps"] == 4 * STEPS
+    assert result.summary["search"]["epochs"] == 4
+    rows = read_rows(workdir)
+    assert [(row["phase"], row["network"], row["step"]) for row in rows] == [
+        ("search", name, step) for name in drawn for step in (STEPS, 2 * STEPS)
+    ]
+    page = result.report.read_text()
+    assert "Random search on digits" in page
+    assert '<figure id="candidates">' in page
+    assert '<figure id="trainings">' in page
+
+
+def test_of_equal_errors_the_lower_loss_wins():
+    found = {
+        "a": {"error": 3.0, "loss": 1.0},
+        "b": {"error": 2.0, "loss": 0.5},
+        "c": {"error": 2.0, "loss": 0.4},
+    }
+    assert best_candidate(found) == "c"
+
+
+def test_only_the_training_images_are_read(searched, tiny, tmp_path):
+    """Other held-out images: the same errors, on the images of the second half."""
+    workdir, config, _ = searched
+    digits = load("digits")
+    other = from_arrays(
+        "digits",
+        digits.train.image,
+        digits.train.label,
+        np.zeros_like(digits.heldout.image),
+        digits.heldout.label,
+    )
+    run(config, tmp_path / "run", data=other, quiet=True)
+    found = read(tmp_path / "run")
+    assert found == read(workdir)
+    for entry in found.values():
+        wrong = entry["error"] * halves(digits.train, stratified=True)[1].size / 100
+        assert wrong == pytest.approx(round(wrong), abs=1e-9)
+
+
+@pytest.mark.parametrize("torn_after", [2 * STEPS, 2 * STEPS + 11])
+def test_a_torn_search_ends_as_the_whole_one(
+    torn_after, searched, tmp_path, read_rows, monkeypatch
+):
+    """Torn at the last step of the first cell, and within the second."""
+    workdir, config, whole = searched
+    save = Checkpoints.save
+
+    def dies(self, at, *args):
+        save(self, at, *args)
+        if at == torn_after:
+            self.close()
+            raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Checkpoints, "save", dies)
+        with pytest.raises(KeyboardInterrupt):
+            run(config, tmp_path / "run", quiet=True)
+    assert (tmp_path / "run" / "candidates.json").exists() == (torn_after > 2 * STEPS)
+    again = run(config, tmp_path / "run", quiet=True)
+    assert again.genotype == whole.genotype
+    assert read(tmp_path / "run") == read(workdir)
+    assert read_rows(tmp_path / "run") == read_rows(workdir)
+
+
+def test_candidates_are_distinct_and_more_draws_begin_alike(tiny):
+    for space in ("darts", "nasbench201"):
+        changes = {**RANDOM, "space.name": space, "space.num_nodes": 2}
+        few = draw_candidates(tiny({**changes, "search.num_random": 4}))
+        many = draw_candidates(tiny({**changes, "search.num_random": 9}))
+        assert list(many.items())[: len(few)] == list(few.items())
+        assert len(set(many.values())) == len(many)
+        assert draw_candidates(tiny({**changes, "seed": 5})) != few
+
+
+def test_a_cell_that_is_drawn_twice_is_trained_once(tiny):
+    """Two cells of one node, two skips each: only the order of a node's edges is left."""
+    ops = ("none", "skip_connect")
+    config = tiny({**RANDOM, "space.ops": ops, "search.num_random": 20})
+    drawn = draw_candidates(config)
+    assert list(drawn) == [f"candidate {i}" for i in range(1, len(drawn) + 1)]
+    assert len(set(drawn.values())) == len(drawn) <= 4
+
+
+def test_the_evaluation_draws_other_random_cells(tiny):
+    config = tiny({**RANDOM, "space.num_nodes": 4, "evaluation.num_random": 5})
+    candidates = draw_candidates(config)
+    drawn = random_cells(config, candidates["candidate 1"], 10, (8, 8, 1))
+    assert len(drawn) == 5
+    assert not set(drawn.values()) & set(candidates.values())
+
+
+def test_in_the_space_of_nasbench201(tiny, tmp_path):
+    config = tiny(
+        {
+            **RANDOM,
+            "space.name": "nasbench201",
+            "search.num_random": 1,
+            "evaluation.epochs": 0,
+        }
+    )
+    result = run(config, tmp_path / "run", quiet=True)
+    assert result.genotype in draw_candidates(config).values()
+    assert len(result.genotype.ops) == 6
+    assert '<figure id="cell">' in result.report.read_text()
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        (
+            {"search.warmup_epochs": 1},
+            "warmup_epochs is 1; a random search has no super",
+        ),
+        ({"search.stop": "skips"}, "stop is 'skips'.* --config.search.stop=epochs"),
+        ({"search.channels": 4, "search.partial": 2}, "partial is 2"),
+        ({"search.max_skips": 2}, "max_skips is 2"),
+        ({"space.edge_normalization": True}, "edge_normalization is True"),
+        ({"tasks": ("digits",)}, "random searches on one data set"),
+    ],
+)
+def test_what_has_no_meaning_is_refused(changes, message, tiny):
+    check(tiny(RANDOM))
+    with pytest.raises(InputError, match=message):
+        check(tiny({**RANDOM, **changes}))
+
+
+def test_more_cells_may_follow_and_longer_trainings_may_not(tiny):
+    def accepted(changes, evaluated=False):
+        old, new = tiny(RANDOM).to_dict(), tiny({**RANDOM, **changes}).to_dict()
+        more, refused = differences(old, new, {}, evaluated)
+        assert len(more) + len(refused) == 1
+        return bool(more)
+
+    assert accepted({"search.num_random": 4})
+    assert not accepted({"search.num_random": 2})
+    assert not accepted({"search.num_random": 4}, evaluated=True)
+    assert not accepted({"search.epochs": 3})
