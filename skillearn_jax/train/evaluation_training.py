@@ -12,12 +12,8 @@ from skillearn_jax.framework import State
 from skillearn_jax.nas import count_macs, mobile_setting
 from skillearn_jax.parallel import Devices
 from skillearn_jax.train import interrupt
-from skillearn_jax.train.averaging import (
-    Step,
-    averaging,
-    judged_variables,
-    with_average,
-)
+from skillearn_jax.train.averaging import averaging, judged_variables, with_average
+from skillearn_jax.train.build import Step
 from skillearn_jax.train.config import Config
 from skillearn_jax.train.evaluation_data import TrainingBatches, heldout_batches
 from skillearn_jax.train.evaluation_program import training_program
