@@ -7,9 +7,10 @@ statistics; the images are noise of CIFAR's size.
 
 `images_per_s` and `flops_per_s` are by `step_s`, the median wall-clock time of a step;
 `flops` are those that XLA counts in the program, in which a separable convolution is a dense
-one. `cpu_s` and `compile_cpu_s` are of the whole process, all threads together, and tell
-more where other processes share the cores. `peak_bytes` is what XLA plans for one call:
-arguments, results and temporaries.
+one; with `--cells_form=scanned` the body of a loop counts once, too little. `cpu_s` and
+`compile_cpu_s` are of the whole process, all threads together, and tell more where other
+processes share the cores. `peak_bytes` is what XLA plans for one call: arguments, results and
+temporaries.
 """
 
 import argparse
@@ -26,7 +27,7 @@ from machine import machine
 from timing import measure, use_cache
 
 from skillearn_jax.errors import InputError
-from skillearn_jax.nas import find_genotype
+from skillearn_jax.nas import find_genotype, scan_cells_by_default
 from skillearn_jax.train import Config
 from skillearn_jax.train.evaluation_program import training_program
 from skillearn_jax.train.spaces import space_kind
@@ -46,6 +47,12 @@ def main() -> None:
         "--seeds", type=int, default=1, help="trainings side by side, by vmap"
     )
     parser.add_argument("--compute", choices=("float32", "bfloat16"), default="float32")
+    parser.add_argument(
+        "--cells_form",
+        choices=("unrolled", "scanned"),
+        default="scanned" if scan_cells_by_default() else "unrolled",
+        help="how equal cells are run; by default as in a run on this backend",
+    )
     parser.add_argument("--repeats", type=int, default=5, help="calls that are timed")
     parser.add_argument("--cache", default="", help="folder of a compilation cache")
     args = parser.parse_args()
@@ -76,6 +83,7 @@ def build(args: argparse.Namespace) -> tuple[Callable[..., Any], Any]:
     network = space_kind(config).network(
         find_genotype(args.genotype), config, CLASSES, None, auxiliary=True
     )
+    network = network.clone(scan_cells=args.cells_form == "scanned")
     program = training_program(network, config, STEPS_PER_EPOCH, None)
     rng = np.random.default_rng(0)
     images = rng.normal(size=(args.batch, SIDE, SIDE, 3))

@@ -4,7 +4,8 @@ Paper:    interleaving learning, arXiv 2103.07018. The paper takes turns between
           and CIFAR-10; this is its algorithm (second order, exact, full coupling) on
           5000 images of MNIST and the 1797 digits of scikit-learn, at one size.
 Hardware: 2 CPU cores.
-Expected: nothing is published for these data sets; docs/experiments.md shows runs.
+Expected: nothing is published for these data sets; docs/experiments.md compares
+          searches on them, smaller than these.
 Command:  python launch/run.py --config=configs/il_digits.py --workdir=runs/il
 
 Variants, as in `--config=configs/il_digits.py:joint`:

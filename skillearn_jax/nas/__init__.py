@@ -10,6 +10,9 @@ from skillearn_jax.nas.derive import count_skips as count_skips
 from skillearn_jax.nas.derive import derive_genotype as derive_genotype
 from skillearn_jax.nas.derive import drop_candidates as drop_candidates
 from skillearn_jax.nas.derive import random_genotype as random_genotype
+from skillearn_jax.nas.functional import (
+    scan_cells_by_default as scan_cells_by_default,
+)
 from skillearn_jax.nas.functional import separable_conv as separable_conv
 from skillearn_jax.nas.functional import separable_form as separable_form
 from skillearn_jax.nas.genotype import Genotype as Genotype
@@ -42,6 +45,7 @@ __all__ = [
     "num_params",
     "random_genotype",
     "reduction_positions",
+    "scan_cells_by_default",
     "separable_conv",
     "separable_form",
 ]

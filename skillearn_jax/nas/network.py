@@ -1,6 +1,9 @@
 """The derived network: the cells of a genotype, stacked and trained from scratch."""
 
-from typing import Literal, NamedTuple
+import itertools
+import operator
+from collections.abc import Sequence
+from typing import Any, Literal, NamedTuple
 
 import flax.linen as nn
 import jax
@@ -103,6 +106,9 @@ class Network(nn.Module):
       axis_name: mapped axis over which batch statistics are synchronised, or None.
       form: how separable convolutions are computed; None leaves it to
         `separable_form`.
+      scan_cells: run consecutive cells of equal shapes as one `lax.scan`, which compiles
+        them once; see `scan_cells_by_default`. Variables, masks and results are those
+        of cells written out one after the other, as `init` always has them.
 
     References: Liu et al. 2019, arXiv 1806.09055, section 3; drop path: Larsson et al.
       2017, arXiv 1605.07648.
@@ -116,6 +122,7 @@ class Network(nn.Module):
     auxiliary: Auxiliary | None = None
     axis_name: str | None = None
     form: Form | None = None
+    scan_cells: bool = False
 
     @nn.compact
     def __call__(
@@ -159,21 +166,91 @@ class Network(nn.Module):
         places = cell_places(
             self.num_cells, self.channels, reduced_before=self.stem == "imagenet"
         )
-        for i, place in enumerate(places):
-            cell = Cell(
+        done = 0
+        while done < self.num_cells:
+            start, place = done, places[done]
+            done += self._num_alike(places[start:], older, newer)
+            names = [f"cell_{i}" for i in range(start, done)]
+            own_masks = None if masks is None else masks[start:done].astype(newer.dtype)
+            older, newer = self._run(names, place, (older, newer), own_masks, train)
+            # It reads a reduction cell, which is never run with others.
+            if done - 1 == 2 * self.num_cells // 3:
+                auxiliary = self._auxiliary_logits(newer, train)
+        logits = Dense(self.num_classes, name="head")(jnp.mean(newer, axis=(1, 2)))
+        return logits if auxiliary is None else Outputs(logits, auxiliary)
+
+    def _num_alike(
+        self, places: Sequence[CellPlace], older: jax.Array, newer: jax.Array
+    ) -> int:
+        """Returns how many of the next cells are run together, at least 1.
+
+        Several are if their places are equal and the output of each has the shape of
+        its two inputs: then so have all parameters.
+        """
+        place = places[0]
+        channels = len(getattr(self.genotype, f"{place.kind}_concat")) * place.features
+        if (
+            not self.scan_cells
+            or self.is_initializing()
+            or older.shape != newer.shape
+            or newer.shape[-1] != channels
+        ):
+            return 1
+        return sum(1 for _ in itertools.takewhile(place.__eq__, places))
+
+    def _run(
+        self,
+        names: Sequence[str],
+        place: CellPlace,
+        inputs: tuple[jax.Array, jax.Array],
+        masks: jax.Array | None,
+        train: bool,
+    ) -> tuple[jax.Array, jax.Array]:
+        """Returns the outputs of the last two cells, of one cell or of several alike.
+
+        Args:
+          names: of the cells.
+          place: of each of them.
+          inputs: the outputs of the two cells before them.
+          masks: `[cells, B, edges]` or None, see `Cell`.
+          train: see `BatchNorm`.
+        """
+
+        def cell(**module: Any) -> Cell:
+            return Cell(
                 edges=getattr(self.genotype, place.kind),
                 concat=getattr(self.genotype, f"{place.kind}_concat"),
                 place=place,
                 axis_name=self.axis_name,
                 form=self.form,
-                name=f"cell_{i}",
+                **module,
             )
-            cell_masks = None if masks is None else masks[:, i].astype(newer.dtype)
-            older, newer = newer, cell(older, newer, cell_masks, train=train)
-            if i == 2 * self.num_cells // 3:
-                auxiliary = self._auxiliary_logits(newer, train)
-        logits = Dense(self.num_classes, name="head")(jnp.mean(newer, axis=(1, 2)))
-        return logits if auxiliary is None else Outputs(logits, auxiliary)
+
+        if len(names) == 1:
+            mask = None if masks is None else masks[0]
+            return inputs[1], cell(name=names[0])(*inputs, mask, train=train)
+
+        alike = cell(parent=None)
+        collections = ("params", "batch_stats")
+        mutable = [c for c in collections if self.is_mutable_collection(c)]
+
+        def step(states: Any, own: Any) -> Any:
+            variables, mask = own
+            output, changed = alike.apply(
+                variables, *states, mask, train=train, mutable=mutable
+            )
+            return (states[1], output), changed
+
+        variables = jax.tree.map(
+            lambda *leaves: jnp.stack(leaves),
+            *[{c: self.get_variable(c, name) for c in collections} for name in names],
+        )
+        states, changed = lax.scan(step, inputs, (variables, masks))
+        for i, name in enumerate(names):
+            for collection, values in changed.items():
+                own = jax.tree.map(operator.itemgetter(i), values)
+                self.put_variable(collection, name, own)
+        return states
 
     def _auxiliary_logits(self, x: jax.Array, train: bool) -> jax.Array | None:
         if self.auxiliary is None or not (train or self.is_initializing()):
@@ -185,7 +262,7 @@ class Network(nn.Module):
         return logits if train else None
 
     def _drop_path_masks(self, batch: int, rate: float | jax.Array) -> jax.Array:
-        """Draws the factors of all edges in one go, `[B, cells, edges]`."""
+        """Draws the factors of all edges in one go, `[cells, B, edges]`."""
         key = self.make_rng("drop_path")
         examples = jnp.arange(batch)
         if self.axis_name is not None:
@@ -197,7 +274,7 @@ class Network(nn.Module):
                 jax.random.fold_in(key, example), 1 - rate, shape
             )
 
-        return jax.vmap(draw)(examples) / (1 - rate)
+        return jax.vmap(draw, out_axes=1)(examples) / (1 - rate)
 
 
 def _check_rate(rate: float | jax.Array) -> None:

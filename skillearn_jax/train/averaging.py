@@ -1,18 +1,15 @@
 """Floor 4: a running average of the trained network, kept beside it in the state."""
 
-from collections.abc import Callable
-
 import jax
 import jax.numpy as jnp
 
 from skillearn_jax.framework import State
 from skillearn_jax.framework.state import Batches
+from skillearn_jax.train.build import Step
 from skillearn_jax.types import Array, Metrics, PyTree
 
 AVERAGE = "average"
 """The model state that holds the average."""
-
-Step = Callable[[State, Batches], tuple[State, Metrics]]
 
 
 def averaging(step: Step, decay: float, every: int = 1) -> Step:

@@ -81,13 +81,12 @@ def build_search(
     if stage is None:
         stage = search_stage(config, 0, config.space.build())
     weights_key, alphas_key, tester_key = jax.random.split(key, 3)
-    images = jnp.zeros((2, *data.image_shape))
+    images = jax.ShapeDtypeStruct((2, *data.image_shape), jnp.float32)
     space = stage.space
     supernet = make_supernet(config, stage, data.num_classes, axis_name)
     alphas = space.init_alphas(alphas_key)
-    variables = jax.jit(supernet.init, static_argnames="train")(
-        weights_key, images, alphas, train=False
-    )
+    # Draw by draw: one program of all draws takes longer to compile.
+    variables = supernet.lazy_init(weights_key, images, alphas, train=False)
     params = {"weights": variables["params"], "alphas": alphas}
     model_state: dict[str, Any] = {
         "learner": {"batch_stats": variables["batch_stats"], "steps": jnp.zeros(())}

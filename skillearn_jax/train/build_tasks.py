@@ -1,6 +1,7 @@
 """Floor 4: from a config to the program of several tasks that share a supernet."""
 
 from collections.abc import Mapping
+from functools import partial
 from typing import Any, cast
 
 import jax
@@ -73,8 +74,10 @@ def build_tasks(
     (shape,) = {each.image_shape for each in data.values()}
     supernet = make_supernet(config, stage, num_classes=0, axis_name=axis_name)
     alphas = stage.space.init_alphas(alphas_key)
-    features, variables = jax.jit(supernet.init_with_output, static_argnames="train")(
-        weights_key, jnp.zeros((2, *shape)), alphas, train=False
+    images = jax.ShapeDtypeStruct((2, *shape), jnp.float32)
+    variables = supernet.lazy_init(weights_key, images, alphas, train=False)
+    features = jax.eval_shape(
+        partial(supernet.apply, train=False), variables, images, alphas
     )
     hidden = config.interleaving.heads or (0,) * len(data)
     tasks, heads, model_state = [], {}, {}
@@ -82,7 +85,7 @@ def build_tasks(
         classes = data[name].num_classes
         head = MLP((width, classes) if width else (classes,))
         head_key = jax.random.fold_in(heads_key, i)
-        heads[name] = head.init(head_key, features)["params"]
+        heads[name] = head.lazy_init(head_key, features)["params"]
         model_state[_state_of(name)] = {
             "batch_stats": variables["batch_stats"],
             "steps": jnp.zeros(()),

@@ -11,10 +11,20 @@ from skillearn_jax.errors import InputError
 from skillearn_jax.framework import Aux, Program, Stage
 from skillearn_jax.nas import Outputs
 from skillearn_jax.train.build import cross_entropy
-from skillearn_jax.train.config import Config
+from skillearn_jax.train.config import Config, EvaluationConfig
 from skillearn_jax.train.optimizers import sgd
 from skillearn_jax.train.spaces import Net
 from skillearn_jax.types import Array, Key, ParamSets, PyTree
+
+
+def check_accumulation(evaluation: EvaluationConfig, steps_per_epoch: int) -> None:
+    """Raises `InputError` if a training ends before its first update."""
+    total = evaluation.epochs * steps_per_epoch
+    if evaluation.accumulate > total:
+        raise InputError(
+            f"config.evaluation.accumulate is {evaluation.accumulate}, but the whole "
+            f"training has {total} batches: set a smaller --config.evaluation.accumulate"
+        )
 
 
 def training_program(
@@ -32,12 +42,7 @@ def training_program(
         InputError: if the training ends before its first update.
     """
     evaluation = config.evaluation
-    accumulate, total = evaluation.accumulate, evaluation.epochs * steps_per_epoch
-    if accumulate > total:
-        raise InputError(
-            f"config.evaluation.accumulate is {accumulate}, but the whole training has "
-            f"{total} batches: set a smaller --config.evaluation.accumulate"
-        )
+    check_accumulation(evaluation, steps_per_epoch)
     mixing = Mixing(evaluation.mixup, evaluation.cutmix)
 
     def smoothed(logits: Array, labels: Array) -> Array:
@@ -94,7 +99,10 @@ def training_program(
         loss_fn=train_loss,
         data=("train", "progress"),
         optimizer=sgd(
-            evaluation.weights, evaluation.epochs, steps_per_epoch, accumulate
+            evaluation.weights,
+            evaluation.epochs,
+            steps_per_epoch,
+            evaluation.accumulate,
         ),
     )
     return Program(stages=(stage,), axis_name=axis_name)

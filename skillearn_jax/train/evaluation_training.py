@@ -12,12 +12,8 @@ from skillearn_jax.framework import State
 from skillearn_jax.nas import count_macs, mobile_setting
 from skillearn_jax.parallel import Devices
 from skillearn_jax.train import interrupt
-from skillearn_jax.train.averaging import (
-    Step,
-    averaging,
-    judged_variables,
-    with_average,
-)
+from skillearn_jax.train.averaging import averaging, judged_variables, with_average
+from skillearn_jax.train.build import Step
 from skillearn_jax.train.config import Config
 from skillearn_jax.train.evaluation_data import TrainingBatches, heldout_batches
 from skillearn_jax.train.evaluation_program import training_program
@@ -70,7 +66,7 @@ class Training:
         self._loop: CompiledLoop | None = None
         # Training may be mapped over devices; prediction is not, and needs no axis.
         plain = self._network.clone(axis_name=None)
-        self._init = jax.jit(plain.init, static_argnames="train")
+        self._init = plain.lazy_init
 
         def logits(variables: PyTree, images: Array) -> Array:
             return cast(Array, plain.apply(variables, images, train=False))
@@ -166,12 +162,11 @@ class Training:
             "std": spread,
         }
 
-    def _images(self) -> Array:
-        return jnp.zeros((2, *self._data.image_shape))
-
     def _initial_state(self, seed: int) -> State:
         init_key, run_key = jax.random.split(jax.random.fold_in(self._root, seed))
-        variables = self._init(init_key, self._images(), train=False)
+        # Draw by draw: one program of all draws takes minutes to compile.
+        images = jax.ShapeDtypeStruct((2, *self._data.image_shape), jnp.float32)
+        variables = self._init(init_key, images, train=False)
         state = self._program.init(
             {"weights": variables["params"]},
             run_key,

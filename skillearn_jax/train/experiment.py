@@ -18,6 +18,7 @@ from skillearn_jax.train.config import Config
 from skillearn_jax.train.console import Console
 from skillearn_jax.train.evaluate import evaluate
 from skillearn_jax.train.evaluate_tasks import evaluate_tasks
+from skillearn_jax.train.evaluation_program import check_accumulation
 from skillearn_jax.train.exams import check_exams, load_bank
 from skillearn_jax.train.given import check_given, given_cells
 from skillearn_jax.train.random_search import check_random_search, random_search
@@ -260,6 +261,9 @@ def check_batches(config: Config, data: OneSet, devices: Devices) -> None:
                 f"{flag} is {batch_size}; it must be at most {size}, the images that it "
                 f"is drawn from: set --{flag}"
             )
+    if config.evaluation.epochs:
+        steps_per_epoch = data.num_train // config.evaluation.batch_size
+        check_accumulation(config.evaluation, steps_per_epoch)
 
 
 def _report(folder: Workdir, summary: dict[str, Any], console: Console) -> Result:

@@ -22,6 +22,7 @@ from skillearn_jax.nas import (
     draw,
     num_params,
     random_genotype,
+    scan_cells_by_default,
 )
 from skillearn_jax.nas.derive import softmax
 from skillearn_jax.nas.nasbench201 import (
@@ -162,6 +163,7 @@ class _Darts:
             stem=cast(Any, config.evaluation.stem),
             auxiliary=auxiliary_head(config) if auxiliary else None,
             axis_name=axis,
+            scan_cells=scan_cells_by_default(),
         )
 
     def text(self, cells: Cells) -> str:

@@ -154,3 +154,74 @@ def test_auxiliary_logits_come_in_training_only():
     np.testing.assert_allclose(outputs.logits, train(plain), rtol=1e-5)
     predict = jax.jit(lambda: network.apply(variables, images, train=False))
     assert predict().shape == (2, 3)
+
+
+# Cells of equal shapes as one loop.
+
+
+def _loop_lengths(network, variables, images):
+    forward = functools.partial(network.apply, train=False)
+    jaxpr = jax.make_jaxpr(forward)(variables, images)
+    return [e.params["length"] for e in jaxpr.eqns if e.primitive.name == "scan"]
+
+
+@pytest.mark.parametrize(
+    ("reduction_concat", "lengths"), [((2, 3), [4, 5, 5]), ((3,), [4, 4, 4])]
+)
+def test_cells_of_equal_shapes_are_scanned(reduction_concat, lengths):
+    # Cells 2 to 5, 8 to 12 and 15 to 19: the first two read the stem, and a cell after a
+    # reduction halves its older input. Where a reduction cell returns fewer nodes, the
+    # second cell after it stands alone too.
+    cell = POOLS + POOLS
+    genotype = Genotype(cell, cell, reduction_concat=reduction_concat)
+    images = jnp.zeros((1, 8, 8, 3))
+    network = Network(genotype, 20, 2, 3, scan_cells=True)
+    variables = jax.eval_shape(
+        lambda: network.init(jax.random.key(0), images, train=False)
+    )
+    assert "cell_19" in variables["params"]
+    assert _loop_lengths(network, variables, images) == lengths
+    assert _loop_lengths(network.clone(scan_cells=False), variables, images) == []
+
+
+def test_scanned_cells_are_the_unrolled_ones(x64, quick_compilation):
+    # No maximum: drop path leaves images of one colour, in which rounding picks it.
+    normal = (("dil_conv_3x3", 0), ("avg_pool_3x3", 1))
+    network = Network(Genotype(normal, SKIPS), 11, 2, 3, auxiliary=Auxiliary(1))
+    rng = np.random.default_rng(0)
+    images = jnp.asarray(rng.normal(size=(4, 21, 21, 1)))
+    shapes = jax.eval_shape(
+        lambda: network.init(jax.random.key(0), images, train=False)
+    )
+    variables = jax.tree.map(lambda x: jnp.asarray(rng.uniform(0, 1, x.shape)), shapes)
+    scanned = network.clone(scan_cells=True)
+    assert _loop_lengths(scanned, variables, images) == [2, 2]
+
+    @functools.partial(jax.jit, static_argnums=0)
+    def train(net):
+        def loss(params):
+            outputs, changed = net.apply(
+                variables | {"params": params},
+                images,
+                train=True,
+                drop_path_rate=0.3,
+                mutable=["batch_stats"],
+                rngs={"drop_path": jax.random.key(2)},
+            )
+            value = sum(jnp.sum(jnp.sin(logits)) for logits in outputs)
+            return value, (outputs, changed["batch_stats"])
+
+        return jax.grad(loss, has_aux=True)(variables["params"])
+
+    got, expected = train(scanned), train(network)
+    jax.tree.map(
+        lambda x, y: np.testing.assert_allclose(x, y, rtol=1e-10, atol=1e-10),
+        got,
+        expected,
+    )
+    gradients, (_, statistics) = got
+    assert all(np.any(x) for x in jax.tree.leaves(gradients["cell_6"]))
+    # Every cell has statistics of its own, and they have moved.
+    before, after = variables["batch_stats"], statistics
+    moved = jax.tree.map(lambda x, y: not np.allclose(x, y), before, after)
+    assert all(jax.tree.leaves(moved))

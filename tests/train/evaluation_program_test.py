@@ -214,3 +214,15 @@ def test_a_training_with_an_average_goes_on_bit_for_bit(tiny_baseline, tmp_path)
     run(tiny_baseline(changes), workdir, quiet=True)
     assert (workdir / "heldout.json").read_text() == held_out
     jax.tree.map(np.testing.assert_array_equal, load(workdir).variables, before)
+
+
+@pytest.mark.parametrize(("backend", "scanned"), [("cpu", False), ("gpu", True)])
+def test_the_backend_chooses_how_equal_cells_are_run(
+    tiny, monkeypatch, backend, scanned
+):
+    config = tiny({"space.num_nodes": 1})
+    space = CellSpace(ops=config.space.ops, num_nodes=1)
+    cells = random_genotype(np.random.default_rng(1), space)
+    monkeypatch.setattr(jax, "default_backend", lambda: backend)
+    network = space_kind(config).network(cells, config, CLASSES, None, auxiliary=False)
+    assert network.scan_cells is scanned

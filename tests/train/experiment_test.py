@@ -421,6 +421,10 @@ def test_a_finite_difference_adds_a_response_to_the_first_order(
         ({"parallel.devices": 9}, "this machine has 8"),
         ({"search.warmup_epochs": 2}, "must be below config"),
         (
+            {"evaluation.accumulate": 10**6},
+            r"accumulate is 1000000, .*--config\.evaluation\.accumulate",
+        ),
+        (
             {"data.batch_size": 800},
             r"batch_size is 800; .* at most 71\d.* --config\.data\.batch_size",
         ),
