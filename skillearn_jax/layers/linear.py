@@ -1,11 +1,14 @@
 """Convolutions, linear layers and how they are drawn."""
 
 import math
+import os
 from collections.abc import Callable
 
 import flax.linen as nn
 import jax
 from jax import lax
+
+from skillearn_jax.layers.convolution import convolve
 
 Initializer = Callable[..., jax.Array]
 """`(key, shape, dtype) -> array`."""
@@ -82,6 +85,14 @@ def conv2d(
         x = x[:, ::stride, ::stride]
         stride = dilation = 1
     padding = [(dilation * (k - 1) // 2,) * 2 for k in kernel.shape[:2]]
+    if groups == 1 and not os.environ.get("LAXCONV"):
+        return convolve(
+            x,
+            kernel.astype(x.dtype),
+            (stride, stride),
+            (dilation, dilation),
+            tuple(padding),
+        )
     return lax.conv_general_dilated(
         x,
         kernel.astype(x.dtype),

@@ -9,6 +9,8 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
+from skillearn_jax.shared import shared
+
 
 class PerDevice(str):
     """The name of a device axis whose batch statistics each device keeps to itself.
@@ -207,7 +209,7 @@ def _normalise_batch_jvp(
 
 
 # Traced and differentiated once for each shape; XLA inlines it.
-normalise_batch = jax.jit(_normalise_batch, static_argnums=(2, 3))
+normalise_batch = shared(_normalise_batch, static_argnums=(2, 3))
 
 
 def _channel_mean(x: jax.Array, axis_name: str | None) -> jax.Array:

@@ -9,6 +9,8 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
+from skillearn_jax.shared import shared
+
 from skillearn_jax.layers import SideBySide
 from skillearn_jax.nas.functional import Form, factorized_reduce, separable_conv
 from skillearn_jax.nas.ops import KERNEL_SIZES, POOLS, depth_of, dilation_of
@@ -173,7 +175,7 @@ class OutgoingEdges(nn.Module):
 # Traced and differentiated once for each shape; XLA inlines them.
 
 
-@jax.jit
+@shared
 def _weighted_sum(
     parts: list[jax.Array], inputs: list[jax.Array], scales: list[jax.Array]
 ) -> jax.Array:
@@ -183,7 +185,7 @@ def _weighted_sum(
     return functools.reduce(jnp.add, parts)
 
 
-@functools.partial(jax.jit, static_argnums=(3, 4, 5))
+@functools.partial(shared, static_argnums=(3, 4, 5))
 def _first_convolutions(
     x: jax.Array,
     depthwise: jax.Array,
@@ -197,7 +199,7 @@ def _first_convolutions(
     return separable_conv(x, *kernels, stride=stride, dilation=dilation, form=form)
 
 
-@functools.partial(jax.jit, static_argnames="form")
+@functools.partial(shared, static_argnames="form")
 def _second_convolutions(
     x: jax.Array, depthwise: jax.Array, pointwise: jax.Array, form: Form | None
 ) -> jax.Array:
