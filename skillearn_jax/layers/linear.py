@@ -1,7 +1,6 @@
 """Convolutions, linear layers and how they are drawn."""
 
 import math
-import os
 from collections.abc import Callable
 
 import flax.linen as nn
@@ -84,15 +83,11 @@ def conv2d(
         # above all, where it would fill the gaps with zeros and multiply them.
         x = x[:, ::stride, ::stride]
         stride = dilation = 1
-    padding = [(dilation * (k - 1) // 2,) * 2 for k in kernel.shape[:2]]
-    if groups == 1 and not os.environ.get("LAXCONV"):
-        return convolve(
-            x,
-            kernel.astype(x.dtype),
-            (stride, stride),
-            (dilation, dilation),
-            tuple(padding),
-        )
+    rows, columns = (dilation * (k - 1) // 2 for k in kernel.shape[:2])
+    padding = ((rows, rows), (columns, columns))
+    if groups == 1 and jax.default_backend() == "cpu":
+        kernel = kernel.astype(x.dtype)
+        return convolve(x, kernel, (stride, stride), (dilation, dilation), padding)
     return lax.conv_general_dilated(
         x,
         kernel.astype(x.dtype),

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from skillearn_jax.shared import shared
+from skillearn_jax.subroutines import subroutine
 
 
 class PerDevice(str):
@@ -208,8 +208,7 @@ def _normalise_batch_jvp(
     return normalise_batch(x, scale, epsilon, axis_name), (y_t, *stats_t)
 
 
-# Traced and differentiated once for each shape; XLA inlines it.
-normalise_batch = shared(_normalise_batch, static_argnums=(2, 3))
+normalise_batch = subroutine(_normalise_batch, static_argnums=(2, 3))
 
 
 def _channel_mean(x: jax.Array, axis_name: str | None) -> jax.Array:

@@ -9,11 +9,10 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from skillearn_jax.shared import shared
-
 from skillearn_jax.layers import SideBySide
 from skillearn_jax.nas.functional import Form, factorized_reduce, separable_conv
 from skillearn_jax.nas.ops import KERNEL_SIZES, POOLS, depth_of, dilation_of
+from skillearn_jax.subroutines import subroutine
 
 Kernels = dict[str, Sequence[jax.Array]]
 """Kernels of the edges that leave one source, side by side, per operation."""
@@ -121,7 +120,11 @@ class OutgoingEdges(nn.Module):
         rectified = nn.relu(x)
         outputs = {
             op: _first_convolutions(
-                rectified, *kernels[op], self.stride, dilation_of(op), self.form
+                rectified,
+                *kernels[op],
+                stride=self.stride,
+                dilation=dilation_of(op),
+                form=self.form,
             )
             for op in branches
             if op in KERNEL_SIZES
@@ -172,10 +175,7 @@ class OutgoingEdges(nn.Module):
         return jnp.where(jax.vmap(keep)(examples), x / (1 - rate), 0).astype(x.dtype)
 
 
-# Traced and differentiated once for each shape; XLA inlines them.
-
-
-@shared
+@subroutine
 def _weighted_sum(
     parts: list[jax.Array], inputs: list[jax.Array], scales: list[jax.Array]
 ) -> jax.Array:
@@ -185,11 +185,12 @@ def _weighted_sum(
     return functools.reduce(jnp.add, parts)
 
 
-@functools.partial(shared, static_argnums=(3, 4, 5))
+@functools.partial(subroutine, static_argnames=("stride", "dilation", "form"))
 def _first_convolutions(
     x: jax.Array,
     depthwise: jax.Array,
     pointwise: jax.Array,
+    *,
     stride: int,
     dilation: int,
     form: Form | None,
@@ -199,9 +200,9 @@ def _first_convolutions(
     return separable_conv(x, *kernels, stride=stride, dilation=dilation, form=form)
 
 
-@functools.partial(shared, static_argnames="form")
+@functools.partial(subroutine, static_argnames="form")
 def _second_convolutions(
-    x: jax.Array, depthwise: jax.Array, pointwise: jax.Array, form: Form | None
+    x: jax.Array, depthwise: jax.Array, pointwise: jax.Array, *, form: Form | None
 ) -> jax.Array:
     """Runs one convolution per target, `[B, H, W, T * C] -> [B, H, W, T * C]`.
 

@@ -8,14 +8,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
-import os
-
-from skillearn_jax.shared import shared
-from skillearn_jax.layers.convolution import convolve
 
 from skillearn_jax.layers import conv2d
-
-# What is jitted here is traced and differentiated once for each shape; XLA inlines it.
+from skillearn_jax.layers.convolution import convolve
+from skillearn_jax.subroutines import subroutine
 
 Form = Literal["dense", "depthwise", "shifted"]
 """How a depthwise convolution followed by a pointwise one is computed."""
@@ -46,7 +42,7 @@ _WIDE = 32
 """Output channels from which a convolution on CPU needs no others beside them."""
 
 
-@functools.partial(shared, static_argnames=("stride", "dilation", "form"))
+@functools.partial(subroutine, static_argnames=("stride", "dilation", "form"))
 def separable_conv(
     x: jax.Array,
     depthwise: jax.Array,
@@ -135,6 +131,8 @@ def conv2d_together(
       pixels: computed together.
       dilation: as in `conv2d`.
 
+    For CPU only, as `pixels_together` decides.
+
     Cost: `pixels * (2 b + 1) / k` times the multiply-adds of `conv2d`, where
     `b = ceil(dilation * (k - 1) / 2 / pixels)`.
     """
@@ -147,21 +145,12 @@ def conv2d_together(
     distance = np.arange(window)[:, None] - np.arange(pixels) - beside * pixels
     place = distance[..., None] == dilation * np.arange(columns) - reach
     wide = jnp.einsum("pot,htcd->hpcod", jnp.asarray(place, kernel.dtype), kernel)
-    if not os.environ.get("LAXCONV"):
-        y = convolve(
-            x.reshape(batch, height, width // pixels, pixels * channels),
-            wide.reshape(rows, 2 * beside + 1, pixels * channels, pixels * features),
-            (1, 1), (dilation, 1),
-            ((dilation * (rows - 1) // 2,) * 2, (beside, beside)),
-        )
-        return y.reshape(batch, height, width, features)
-    y = lax.conv_general_dilated(
+    y = convolve(
         x.reshape(batch, height, width // pixels, pixels * channels),
         wide.reshape(rows, 2 * beside + 1, pixels * channels, pixels * features),
-        window_strides=(1, 1),
-        padding=[(dilation * (rows - 1) // 2,) * 2, (beside, beside)],
-        rhs_dilation=(dilation, 1),
-        dimension_numbers=("NHWC", "HWIO", "NHWC"),
+        (1, 1),
+        (dilation, 1),
+        ((dilation * (rows - 1) // 2,) * 2, (beside, beside)),
     )
     return y.reshape(batch, height, width, features)
 
@@ -197,7 +186,7 @@ def window_slices(
     ]
 
 
-@functools.partial(shared, static_argnames="stride")
+@functools.partial(subroutine, static_argnames="stride")
 def max_pool(x: jax.Array, stride: int = 1) -> jax.Array:
     """Returns the maximum over 3x3 windows; outside the image is minus infinity.
 
@@ -238,7 +227,7 @@ def _max_of_three_jvp(
     return best, tangent
 
 
-@functools.partial(shared, static_argnames="stride")
+@functools.partial(subroutine, static_argnames="stride")
 def avg_pool(x: jax.Array, stride: int = 1) -> jax.Array:
     """Returns the mean over 3x3 windows; pixels outside the image do not count.
 

@@ -1,11 +1,13 @@
 """Floor 4: the two optimisers of differentiable search, from their configs."""
 
+import jax
 import jax.numpy as jnp
 import optax
 
 from skillearn_jax.parallel import sharded
+from skillearn_jax.subroutines import subroutine
 from skillearn_jax.train.config import AdamConfig, SgdConfig
-from skillearn_jax.types import Array
+from skillearn_jax.types import Array, PyTree
 
 
 def by_epoch(
@@ -71,7 +73,7 @@ def sgd(
     schedule = by_epoch(config, epochs, steps_per_epoch, accumulate)
     momentum = config.momentum or None
     update = optax.chain(
-        optax.clip_by_global_norm(config.clip) if config.clip else optax.identity(),
+        clip_by_global_norm(config.clip) if config.clip else optax.identity(),
         optax.add_decayed_weights(config.weight_decay),
         sharded(optax.sgd(schedule, momentum, config.nesterov), split_over),
     )
@@ -80,9 +82,31 @@ def sgd(
     return optax.MultiSteps(update, accumulate).gradient_transformation()
 
 
+_norm = subroutine(optax.tree.norm)
+
+
+def clip_by_global_norm(max_norm: float) -> optax.GradientTransformation:
+    """Returns optax's clipping, `g <- g max_norm / ||g||` where the norm is not below.
+
+    With the norm in a subroutine: else its cotangent, a sum over all arrays, is computed
+    anew for each of them in the pull-back, which takes XLA long to compile.
+    """
+
+    def clip(updates: PyTree, params: PyTree = None) -> PyTree:
+        del params
+        norm = _norm(updates)
+        within = norm < max_norm
+        return jax.tree.map(
+            lambda g: jnp.where(within, g, (g / norm.astype(g.dtype)) * max_norm),
+            updates,
+        )
+
+    return optax.stateless(clip)
+
+
 def adam(config: AdamConfig) -> optax.GradientTransformation:
     """Returns Adam with L2 decay inside the gradient (not AdamW), clipped before."""
-    clip = [optax.clip_by_global_norm(config.clip)] if config.clip else []
+    clip = [clip_by_global_norm(config.clip)] if config.clip else []
     return optax.chain(
         *clip,
         optax.add_decayed_weights(config.weight_decay),

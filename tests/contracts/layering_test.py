@@ -18,6 +18,7 @@ FLOORS = {
     "types": 0,
     "tree": 0,
     "layers": 0,
+    "subroutines": 0,
     "hypergrad": 1,
     "nas": 1,
     "models": 1,
