@@ -10,7 +10,6 @@ import optax
 from jax.custom_derivatives import SymbolicZero
 from jax.dtypes import float0
 
-from skillearn_jax.subroutines import subroutine
 from skillearn_jax.tree import is_differentiable, mean_over_devices, partition
 from skillearn_jax.types import Array, LossFn, PyTree
 
@@ -68,15 +67,8 @@ class OptimizerStep(NamedTuple):
         self, active: PyTree, gradient: PyTree, opt_state: PyTree
     ) -> tuple[PyTree, PyTree]:
         """Returns `Phi(W, g, s) = (W', s')`."""
-
-        def update(
-            active: PyTree, gradient: PyTree, opt_state: PyTree
-        ) -> tuple[PyTree, PyTree]:
-            updates, opt_state = self.optimizer.update(gradient, opt_state, active)
-            return optax.apply_updates(active, updates), opt_state
-
-        # Else XLA computes the update anew in everything that reads a weight.
-        return subroutine(update)(active, gradient, opt_state)
+        updates, opt_state = self.optimizer.update(gradient, opt_state, active)
+        return optax.apply_updates(active, updates), opt_state
 
     def mean(self, tree: PyTree) -> PyTree:
         """Returns the mean over the step's device axis, if it has one."""

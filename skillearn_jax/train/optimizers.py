@@ -77,9 +77,9 @@ def sgd(
         optax.add_decayed_weights(config.weight_decay),
         sharded(optax.sgd(schedule, momentum, config.nesterov), split_over),
     )
-    if accumulate == 1:
-        return update
-    return optax.MultiSteps(update, accumulate).gradient_transformation()
+    if accumulate > 1:
+        update = optax.MultiSteps(update, accumulate).gradient_transformation()
+    return _computed_once(update)
 
 
 _norm = subroutine(optax.tree.norm)
@@ -107,8 +107,21 @@ def clip_by_global_norm(max_norm: float) -> optax.GradientTransformation:
 def adam(config: AdamConfig) -> optax.GradientTransformation:
     """Returns Adam with L2 decay inside the gradient (not AdamW), clipped before."""
     clip = [clip_by_global_norm(config.clip)] if config.clip else []
-    return optax.chain(
-        *clip,
-        optax.add_decayed_weights(config.weight_decay),
-        optax.adam(config.lr, b1=config.beta1, b2=config.beta2),
+    return _computed_once(
+        optax.chain(
+            *clip,
+            optax.add_decayed_weights(config.weight_decay),
+            optax.adam(config.lr, b1=config.beta1, b2=config.beta2),
+        )
     )
+
+
+def _computed_once(
+    optimizer: optax.GradientTransformation,
+) -> optax.GradientTransformation:
+    """Returns the optimiser with its update in a subroutine.
+
+    Else XLA computes the update of a weight anew in everything that reads it: the loss
+    after the look-ahead reads each in many places.
+    """
+    return optax.GradientTransformation(optimizer.init, subroutine(optimizer.update))
