@@ -59,7 +59,7 @@ def convolve(
     ]
     y = (x.shape[0], *sides, kernel.shape[-1])
     geometry = Geometry(x.shape, kernel.shape, y, stride, dilation, padding)
-    return _convolution_p.bind(x, kernel, missing="y", geometry=geometry)
+    return convolution_p.bind(x, kernel, missing="y", geometry=geometry)
 
 
 _SLOTS = ("x", "kernel", "y")
@@ -123,24 +123,26 @@ def _transpose(
     wanted, other = present[position], present[1 - position]
     values = {missing: cotangent, other: operands[1 - position]}
     arguments = [values[slot] for slot in _SLOTS if slot != wanted]
-    return _convolution_p.bind(*arguments, missing=wanted, geometry=geometry)
+    return convolution_p.bind(*arguments, missing=wanted, geometry=geometry)
 
 
 def _batch(operands: Any, axes: Any, **params: Any) -> tuple[jax.Array, int]:
     return jax.vmap(functools.partial(_derivative, **params), axes)(*operands), 0
 
 
-_convolution_p = Primitive("convolution_in_order")
-_convolution_p.def_impl(jax.jit(_derivative, static_argnames=("missing", "geometry")))
-_convolution_p.def_abstract_eval(
+convolution_p = Primitive("convolution_in_order")
+"""`(a, b) -> derivative of T by the missing argument`; params `missing`, `geometry`."""
+
+convolution_p.def_impl(jax.jit(_derivative, static_argnames=("missing", "geometry")))
+convolution_p.def_abstract_eval(
     lambda a, _, missing, geometry: a.update(shape=getattr(geometry, missing))
 )
 ad.defbilinear(
-    _convolution_p,
+    convolution_p,
     functools.partial(_transpose, 0),
     functools.partial(_transpose, 1),
 )
-batching.primitive_batchers[_convolution_p] = _batch
+batching.primitive_batchers[convolution_p] = _batch
 mlir.register_lowering(
-    _convolution_p, mlir.lower_fun(_derivative, multiple_results=False)
+    convolution_p, mlir.lower_fun(_derivative, multiple_results=False)
 )
