@@ -8,6 +8,8 @@ import jax
 import jax.numpy as jnp
 from jax.extend import core
 
+from skillearn_jax.layers.convolution import convolution_p
+
 MOBILE_LIMIT = 600_000_000
 """Multiply-adds below which a network for images of 224x224 counts as mobile."""
 
@@ -71,7 +73,7 @@ def mobile_setting(network: nn.Module, image_channels: int = 3) -> dict[str, Any
 
 
 def _jaxpr_macs(jaxpr: core.Jaxpr) -> int:
-    """Returns the multiply-adds of a jaxpr and of the jaxprs it calls."""
+    """Returns the multiply-adds of a forward pass, of all the jaxprs it calls too."""
     total = 0
     for eqn in jaxpr.eqns:
         size = math.prod(_shape(eqn.outvars[0]))
@@ -79,6 +81,8 @@ def _jaxpr_macs(jaxpr: core.Jaxpr) -> int:
             kernel = _shape(eqn.invars[1])
             out_features = eqn.params["dimension_numbers"].rhs_spec[0]
             total += size * (math.prod(kernel) // kernel[out_features])
+        elif eqn.primitive is convolution_p:
+            total += size * math.prod(_shape(eqn.invars[1])[:3])
         elif eqn.primitive.name == "dot_general":
             (contracted, _), _ = eqn.params["dimension_numbers"]
             shape = _shape(eqn.invars[0])

@@ -1,11 +1,13 @@
 """Floor 4: the two optimisers of differentiable search, from their configs."""
 
+import jax
 import jax.numpy as jnp
 import optax
 
 from skillearn_jax.parallel import sharded
+from skillearn_jax.subroutines import subroutine
 from skillearn_jax.train.config import AdamConfig, SgdConfig
-from skillearn_jax.types import Array
+from skillearn_jax.types import Array, PyTree
 
 
 def by_epoch(
@@ -71,20 +73,55 @@ def sgd(
     schedule = by_epoch(config, epochs, steps_per_epoch, accumulate)
     momentum = config.momentum or None
     update = optax.chain(
-        optax.clip_by_global_norm(config.clip) if config.clip else optax.identity(),
+        clip_by_global_norm(config.clip) if config.clip else optax.identity(),
         optax.add_decayed_weights(config.weight_decay),
         sharded(optax.sgd(schedule, momentum, config.nesterov), split_over),
     )
-    if accumulate == 1:
-        return update
-    return optax.MultiSteps(update, accumulate).gradient_transformation()
+    if accumulate > 1:
+        update = optax.MultiSteps(update, accumulate).gradient_transformation()
+    return _computed_once(update)
+
+
+_norm = subroutine(optax.tree.norm)
+
+
+def clip_by_global_norm(max_norm: float) -> optax.GradientTransformation:
+    """Returns optax's clipping, `g <- g max_norm / ||g||` where the norm is not below.
+
+    With the norm in a subroutine: else its cotangent, a sum over all arrays, is computed
+    anew for each of them in the pull-back, which takes XLA long to compile.
+    """
+
+    def clip(updates: PyTree, params: PyTree = None) -> PyTree:
+        del params
+        norm = _norm(updates)
+        within = norm < max_norm
+        return jax.tree.map(
+            lambda g: jnp.where(within, g, (g / norm.astype(g.dtype)) * max_norm),
+            updates,
+        )
+
+    return optax.stateless(clip)
 
 
 def adam(config: AdamConfig) -> optax.GradientTransformation:
     """Returns Adam with L2 decay inside the gradient (not AdamW), clipped before."""
-    clip = [optax.clip_by_global_norm(config.clip)] if config.clip else []
-    return optax.chain(
-        *clip,
-        optax.add_decayed_weights(config.weight_decay),
-        optax.adam(config.lr, b1=config.beta1, b2=config.beta2),
+    clip = [clip_by_global_norm(config.clip)] if config.clip else []
+    return _computed_once(
+        optax.chain(
+            *clip,
+            optax.add_decayed_weights(config.weight_decay),
+            optax.adam(config.lr, b1=config.beta1, b2=config.beta2),
+        )
     )
+
+
+def _computed_once(
+    optimizer: optax.GradientTransformation,
+) -> optax.GradientTransformation:
+    """Returns the optimiser with its update in a subroutine.
+
+    Else XLA computes the update of a weight anew in everything that reads it: the loss
+    after the look-ahead reads each in many places.
+    """
+    return optax.GradientTransformation(optimizer.init, subroutine(optimizer.update))

@@ -7,7 +7,8 @@ import pytest
 from jax import lax
 
 from skillearn_jax.errors import InputError
-from skillearn_jax.nas.cell import Branch, MixedCell, Mixture, OutgoingEdges
+from skillearn_jax.nas.cell import MixedCell, Mixture
+from skillearn_jax.nas.edges import Branch, OutgoingEdges
 from skillearn_jax.nas.space import CellPlace, CellSpace
 
 SPACE = CellSpace(num_nodes=2)

@@ -8,8 +8,10 @@ from jax import lax
 
 from skillearn_jax.nas.functional import (
     avg_pool,
+    conv2d_together,
     factorized_reduce,
     max_pool,
+    pixels_together,
     separable_conv,
     separable_form,
 )
@@ -66,6 +68,48 @@ def test_branches_lie_side_by_side_and_default_to_the_chosen_form():
 def _reference_max_pool(x, stride):
     strides = (1, stride, stride, 1)
     return lax.reduce_window(x, -jnp.inf, lax.max, WINDOW, strides, PADDING)
+
+
+@pytest.mark.usefixtures("x64")
+@pytest.mark.parametrize(
+    ("size", "dilation", "pixels"), [(3, 1, 4), (5, 2, 2), (5, 1, 4), (3, 2, 2)]
+)
+def test_neighbours_computed_together_are_the_same_convolution(size, dilation, pixels):
+    rng = np.random.default_rng(0)
+    x = jnp.array(rng.normal(size=(2, 5, 8, 3)))
+    kernel = jnp.array(rng.normal(size=(size, size, 3, 2)))
+    weights = jnp.array(rng.normal(size=(2, 5, 8, 2)))
+    pad = (dilation * (size - 1) // 2,) * 2
+
+    def plain(x, kernel):
+        return lax.conv_general_dilated(
+            x,
+            kernel,
+            (1, 1),
+            (pad, pad),
+            rhs_dilation=(dilation, dilation),
+            dimension_numbers=("NHWC", "HWIO", "NHWC"),
+        )
+
+    def together(x, kernel):
+        return conv2d_together(x, kernel, pixels, dilation)
+
+    np.testing.assert_allclose(together(x, kernel), plain(x, kernel), rtol=1e-12)
+    gradients = [
+        jax.grad(lambda *args, f=f: jnp.sum(weights * jnp.sin(f(*args))), (0, 1))
+        for f in (together, plain)
+    ]
+    got, want = (gradient(x, kernel) for gradient in gradients)
+    for a, b in zip(got, want, strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-10, atol=1e-12)
+
+
+@pytest.mark.parametrize(
+    ("width", "features", "pixels"),
+    [(32, 8, 4), (32, 4, 4), (32, 16, 2), (32, 17, 1), (6, 8, 2), (5, 8, 1)],
+)
+def test_narrow_convolutions_are_computed_pixels_together(width, features, pixels):
+    assert pixels_together(width, features) == pixels
 
 
 @pytest.mark.parametrize("stride", [1, 2])

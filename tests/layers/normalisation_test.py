@@ -3,30 +3,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from skillearn_jax.layers import BatchNorm, Conv, Dense, conv2d, torch_uniform
+from skillearn_jax.layers import BatchNorm, SideBySide
 
 
 def _images(shape, seed=0):
     return np.random.default_rng(seed).normal(3.0, 2.0, shape).astype(np.float32)
-
-
-@pytest.mark.parametrize(
-    ("size", "stride", "dilation"),
-    [(1, 1, 1), (1, 2, 1), (3, 1, 1), (3, 2, 1), (3, 2, 2), (5, 1, 2), (5, 2, 1)],
-)
-def test_conv2d_pads_both_sides_alike(size, stride, dilation):
-    x, kernel = _images((1, 6, 5, 2)), _images((size, size, 2, 3), seed=1)
-    pad = dilation * (size - 1) // 2
-    padded = np.pad(x, ((0, 0), (pad, pad), (pad, pad), (0, 0)))
-    expected = np.zeros((1, -(-6 // stride), -(-5 // stride), 3))
-    for row, column in np.ndindex(expected.shape[1:3]):
-        for i, j in np.ndindex(size, size):
-            pixel = padded[
-                0, row * stride + i * dilation, column * stride + j * dilation
-            ]
-            expected[0, row, column] += pixel @ kernel[i, j]
-    got = conv2d(jnp.array(x), jnp.array(kernel), stride=stride, dilation=dilation)
-    np.testing.assert_allclose(got, expected, rtol=1e-4, atol=1e-4)
 
 
 def test_batch_norm_in_training_normalises_with_the_biased_variance():
@@ -97,19 +78,61 @@ def test_batch_norm_refuses_to_train_on_one_value_per_channel():
         BatchNorm().apply(variables, x, train=True, mutable=["batch_stats"])
 
 
-def test_torch_uniform_fills_its_bound_and_does_not_depend_on_the_shape():
-    key = jax.random.key(1)
-    draws = torch_uniform(16)(key, (10, 20, 5))
-    assert 0.249 < jnp.abs(draws).max() <= 0.25
-    assert jnp.abs(draws.mean()) < 0.02
-    np.testing.assert_array_equal(draws.ravel(), torch_uniform(16)(key, (1000,)))
+@pytest.mark.usefixtures("x64")
+@pytest.mark.parametrize("scaled", [False, True])
+def test_second_derivatives_are_those_of_the_definition(scaled):
+    rng = np.random.default_rng(0)
+    x, direction, weights = jnp.array(rng.normal(size=(3, 4, 3, 3, 4)))
+    scale = jnp.array([0.7, -1.3])
+    norm = SideBySide()
+    stats = {"batch_stats": {"mean": jnp.zeros(4), "var": jnp.ones(4)}}
+
+    def ours(x, scale):
+        arrays, scales = [x], [scale if scaled else None]
+        outputs, updates = norm.apply(
+            stats, arrays, scales, train=True, mutable=["batch_stats"]
+        )
+        return outputs[0], updates["batch_stats"]
+
+    def theirs(x, scale):
+        mean, var = x.mean((0, 1, 2)), x.var((0, 1, 2))
+        y = (x - mean[None, None, None]) / jnp.sqrt(var + 1e-5)[None, None, None]
+        if scaled:
+            y *= jnp.repeat(scale, 2)[None, None, None]
+        n = x.size / 4
+        return y, {"mean": 0.1 * mean, "var": 0.9 + 0.1 * var * n / (n - 1)}
+
+    def derivatives(function):
+        def loss(x, scale):
+            y, stats = function(x, scale)
+            moments = jnp.sum(jnp.sin(stats["mean"]) * stats["var"] ** 2)
+            return jnp.sum(weights * jnp.sin(y)) + moments
+
+        def along(x, scale):
+            tangents = direction, jnp.array([0.4, 0.9])
+            return jax.jvp(jax.grad(loss, (0, 1)), (x, scale), tangents)
+
+        return function(x, scale), along(x, scale)
+
+    got, want = (jax.tree.leaves(derivatives(f)) for f in (ours, theirs))
+    for a, b in zip(got, want, strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-9, atol=1e-11)
 
 
-def test_conv_has_no_bias_and_dense_has_one():
-    conv = Conv(4, size=3, stride=2).init(jax.random.key(0), jnp.ones((1, 5, 5, 2)))
-    assert jax.tree.map(jnp.shape, conv) == {"params": {"kernel": (3, 3, 2, 4)}}
-    assert jnp.abs(conv["params"]["kernel"]).max() <= 18**-0.5
-    dense = Dense(3).init(jax.random.key(0), jnp.ones((1, 4)))
-    zero = Dense(3).apply(dense, jnp.zeros((1, 4)))
-    np.testing.assert_array_equal(zero[0], dense["params"]["bias"])
-    assert jnp.abs(zero).min() > 0
+def test_several_arrays_are_normalised_as_one_by_one_and_share_their_statistics():
+    arrays = [_images((4, 3, 3, 2)), _images((4, 3, 3, 3), 1)]
+    norm = SideBySide()
+    variables = norm.init(jax.random.key(0), arrays, [None, None], train=True)
+    outputs, updates = norm.apply(
+        variables, arrays, [None, jnp.array([2.0])], train=True, mutable=["batch_stats"]
+    )
+    alone = BatchNorm(affine=False)
+    means = []
+    for x, y, factor in zip(arrays, outputs, (1, 2), strict=True):
+        own = alone.init(jax.random.key(0), x, train=True)
+        expected, moved = alone.apply(own, x, train=True, mutable=["batch_stats"])
+        np.testing.assert_allclose(y, factor * expected, rtol=1e-6, atol=1e-6)
+        means.append(moved["batch_stats"]["mean"])
+    np.testing.assert_allclose(
+        updates["batch_stats"]["mean"], np.concatenate(means), rtol=1e-6
+    )

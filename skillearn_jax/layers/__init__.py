@@ -1,0 +1,25 @@
+"""Floor 0: the layers that search spaces and models share, in PyTorch's convention."""
+
+from skillearn_jax.layers.linear import (
+    Conv,
+    Dense,
+    Draw,
+    Initializer,
+    conv2d,
+    lecun_normal,
+    torch_uniform,
+)
+from skillearn_jax.layers.normalisation import BatchNorm, PerDevice, SideBySide
+
+__all__ = [
+    "BatchNorm",
+    "Conv",
+    "Dense",
+    "Draw",
+    "Initializer",
+    "PerDevice",
+    "SideBySide",
+    "conv2d",
+    "lecun_normal",
+    "torch_uniform",
+]

@@ -1,0 +1,86 @@
+import functools
+import re
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax import lax
+
+from skillearn_jax.layers.convolution import convolve
+
+CASES = [  # height, taps, stride, dilation, padding
+    (8, (3, 3), (1, 1), (1, 1), ((1, 1), (1, 1))),
+    (7, (5, 5), (2, 2), (1, 1), ((2, 2), (2, 2))),
+    (8, (5, 5), (2, 2), (2, 2), ((4, 4), (4, 4))),
+    (8, (3, 3), (1, 1), (2, 2), ((2, 2), (2, 2))),
+    (8, (1, 1), (2, 2), (1, 1), ((0, 0), (0, 0))),
+    (8, (3, 5), (1, 2), (2, 1), ((2, 1), (3, 0))),
+]
+
+
+def reference(x, kernel, stride, dilation, padding):
+    return lax.conv_general_dilated(
+        x,
+        kernel,
+        stride,
+        padding,
+        rhs_dilation=dilation,
+        dimension_numbers=("NHWC", "HWIO", "NHWC"),
+    )
+
+
+def derivatives(conv, x, kernel, directions):
+    """Returns the value and derivatives of every mode up to the second order."""
+
+    def loss(x, kernel):
+        return jnp.sum(jnp.sin(conv(x, kernel)))
+
+    gradient = jax.grad(loss, (0, 1))
+
+    def squares(*arguments):
+        return sum(jnp.sum(g**2) for g in gradient(*arguments))
+
+    return (
+        conv(x, kernel),
+        gradient(x, kernel),
+        jax.jvp(conv, (x, kernel), directions),
+        jax.jvp(gradient, (x, kernel), directions),
+        jax.grad(squares, (0, 1))(x, kernel),
+        jax.vmap(conv, (0, None))(jnp.stack([x, -x]), kernel),
+        jax.vmap(jax.grad(loss, 1))(jnp.stack([x, -x]), jnp.stack([kernel] * 2)),
+    )
+
+
+@pytest.mark.usefixtures("x64")
+@pytest.mark.parametrize("case", CASES, ids=str)
+def test_convolve_and_its_derivatives_are_those_of_jax(case):
+    height, taps, *options = case
+    rng = np.random.default_rng(0)
+    x, dx = rng.normal(size=(2, 2, height, 8, 3))
+    kernel, dkernel = rng.normal(size=(2, *taps, 3, 4))
+    options = dict(zip(("stride", "dilation", "padding"), options, strict=True))
+    got, want = (
+        derivatives(functools.partial(conv, **options), x, kernel, (dx, dkernel))
+        for conv in (convolve, reference)
+    )
+    for a, b in zip(jax.tree.leaves(got), jax.tree.leaves(want), strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-12, atol=1e-11)
+
+
+def test_every_derivative_lies_in_the_order_of_eigen():
+    x, kernel = jnp.ones((2, 8, 8, 3)), jnp.ones((3, 3, 3, 4))
+    options = ((1, 1), (1, 1), ((1, 1), (1, 1)))
+
+    def orders(conv):
+        def loss(x, kernel):
+            return jnp.sum(jnp.sin(conv(x, kernel, *options)))
+
+        def curvature(*arguments):
+            return jax.jvp(jax.grad(loss, (0, 1)), arguments, arguments)
+
+        text = jax.jit(curvature).lower(x, kernel).as_text()
+        return set(re.findall(r"dim_numbers = (\S+, .*?), window", text))
+
+    assert orders(convolve) == {"[b, 0, 1, f]x[0, 1, i, o]->[b, 0, 1, f]"}
+    assert len(orders(reference)) > 1
