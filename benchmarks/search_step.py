@@ -17,7 +17,8 @@ import argparse
 import json
 import sys
 from collections.abc import Callable
-from typing import Any
+from typing import Any, get_args
+from unittest import mock
 
 import jax
 import jax.numpy as jnp
@@ -27,6 +28,8 @@ from timing import measure, use_cache
 
 from skillearn_jax.data import from_arrays
 from skillearn_jax.errors import InputError
+from skillearn_jax.nas import functional
+from skillearn_jax.nas.functional import Form, separable_form
 from skillearn_jax.train import Config
 from skillearn_jax.train.build import build_search
 
@@ -46,18 +49,22 @@ def main() -> None:
     parser.add_argument("--batch", type=int, default=16)
     parser.add_argument("--order", choices=("first", "second"), default="second")
     parser.add_argument("--adjoint", choices=tuple(_ADJOINTS), default="exact")
+    parser.add_argument("--form", choices=get_args(Form), default=separable_form())
+    parser.add_argument("--remat", action="store_true", help="compute cells anew")
     parser.add_argument("--repeats", type=int, default=5, help="calls, at least 5")
     parser.add_argument("--cache", default="", help="folder of a compilation cache")
     args = parser.parse_args()
     if args.repeats < 5:
         parser.error(f"--repeats is {args.repeats}; it must be at least 5")
     use_cache(args.cache)
-    try:
-        call, arguments = build(args)
-    except InputError as error:
-        sys.exit(str(error))
+    with mock.patch.object(functional, "separable_form", return_value=args.form):
+        try:
+            call, arguments = build(args)
+        except InputError as error:
+            sys.exit(str(error))
+        figures = measure(call, arguments, args.repeats)
     line = {key: getattr(args, key) for key in vars(args) if key != "cache"}
-    print(json.dumps({**line, **measure(call, arguments, args.repeats), **machine()}))
+    print(json.dumps({**line, **figures, **machine()}))
 
 
 def build(args: argparse.Namespace) -> tuple[Callable[..., Any], tuple[Any, ...]]:
@@ -67,7 +74,11 @@ def build(args: argparse.Namespace) -> tuple[Callable[..., Any], tuple[Any, ...]
         {
             "skill": args.skill,
             "space": {"num_nodes": args.nodes},
-            "search": {"cells": args.cells, "channels": args.channels},
+            "search": {
+                "cells": args.cells,
+                "channels": args.channels,
+                "remat": args.remat,
+            },
             "hypergrad": {"adjoint": adjoint},
         }
     )
