@@ -24,6 +24,9 @@ def subroutine(function: _Function, **options: Any) -> _Function:
     XLA brings convolutions into the order of dimensions that is fast on CPU only outside
     of subroutines: inside, use `layers.conv2d`, whose derivatives need no such help.
 
+    A subroutine holds no collectives: with gathers over devices in one, XLA's CPU runtime
+    ended in a segmentation fault.
+
     On accelerators it is `jax.jit` alone: copies are what their fusion wants.
 
     Args:

@@ -37,8 +37,8 @@ class Steps:
             computes nothing twice. By default about `sqrt(num_steps)`.
         loop: `"scan"` compiles one step and loops over it, `"python"` writes all steps
             out and leaves to XLA when it computes what again, so that memory may grow
-            faster. `"auto"` writes them out on CPU, where XLA runs convolutions inside
-            a scan more than ten times slower than outside.
+            faster. `"auto"` writes them out on CPU, where XLA runs JAX's derivatives of
+            convolutions inside a scan more than ten times slower than outside.
     """
 
     num_steps: int

@@ -208,7 +208,16 @@ def _normalise_batch_jvp(
     return normalise_batch(x, scale, epsilon, axis_name), (y_t, *stats_t)
 
 
-normalise_batch = subroutine(_normalise_batch, static_argnums=(2, 3))
+_copied = jax.jit(_normalise_batch, static_argnums=(2, 3))
+_called = subroutine(_normalise_batch, static_argnums=(2, 3))
+
+
+def normalise_batch(
+    x: jax.Array, scale: jax.Array | None, epsilon: float, axis_name: str | None
+) -> _Normalised:
+    """See `_normalise_batch`; in a subroutine where it does not talk to other devices."""
+    normalise = _called if axis_name is None else _copied
+    return normalise(x, scale, epsilon, axis_name)
 
 
 def _channel_mean(x: jax.Array, axis_name: str | None) -> jax.Array:

@@ -79,7 +79,8 @@ def sgd(
     )
     if accumulate > 1:
         update = optax.MultiSteps(update, accumulate).gradient_transformation()
-    return _computed_once(update)
+    # The gather of a split state is no matter for a subroutine.
+    return update if split_over else _computed_once(update)
 
 
 _norm = subroutine(optax.tree.norm)
