@@ -128,6 +128,7 @@ def test_killed_at_random_moments_a_run_ends_the_same(
             assert left_by(workdir) == left_by(whole)
             shutil.rmtree(workdir)
     assert len(seen) >= min(kills, 5)
+    assert not (workdir / "summary.json").exists()
     assert end(begin(repo_root, workdir)) == (0, "")
     assert left_by(workdir) == left_by(whole)
 

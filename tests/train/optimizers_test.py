@@ -1,12 +1,13 @@
 """The optimisers of differentiable search, against their formulas."""
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
 
 from skillearn_jax.train.config import AdamConfig, SgdConfig
-from skillearn_jax.train.optimizers import adam, by_epoch, sgd
+from skillearn_jax.train.optimizers import adam, by_epoch, clip_by_global_norm, sgd
 
 
 def cosine(lr, min_lr, epoch, epochs):
@@ -127,3 +128,22 @@ def test_the_flat_tail_of_a_linear_decay(x64):
     steep = [0.5 * (5 - epoch) / 5 for epoch in range(5)]
     flat = [0.5 * (8 - epoch) / (3 * 5) for epoch in range(5, 9)]
     np.testing.assert_allclose(rates, steep + flat, rtol=1e-6, atol=1e-9)
+
+
+@pytest.mark.parametrize("max_norm", [0.5, 50.0])
+def test_clipping_and_its_derivative_are_those_of_optax(max_norm, x64):
+    rng = np.random.default_rng(0)
+    gradient = {"a": rng.normal(size=(3, 2)), "b": rng.normal(size=4)}
+    cotangent = {"a": rng.normal(size=(3, 2)), "b": rng.normal(size=4)}
+
+    def pulled_back(clip):
+        def clipped(gradient):
+            return clip.update(gradient, clip.init(gradient))[0]
+
+        value, pull_back = jax.vjp(clipped, gradient)
+        return value, pull_back(cotangent)
+
+    got = pulled_back(clip_by_global_norm(max_norm))
+    want = pulled_back(optax.clip_by_global_norm(max_norm))
+    for a, b in zip(jax.tree.leaves(got), jax.tree.leaves(want), strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-12)
