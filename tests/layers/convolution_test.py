@@ -16,6 +16,10 @@ CASES = [  # height, taps, stride, dilation, padding
     (8, (3, 3), (1, 1), (2, 2), ((2, 2), (2, 2))),
     (8, (1, 1), (2, 2), (1, 1), ((0, 0), (0, 0))),
     (8, (3, 5), (1, 2), (2, 1), ((2, 1), (3, 0))),
+    # More taps than the 8 pixels of a row, the 16 of two rows.
+    (1, (3, 3), (1, 1), (1, 1), ((1, 1), (1, 1))),
+    (2, (5, 5), (2, 2), (1, 1), ((2, 2), (2, 2))),
+    (2, (5, 5), (1, 2), (2, 1), ((4, 4), (2, 1))),
 ]
 
 
@@ -84,3 +88,22 @@ def test_every_derivative_lies_in_the_order_of_eigen():
 
     assert orders(convolve) == {"[b, 0, 1, f]x[0, 1, i, o]->[b, 0, 1, f]"}
     assert len(orders(reference)) > 1
+
+
+def test_a_kernel_with_more_taps_than_pixels_is_a_product():
+    pads = ((1, 1), (1, 1))
+
+    def conv(x, kernel):
+        return convolve(x, kernel, (1, 1), (1, 1), pads)
+
+    def gradients(x, kernel):
+        y, pull = jax.vjp(conv, x, kernel)
+        return pull(y)
+
+    def text(side):
+        x, kernel = jnp.ones((4, side, side, 3)), jnp.ones((3, 3, 3, 5))
+        return jax.jit(gradients).lower(x, kernel).as_text()
+
+    # By the kernel, image and cotangent are of one size.
+    assert text(2).count("stablehlo.convolution") == 1
+    assert text(3).count("stablehlo.convolution") == 3
