@@ -115,27 +115,46 @@ def _size(net, side=8):
     return num_params(shapes), count_macs(net, (side, side, 3), alphas)
 
 
-def test_dropped_candidates_cost_nothing():
-    """One cell, one node, two edges of stride 2 from 3 C channels, counted by hand."""
-    c, classes, pixels, half = 4, 10, 64, 16
-    stem, head = 27 * 3 * c, 10 * c + 10
-    inputs = 2 * 3 * c * c
-    ops = ("sep_conv_3x3", "skip_connect", "dil_conv_5x5")
-    per_op = {
-        "sep_conv_3x3": (2 * (9 * c + c * c), 2 * (9 * c + c * c)),
-        "skip_connect": (c * c, c * c),
-        "dil_conv_5x5": (25 * c + c * c, 25 * c + c * c),
-    }
-    for keep in (3, 2, 1):
-        kept = tuple(op for op in DARTS_OPS if op in ops[:keep])
-        space = CellSpace(num_nodes=1, normal=(kept,) * 2, reduction=(kept,) * 2)
-        net = Supernet(space, num_cells=1, channels=c // 2, num_classes=classes)
-        params, macs = _size(net)
-        edges = 2 * sum(per_op[op][0] for op in kept)
-        # The stem has half the channels of the reduction cell, and two affine vectors.
-        assert params == stem // 2 + 3 * c + inputs // 2 + edges + head
-        work = 2 * sum(per_op[op][1] for op in kept) * half
-        assert macs == (stem + inputs) // 2 * pixels + work + head - classes
+def _counted_by_hand(space, num_cells, c, side, classes):
+    """Returns parameters and multiply-adds of a supernet, operation by operation."""
+    pixels = side * side
+    params, macs = 27 * 3 * c + 2 * 3 * c, 27 * 3 * c * pixels
+    before, last = 3 * c, 3 * c  # channels of the two inputs
+    for i in range(num_cells):
+        reduction = i in (num_cells // 3, 2 * num_cells // 3)
+        c *= 2 if reduction else 1
+        params += (before + last) * c
+        macs += (before + last) * c * pixels
+        pixels //= 4 if reduction else 1
+        candidates = space.edge_ops("reduction" if reduction else "normal")
+        for (source, _), ops in zip(space.edges, candidates, strict=True):
+            for op in ops:
+                kind, _, size = op.partition("_conv_")
+                weights = 0
+                if kind in ("sep", "dil"):
+                    weights = int(size[0]) ** 2 * c + c * c
+                    weights *= 2 if kind == "sep" else 1
+                elif op == "skip_connect" and reduction and source < 2:
+                    weights = c * c
+                params += weights
+                macs += weights * pixels
+        before, last = last, space.num_nodes * c
+    return params + last * classes + classes, macs + last * classes
+
+
+@pytest.mark.parametrize(("num_cells", "keep"), [(5, 8), (11, 5), (17, 3)])
+def test_dropped_candidates_cost_nothing_in_any_stage_of_pdarts(num_cells, keep):
+    rng = np.random.default_rng(keep)
+
+    def some():
+        chosen = set(rng.permutation(DARTS_OPS)[:keep])
+        ops = tuple(op for op in DARTS_OPS if op in chosen)
+        return ops if set(ops) - {"none"} else DARTS_OPS[:keep]
+
+    normal, reduction = (tuple(some() for _ in range(14)) for _ in range(2))
+    space = CellSpace(normal=normal, reduction=reduction)
+    net = Supernet(space, num_cells, 16, 10)
+    assert _size(net, 32) == _counted_by_hand(space, num_cells, 16, 32, 10)
 
 
 def test_partial_channels_have_the_operations_of_a_thinner_cell():
