@@ -139,9 +139,13 @@ def test_each_skill_can_be_stepped_in_each_space(
 
 
 @pytest.mark.long
+@pytest.mark.parametrize("adjoint", ["first_order", "exact"])
 @pytest.mark.parametrize("pair", PAIRS)
-def test_each_pair_can_be_stepped(pair, repo_root, images, quick_compilation):
-    one_step_is_sound(smoke_config(repo_root, pair), images)
+def test_each_pair_can_be_stepped(pair, adjoint, repo_root, images, quick_compilation):
+    """In both orders, whichever the papers take."""
+    config = smoke_config(repo_root, pair)
+    config = dataclasses.replace(config, hypergrad=HypergradConfig(adjoint))
+    one_step_is_sound(config, images)
 
 
 @pytest.mark.parametrize("variant", RANDOM)
