@@ -10,6 +10,8 @@ from skillearn_jax.errors import InputError
 from skillearn_jax.framework import Program, Stage, Validation, check
 from skillearn_jax.hypergrad import FiniteDifference, FirstOrder
 
+pytestmark = pytest.mark.usefixtures("quick_compilation")
+
 
 def one_level(optimizer, loss_fn, supports=None, adjoint=None, objective=None):
     """One stage on `w` [2] with the supporting set `a`, which acts through it alone."""

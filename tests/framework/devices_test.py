@@ -17,6 +17,8 @@ from skillearn_jax.skills import (
     normalized_exam_loss,
 )
 
+pytestmark = pytest.mark.usefixtures("quick_compilation")
+
 AXIS = "d"
 EXAMPLES = 32
 cross_entropy = optax.losses.softmax_cross_entropy_with_integer_labels

@@ -8,6 +8,8 @@ import pytest
 
 from skillearn_jax.framework import measure_gain, optimizer_gains
 
+pytestmark = pytest.mark.usefixtures("quick_compilation")
+
 PARAMS = {"w": jnp.asarray([0.3, -0.7, 1.1]), "v": jnp.asarray([[2.0, -1.0]])}
 GRADIENT = {"w": jnp.asarray([0.5, 2.0, -1.5]), "v": jnp.asarray([[0.1, 0.4]])}
 

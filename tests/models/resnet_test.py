@@ -8,6 +8,8 @@ from skillearn_jax.errors import InputError
 from skillearn_jax.models import ResNetEncoder, SmallEncoder, resnet_encoder
 from skillearn_jax.models.resnet import ResidualBlock
 
+pytestmark = pytest.mark.usefixtures("quick_compilation")
+
 KEY = jax.random.key(0)
 TINY = ResNetEncoder((1, 1), "basic", width=4)
 

@@ -11,6 +11,8 @@ from skillearn_jax.nas.cell import MixedCell, Mixture
 from skillearn_jax.nas.edges import Branch, OutgoingEdges
 from skillearn_jax.nas.space import CellPlace, CellSpace
 
+pytestmark = pytest.mark.usefixtures("quick_compilation")
+
 SPACE = CellSpace(num_nodes=2)
 C = 2
 # Edges in the order in which they leave states 0, 1, 2.

@@ -10,6 +10,8 @@ from skillearn_jax.nas.counting import count_macs, num_params
 from skillearn_jax.nas.space import DARTS_OPS, CellSpace
 from skillearn_jax.nas.supernet import Supernet
 
+pytestmark = pytest.mark.usefixtures("quick_compilation")
+
 # One cell of each kind is checked in cell_test; here the smallest chain will do.
 SPACE = CellSpace(num_nodes=1)
 

@@ -18,6 +18,8 @@ from skillearn_jax.errors import InputError
 from skillearn_jax.hypergrad import Exact, FirstOrder
 from skillearn_jax.skills import LPT_VARIANTS, learning_by_passing_tests
 
+pytestmark = pytest.mark.usefixtures("quick_compilation")
+
 XI_W, XI_E, XI_X = 0.4, 0.3, 0.2
 GAMMA, LAMBDA = 0.7, 0.6
 FIXED = jax.lax.stop_gradient

@@ -8,6 +8,8 @@ from skillearn_jax.errors import InputError
 from skillearn_jax.train import CompareConfig, run_comparison
 from skillearn_jax.train.comparison_problems import build_problem
 
+pytestmark = pytest.mark.usefixtures("quick_module")
+
 SMALL = {
     "problem": "toy",
     "batch_size": 16,
@@ -22,7 +24,7 @@ SMALL = {
 
 
 @pytest.fixture(scope="module")
-def workdir(tmp_path_factory):
+def workdir(tmp_path_factory, quick_module):
     folder = tmp_path_factory.mktemp("comparison") / "run"
     run_comparison(SMALL, folder, quiet=True)
     return folder

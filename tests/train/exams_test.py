@@ -17,6 +17,8 @@ from skillearn_jax.train.exams import check_exams, load_bank
 from skillearn_jax.train.experiment import check
 from skillearn_jax.train.search_streams import streams_of
 
+pytestmark = pytest.mark.usefixtures("quick_module")
+
 
 @pytest.fixture(scope="module")
 def data():

@@ -15,6 +15,8 @@ from skillearn_jax.train.checkpoints import Checkpoints
 from skillearn_jax.train.experiment import check, check_images
 from skillearn_jax.train.stages import search_stage
 
+pytestmark = pytest.mark.usefixtures("quick_module")
+
 SEARCH_ONLY = {"evaluation.epochs": 0, "search.warmup_epochs": 0}
 
 

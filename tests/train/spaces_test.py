@@ -14,6 +14,8 @@ from skillearn_jax.train import run
 from skillearn_jax.train.experiment import check
 from skillearn_jax.train.spaces import kind_of_cells, read_cells, space_kind
 
+pytestmark = pytest.mark.usefixtures("quick_module")
+
 BENCH = {
     "space.name": "nasbench201",
     "evaluation.drop_path": 0.0,

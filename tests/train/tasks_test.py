@@ -20,6 +20,8 @@ from skillearn_jax.train.rivals import read_rivals
 from skillearn_jax.train.search_streams import streams_of
 from skillearn_jax.train.tasks import load_images, longest_epoch, task_config
 
+pytestmark = pytest.mark.usefixtures("quick_module")
+
 NAMES = ("a", "b")
 TASKS = {
     "skill": "interleaving",
@@ -230,7 +232,7 @@ def test_one_task_alone_has_its_own_folder(config):
 
 
 @pytest.fixture(scope="module")
-def done(tiny, given, tmp_path_factory):
+def done(tiny, given, tmp_path_factory, quick_module):
     """A finished joint search, compared with itself under another name."""
     folder = tmp_path_factory.mktemp("tasks")
     config = tiny({**TASKS, "skill": "joint", "evaluation.epochs": 0})

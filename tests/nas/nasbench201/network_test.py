@@ -13,6 +13,8 @@ from skillearn_jax.nas import count_macs, num_params
 from skillearn_jax.nas.nasbench201 import OPS, Architecture, BenchNetwork, init_alphas
 from skillearn_jax.nas.nasbench201.architecture import EDGES
 
+pytestmark = pytest.mark.usefixtures("quick_compilation")
+
 # Edges in the order in which they leave nodes 0, 1, 2.
 STACK = sorted(range(6), key=lambda edge: EDGES[edge][0])
 SIZES = {"nor_conv_1x1": 1, "nor_conv_3x3": 3}
