@@ -100,7 +100,7 @@ def pixels_together(width: int, features: int) -> int:
 
     On CPU the rate of a convolution falls with its output channels: 8 onto 8 reach a
     quarter of the arithmetic rate of 8 onto 32. Computed two pixels at a time, by a
-    kernel that is one third zeros or more, up to 16 of them gain a tenth of the time of
+    kernel that is a sixth to a half zeros, up to 16 of them gain a tenth of the time of
     a search step; four at a time gain no more. On images under 8 pixels wide it loses
     several times what it gains. Accelerators have no use for it.
 
