@@ -56,8 +56,8 @@ def convolve(
     derivative by the third, is closed under differentiation.
     """
     sides = [
-        (size + sum(pad) - r * (taps - 1) - 1) // s + 1
-        for size, taps, s, r, pad in zip(
+        _outputs(*axis)
+        for axis in zip(
             x.shape[1:3], kernel.shape[:2], stride, dilation, padding, strict=True
         )
     ]
@@ -114,7 +114,22 @@ def _conv(
     dilation: Pair,
 ) -> jax.Array:
     if math.prod(kernel.shape[:2]) > math.prod(x.shape[1:3]):
-        return _as_product(x, kernel, stride, padding, gaps, dilation)
+        # XLA would exchange the two, and get a plain loop. The product with a matrix from
+        # all pixels to all takes no more multiply-adds than the convolution.
+        axes = zip(
+            x.shape[1:3], kernel.shape[:2], stride, dilation, padding, gaps, strict=True
+        )
+        rows, columns = (
+            places(size, _outputs(size, taps, s, r, pad, gap), taps, pad[0], s, r, gap)
+            for size, taps, s, r, pad, gap in axes
+        )
+        matrix = jnp.einsum(
+            "hit,wju,tucd->hwcijd",
+            jnp.asarray(rows, kernel.dtype),
+            jnp.asarray(columns, kernel.dtype),
+            kernel,
+        )
+        return jnp.einsum("bhwc,hwcijd->bijd", x, matrix)
     return lax.conv_general_dilated(
         x,
         kernel,
@@ -126,29 +141,39 @@ def _conv(
     )
 
 
-def _as_product(
-    x: jax.Array,
-    kernel: jax.Array,
-    stride: Pair,
-    padding: Sequence[Pair],
-    gaps: Pair,
-    dilation: Pair,
-) -> jax.Array:
-    """Returns the convolution as the product with a matrix from all pixels to all.
+def _outputs(
+    size: int, taps: int, stride: int, dilation: int, padding: Pair, gap: int = 1
+) -> int:
+    """Returns the number of outputs along an axis; see `places`."""
+    extent = (size - 1) * gap + 1 + sum(padding)
+    return (extent - dilation * (taps - 1) - 1) // stride + 1
 
-    Of a kernel with more taps than the image has pixels, XLA exchanges the two, and what
-    it gets is a plain loop. The product takes no more multiply-adds than the convolution.
+
+def places(
+    size: int,
+    outputs: int,
+    taps: int,
+    before: int,
+    stride: int = 1,
+    dilation: int = 1,
+    gap: int = 1,
+) -> np.ndarray:
+    """Returns where along an axis an output reads a pixel with a tap.
+
+    Args:
+      size: pixels.
+      outputs: of them.
+      taps: of the kernel.
+      before: zeros before the first pixel; negative where it is not read.
+      stride: steps between outputs.
+      dilation: steps between taps.
+      gap: steps between pixels.
+
+    Returns:
+      `[size, outputs, taps]`, bool.
     """
-    places = []
-    for size, taps, s, pad, gap, r in zip(
-        x.shape[1:3], kernel.shape[:2], stride, padding, gaps, dilation, strict=True
-    ):
-        outputs = ((size - 1) * gap + sum(pad) - (taps - 1) * r) // s + 1
-        read = np.arange(outputs)[:, None] * s + np.arange(taps) * r - pad[0]
-        place = np.arange(size)[:, None, None] * gap == read
-        places.append(jnp.asarray(place, kernel.dtype))
-    matrix = jnp.einsum("hit,wju,tucd->hwcijd", *places, kernel)
-    return jnp.einsum("bhwc,hwcijd->bijd", x, matrix)
+    read = stride * np.arange(outputs)[:, None] + dilation * np.arange(taps) - before
+    return gap * np.arange(size)[:, None, None] == read
 
 
 def _transpose(

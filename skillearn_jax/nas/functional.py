@@ -10,7 +10,7 @@ import numpy as np
 from jax import lax
 
 from skillearn_jax.layers import conv2d
-from skillearn_jax.layers.convolution import convolve
+from skillearn_jax.layers.convolution import convolve, places
 from skillearn_jax.subroutines import subroutine
 
 Form = Literal["dense", "depthwise", "shifted"]
@@ -136,9 +136,7 @@ def conv2d_together(
     reach = dilation * (columns - 1) // 2
     beside = -(-reach // pixels)  # columns of the wide image on either side
     window = (2 * beside + 1) * pixels
-    # place[p, o, t] = 1 where output pixel o reads pixel p of the window with tap t
-    distance = np.arange(window)[:, None] - np.arange(pixels) - beside * pixels
-    place = distance[..., None] == dilation * np.arange(columns) - reach
+    place = places(window, pixels, columns, reach - beside * pixels, dilation=dilation)
     wide = jnp.einsum("pot,htcd->hpcod", jnp.asarray(place, kernel.dtype), kernel)
     y = convolve(
         x.reshape(batch, height, width // pixels, pixels * channels),
