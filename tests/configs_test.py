@@ -119,7 +119,8 @@ def test_each_pair_can_be_traced(pair, repo_root, images):
     assert len(programs[0].stages) == turns
 
 
-def one_step_is_sound(config, images):
+def one_step_is_sound(config, adjoint, images):
+    config = dataclasses.replace(config, hypergrad=HypergradConfig(adjoint))
     one_step, _ = step_of(config, images)
     state, metrics = jax.jit(one_step)(jax.random.key(0))
     assert all(np.isfinite(value) for value in metrics.values())
@@ -134,8 +135,7 @@ def test_each_skill_can_be_stepped_in_each_space(
 ):
     """In first order, whose programs are the smallest."""
     config = smoke_config(repo_root, f"{skill}_{space}")
-    first_order = HypergradConfig("first_order")
-    one_step_is_sound(dataclasses.replace(config, hypergrad=first_order), images)
+    one_step_is_sound(config, "first_order", images)
 
 
 @pytest.mark.long
@@ -143,9 +143,7 @@ def test_each_skill_can_be_stepped_in_each_space(
 @pytest.mark.parametrize("pair", PAIRS)
 def test_each_pair_can_be_stepped(pair, adjoint, repo_root, images, quick_compilation):
     """In both orders, whichever the papers take."""
-    config = smoke_config(repo_root, pair)
-    config = dataclasses.replace(config, hypergrad=HypergradConfig(adjoint))
-    one_step_is_sound(config, images)
+    one_step_is_sound(smoke_config(repo_root, pair), adjoint, images)
 
 
 @pytest.mark.parametrize("variant", RANDOM)
