@@ -75,7 +75,9 @@ def _derivative(
     """Returns the derivative of T by the missing argument; `a`, `b` are the others."""
     stride, dilation = geometry.stride, geometry.dilation
     if missing == "y":
-        return _conv(a, b, stride, geometry.padding, (1, 1), dilation)
+        return _conv(a, b, stride, geometry.padding, dilation)
+    if missing == "x" and stride != (1, 1):
+        return _by_blocks(a, b, geometry)
     sides = [
         # Size, extent of the taps and of the outputs, and zeros before, in pixels.
         (size, (taps - 1) * r + 1, (outputs - 1) * s + 1, before)
@@ -95,14 +97,48 @@ def _derivative(
             for size, taps, outputs, before in sides
         ]
         flipped = lax.rev(a, (0, 1)).transpose(0, 1, 3, 2)
-        return _conv(b, flipped, (1, 1), padding, stride, dilation)
+        return _conv(b, flipped, (1, 1), padding, dilation)
     padding = [
         (before, taps - 1 + outputs - size - before)
         for size, taps, outputs, before in sides
     ]
     images, cotangents = a.transpose(3, 1, 2, 0), b.transpose(1, 2, 0, 3)
-    y = _conv(images, cotangents, dilation, padding, (1, 1), stride)
+    y = _conv(images, cotangents, dilation, padding, stride)
     return y.transpose(1, 2, 0, 3)
+
+
+def _by_blocks(kernel: jax.Array, y: jax.Array, geometry: Geometry) -> jax.Array:
+    """Returns the derivative of T by x at a stride s > 1, `[B, H, W, C]`.
+
+    Pixel `s q + i` of block q is read by output o with tap t if `s (q - o) + i` is
+    `r t - pad`: a convolution over the outputs, whose channels are the pixels of a
+    block. The usual one, over outputs with gaps between them, multiplies `s s` times as
+    many numbers, all but one of them zero; here a tenth to a half are.
+    """
+    reads, padding = [], []
+    for size, taps, outputs, s, r, (before, _) in zip(
+        geometry.x[1:3],
+        geometry.kernel[:2],
+        geometry.y[1:3],
+        geometry.stride,
+        geometry.dilation,
+        geometry.padding,
+        strict=True,
+    ):
+        # The blocks that an output reads, counted from its own.
+        first, last = -before // s, (r * (taps - 1) - before) // s
+        window = last - first + 1
+        read = places(window * s, 1, taps, before + first * s, dilation=r)
+        reads.append(read.reshape(window, s, taps)[::-1])
+        padding.append((last, -(-size // s) - outputs - first))
+    rows, columns = (jnp.asarray(read, kernel.dtype) for read in reads)
+    blocks = jnp.einsum("hit,wju,tucd->hwdijc", rows, columns, kernel)
+    pixels = blocks.shape[3:]
+    x = _conv(y, blocks.reshape(*blocks.shape[:3], -1), (1, 1), padding, (1, 1))
+    batch, height, width, _ = x.shape
+    x = x.reshape(batch, height, width, *pixels).transpose(0, 1, 3, 2, 4, 5)
+    x = x.reshape(batch, height * pixels[0], width * pixels[1], -1)
+    return x[:, : geometry.x[1], : geometry.x[2]]
 
 
 def _conv(
@@ -110,18 +146,17 @@ def _conv(
     kernel: jax.Array,
     stride: Pair,
     padding: Sequence[Pair],
-    gaps: Pair,
     dilation: Pair,
 ) -> jax.Array:
     if math.prod(kernel.shape[:2]) > math.prod(x.shape[1:3]):
         # XLA would exchange the two, and get a plain loop. The product with a matrix from
         # all pixels to all takes no more multiply-adds than the convolution.
         axes = zip(
-            x.shape[1:3], kernel.shape[:2], stride, dilation, padding, gaps, strict=True
+            x.shape[1:3], kernel.shape[:2], stride, dilation, padding, strict=True
         )
         rows, columns = (
-            places(size, _outputs(size, taps, s, r, pad, gap), taps, pad[0], s, r, gap)
-            for size, taps, s, r, pad, gap in axes
+            places(size, _outputs(size, taps, s, r, pad), taps, pad[0], s, r)
+            for size, taps, s, r, pad in axes
         )
         matrix = jnp.einsum(
             "hit,wju,tucd->hwcijd",
@@ -135,18 +170,14 @@ def _conv(
         kernel,
         window_strides=stride,
         padding=padding,
-        lhs_dilation=gaps,
         rhs_dilation=dilation,
         dimension_numbers=("NHWC", "HWIO", "NHWC"),
     )
 
 
-def _outputs(
-    size: int, taps: int, stride: int, dilation: int, padding: Pair, gap: int = 1
-) -> int:
+def _outputs(size: int, taps: int, stride: int, dilation: int, padding: Pair) -> int:
     """Returns the number of outputs along an axis; see `places`."""
-    extent = (size - 1) * gap + 1 + sum(padding)
-    return (extent - dilation * (taps - 1) - 1) // stride + 1
+    return (size + sum(padding) - dilation * (taps - 1) - 1) // stride + 1
 
 
 def places(
@@ -156,7 +187,6 @@ def places(
     before: int,
     stride: int = 1,
     dilation: int = 1,
-    gap: int = 1,
 ) -> np.ndarray:
     """Returns where along an axis an output reads a pixel with a tap.
 
@@ -167,13 +197,12 @@ def places(
       before: zeros before the first pixel; negative where it is not read.
       stride: steps between outputs.
       dilation: steps between taps.
-      gap: steps between pixels.
 
     Returns:
       `[size, outputs, taps]`, bool.
     """
     read = stride * np.arange(outputs)[:, None] + dilation * np.arange(taps) - before
-    return gap * np.arange(size)[:, None, None] == read
+    return np.arange(size)[:, None, None] == read
 
 
 def _transpose(

@@ -90,6 +90,20 @@ def test_every_derivative_lies_in_the_order_of_eigen():
     assert len(orders(reference)) > 1
 
 
+def test_no_derivative_of_a_strided_convolution_fills_gaps_with_zeros():
+    x, kernel = jnp.ones((2, 8, 8, 3)), jnp.ones((5, 5, 3, 4))
+    options = ((2, 2), (1, 1), ((2, 2), (2, 2)))
+
+    def gaps(conv):
+        def loss(x, kernel):
+            return jnp.sum(jnp.sin(conv(x, kernel, *options)))
+
+        text = jax.jit(jax.grad(loss)).lower(x, kernel).as_text()
+        return text.count("lhs_dilate = [2, 2]")
+
+    assert (gaps(convolve), gaps(reference)) == (0, 1)
+
+
 def test_a_kernel_with_more_taps_than_pixels_is_a_product():
     pads = ((1, 1), (1, 1))
 
