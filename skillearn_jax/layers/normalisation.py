@@ -175,15 +175,14 @@ def _normalise_batch(
             "batch normalisation in training mode needs more than one value per "
             f"channel, got an input of shape {x.shape}"
         )
-    # Two passes: exact where |mean| is large, and in a second-order program XLA
-    # recognises the repeated forward pass, which it does not for E[x^2] - mean^2.
+    if scale is not None:
+        z, mean, var = _normalise_batch(x, None, epsilon, axis_name)
+        return z * _spread(scale, x), mean, var
+    # Two passes: exact where |mean| is large.
     mean = _channel_mean(x, axis_name)
-    var = _channel_mean((x - mean) ** 2, axis_name)
-    factor = lax.rsqrt(var + epsilon)
-    # Small arrays first: of two long products in a row XLA makes one in some copies of
-    # the forward pass and not in others, and then does not recognise them.
-    y = (x - mean) * (factor if scale is None else factor * _spread(scale, x))
-    return y, mean.reshape(-1), var.reshape(-1)
+    centred = x - mean
+    var = _channel_mean(centred**2, axis_name)
+    return centred * lax.rsqrt(var + epsilon), mean.reshape(-1), var.reshape(-1)
 
 
 @_normalise_batch.defjvp
@@ -194,7 +193,7 @@ def _normalise_batch_jvp(
     tangents: tuple[jax.Array, jax.Array | None],
 ) -> tuple[_Normalised, _Normalised]:
     (x, scale), (t, scale_t) = primals, tangents
-    z, mean, var = normalise_batch(x, None, epsilon, axis_name)
+    z, mean, var = _normalise_batch(x, None, epsilon, axis_name)
     deviation = jnp.sqrt(_row(var, x) + epsilon)
     mean_t = _channel_mean(t, axis_name)
     overlap = _channel_mean(z * t, axis_name)
@@ -205,7 +204,7 @@ def _normalise_batch_jvp(
     # Collected per channel: the sum over z times a cotangent then serves all of it.
     slope = _spread(scale, x) / deviation
     y_t = slope * (t - mean_t) + z * (_spread(scale_t, x) - slope * overlap)
-    return normalise_batch(x, scale, epsilon, axis_name), (y_t, *stats_t)
+    return (z * _spread(scale, x), mean, var), (y_t, *stats_t)
 
 
 _copied = jax.jit(_normalise_batch, static_argnums=(2, 3))
