@@ -10,7 +10,9 @@ from jax.experimental.xla_metadata import set_xla_metadata
 _Function = TypeVar("_Function", bound=Callable[..., Any])
 
 
-def subroutine(function: _Function, **options: Any) -> _Function:
+def subroutine(
+    function: _Function, jit: Callable[..., Any] = jax.jit, **options: Any
+) -> _Function:
     """Returns the function as one that programs call instead of containing a copy.
 
     `jax.jit` inside a traced program is traced, differentiated and lowered once for each
@@ -28,11 +30,12 @@ def subroutine(function: _Function, **options: Any) -> _Function:
     A subroutine holds no collectives: with gathers over devices in one, XLA's CPU runtime
     ended in a segmentation fault.
 
-    On accelerators it is `jax.jit` alone: copies are what their fusion wants.
+    On accelerators it is `jit` alone: copies are what their fusion wants.
 
     Args:
       function: pure; to be called while tracing or eagerly.
-      **options: of `jax.jit`, such as `static_argnames`.
+      jit: `jax.jit`, or that of Flax for a function of a module.
+      **options: of `jit`, such as `static_argnames`.
     """
 
     @functools.wraps(function)
@@ -41,7 +44,7 @@ def subroutine(function: _Function, **options: Any) -> _Function:
         with set_xla_metadata(inlineable="true"):
             return function(*args, **kwargs)
 
-    jitted = jax.jit(body, **options)
+    jitted = jit(body, **options)
 
     @functools.wraps(function)
     def call(*args: Any, **kwargs: Any) -> Any:

@@ -1,5 +1,6 @@
 """Floor 0: the layers that search spaces and models share, in PyTorch's convention."""
 
+from skillearn_jax.layers.calling import run_module
 from skillearn_jax.layers.linear import (
     Conv,
     Dense,
@@ -21,5 +22,6 @@ __all__ = [
     "SideBySide",
     "conv2d",
     "lecun_normal",
+    "run_module",
     "torch_uniform",
 ]

@@ -17,6 +17,7 @@ from skillearn_jax.nas.edges import (
     Branch,
     Kernels,
     OutgoingEdges,
+    SkipDropout,
 )
 from skillearn_jax.nas.functional import Form
 from skillearn_jax.nas.ops import KERNEL_SIZES, CellInputs, depth_of
@@ -32,13 +33,13 @@ class Mixture(NamedTuple):
         candidate on its edge.
       edges: `[edges]`, the weight of each edge in its node (PC-DARTS), or None for 1.
       skip: `[]`, the weight of the auxiliary skip on every edge (DARTS-), or None.
-      skip_dropout: `[]`, the rate of dropout after identities (P-DARTS), or None.
+      skip_dropout: dropout after identities (P-DARTS), or None, as in evaluation.
     """
 
     ops: jax.Array
     edges: jax.Array | None = None
     skip: jax.Array | None = None
-    skip_dropout: jax.Array | None = None
+    skip_dropout: SkipDropout | None = None
 
 
 class MixedCell(nn.Module):
@@ -150,9 +151,10 @@ class MixedCell(nn.Module):
             name=f"from_{source}",
         )
         mixed = self.place.features // self.partial
-        sums = edges(
-            state[..., :mixed], kernels, branches, mixture.skip_dropout, train=train
-        )
+        dropout = mixture.skip_dropout
+        if dropout is not None:
+            dropout = dropout.fold_in(source)
+        sums = edges(state[..., :mixed], kernels, branches, dropout, train=train)
         passed: list[jax.Array] = []
         if self.partial > 1:
             passed = [bypass(state[..., mixed:], stride)] * len(outgoing)

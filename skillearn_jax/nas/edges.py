@@ -36,6 +36,22 @@ class Branch(NamedTuple):
     weights: jax.Array
 
 
+class SkipDropout(NamedTuple):
+    """Dropout of single elements after the skip connections that are candidates.
+
+    Attributes:
+      rate: `[]`, of the elements that are set to 0.
+      key: of the masks.
+    """
+
+    rate: jax.Array
+    key: jax.Array
+
+    def fold_in(self, part: int) -> "SkipDropout":
+        """Returns the dropout of a part of what this one is for, with its own masks."""
+        return self._replace(key=jax.random.fold_in(self.key, part))
+
+
 class OutgoingEdges(nn.Module):
     """The mixed operations on the T edges that leave one state of a cell.
 
@@ -62,7 +78,7 @@ class OutgoingEdges(nn.Module):
         x: jax.Array,
         kernels: Kernels,
         branches: Mapping[str, Branch],
-        skip_dropout: jax.Array | None = None,
+        skip_dropout: SkipDropout | None = None,
         *,
         train: bool,
     ) -> list[jax.Array]:
@@ -95,8 +111,8 @@ class OutgoingEdges(nn.Module):
                 targets, jnp.split(weights, len(targets)), strict=True
             ):
                 kept = y
-                if op == "skip_connect" and train and skip_dropout is not None:
-                    kept = self._drop(y, target, skip_dropout)
+                if op == "skip_connect" and skip_dropout is not None:
+                    kept = self._drop(y, skip_dropout.fold_in(target))
                 inputs[target].append(kept)
                 scales[target].append(weight)
         height, width = (-(-side // self.stride) for side in x.shape[1:3])
@@ -161,18 +177,18 @@ class OutgoingEdges(nn.Module):
         outputs = norm(list(arrays.values()), [None] * len(arrays), train=train)
         return dict(zip(arrays, outputs, strict=True))
 
-    def _drop(self, x: jax.Array, target: int, rate: jax.Array) -> jax.Array:
+    def _drop(self, x: jax.Array, dropout: SkipDropout) -> jax.Array:
         """Returns dropout of single elements, keyed by the example over all devices."""
-        key = jax.random.fold_in(self.make_rng("skip_dropout"), target)
         examples = jnp.arange(x.shape[0])
         if self.axis_name is not None:
             examples += x.shape[0] * lax.axis_index(self.axis_name)
 
         def keep(example: jax.Array) -> jax.Array:
-            example_key = jax.random.fold_in(key, example)
-            return jax.random.bernoulli(example_key, 1 - rate, x.shape[1:])
+            example_key = jax.random.fold_in(dropout.key, example)
+            return jax.random.bernoulli(example_key, 1 - dropout.rate, x.shape[1:])
 
-        return jnp.where(jax.vmap(keep)(examples), x / (1 - rate), 0).astype(x.dtype)
+        kept = jax.vmap(keep)(examples)
+        return jnp.where(kept, x / (1 - dropout.rate), 0).astype(x.dtype)
 
 
 @subroutine

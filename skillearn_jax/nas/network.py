@@ -11,7 +11,7 @@ import jax.numpy as jnp
 from jax import lax
 
 from skillearn_jax.errors import InputError
-from skillearn_jax.layers import Dense
+from skillearn_jax.layers import Dense, run_module
 from skillearn_jax.nas.auxiliary import Auxiliary, AuxiliaryHead
 from skillearn_jax.nas.functional import Form
 from skillearn_jax.nas.genotype import EDGES_PER_NODE, Edges, Genotype
@@ -43,7 +43,6 @@ class Cell(nn.Module):
         older: jax.Array,
         newer: jax.Array,
         masks: jax.Array | None,
-        *,
         train: bool,
     ) -> jax.Array:
         """Returns the concatenated nodes, `[B, H', W', len(concat) * C]`.
@@ -228,7 +227,8 @@ class Network(nn.Module):
 
         if len(names) == 1:
             mask = None if masks is None else masks[0]
-            return inputs[1], cell(name=names[0])(*inputs, mask, train=train)
+            output = run_module(cell(name=names[0]), *inputs, mask, train=train)
+            return inputs[1], output
 
         alike = cell(parent=None)
         collections = ("params", "batch_stats")
@@ -237,7 +237,7 @@ class Network(nn.Module):
         def step(states: Any, own: Any) -> Any:
             variables, mask = own
             output, changed = alike.apply(
-                variables, *states, mask, train=train, mutable=mutable
+                variables, *states, mask, train, mutable=mutable
             )
             return (states[1], output), changed
 

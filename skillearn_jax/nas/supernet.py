@@ -8,8 +8,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from skillearn_jax.errors import InputError
-from skillearn_jax.layers import Dense, Draw, lecun_normal, torch_uniform
+from skillearn_jax.layers import Dense, Draw, lecun_normal, run_module, torch_uniform
 from skillearn_jax.nas.cell import MixedCell, Mixture
+from skillearn_jax.nas.edges import SkipDropout
 from skillearn_jax.nas.functional import Form
 from skillearn_jax.nas.ops import Stem
 from skillearn_jax.nas.space import (
@@ -99,9 +100,13 @@ class Supernet(nn.Module):
         self._check_options(skip_weight, skip_dropout_rate)
         draw = INITIALIZATIONS[self.initialization]
         mixtures = {
-            kind: self._mixture(kind, alphas, skip_weight, skip_dropout_rate)
-            for kind in CELL_KINDS
+            kind: self._mixture(kind, alphas, skip_weight) for kind in CELL_KINDS
         }
+        dropout = None
+        rate = skip_dropout_rate
+        if train and (isinstance(rate, jax.Array) or rate != 0):
+            key = self.make_rng("skip_dropout")
+            dropout = SkipDropout(jnp.asarray(rate, mixtures["normal"].ops.dtype), key)
         stem = Stem(self.channels, self.axis_name, draw, name="stem")
         older = newer = stem(images, train=train)
         make = nn.remat(MixedCell, static_argnums=(4,)) if self.remat else MixedCell
@@ -115,7 +120,10 @@ class Supernet(nn.Module):
                 draw=draw,
                 name=f"cell_{i}",
             )
-            older, newer = newer, cell(older, newer, mixtures[place.kind], train)
+            mixture = mixtures[place.kind]
+            if dropout is not None:
+                mixture = mixture._replace(skip_dropout=dropout.fold_in(i))
+            older, newer = newer, run_module(cell, older, newer, mixture, train=train)
         pooled = jnp.mean(newer, axis=(1, 2))
         if not self.num_classes:
             return pooled
@@ -141,23 +149,14 @@ class Supernet(nn.Module):
             raise InputError(f"skip_dropout_rate must be in [0, 1), got {rate}")
 
     def _mixture(
-        self,
-        kind: str,
-        alphas: Alphas,
-        skip_weight: float | jax.Array,
-        skip_dropout_rate: float | jax.Array,
+        self, kind: str, alphas: Alphas, skip_weight: float | jax.Array
     ) -> Mixture:
         ops = jax.nn.softmax(alphas[kind], axis=-1)
         edges = None
         if self.space.edge_normalization:
             edges = self._edge_weights(alphas[EDGE_LOGITS[kind]])
-        drops = isinstance(skip_dropout_rate, jax.Array) or skip_dropout_rate != 0
-        return Mixture(
-            ops,
-            edges,
-            jnp.asarray(skip_weight, ops.dtype) if self.auxiliary_skip else None,
-            jnp.asarray(skip_dropout_rate, ops.dtype) if drops else None,
-        )
+        skip = jnp.asarray(skip_weight, ops.dtype) if self.auxiliary_skip else None
+        return Mixture(ops, edges, skip)
 
     def _edge_weights(self, logits: jax.Array) -> jax.Array:
         """Returns the softmax over the incoming edges of each node, `[edges]`."""

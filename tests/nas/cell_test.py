@@ -8,7 +8,7 @@ from jax import lax
 
 from skillearn_jax.errors import InputError
 from skillearn_jax.nas.cell import MixedCell, Mixture
-from skillearn_jax.nas.edges import Branch, OutgoingEdges
+from skillearn_jax.nas.edges import Branch, OutgoingEdges, SkipDropout
 from skillearn_jax.nas.space import CellPlace, CellSpace
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
@@ -248,15 +248,16 @@ def test_skip_dropout_is_unbiased_and_drops_the_candidate_of_each_edge_alone():
     branches = {op: Branch((0, 1), ones) for op in ("skip_connect", "auxiliary_skip")}
     x = jnp.ones((4, 16, 16, 8))
 
-    def leave(x, train=True):
-        key = {"skip_dropout": jax.random.key(0)}
-        return edges.apply({}, x, {}, branches, jnp.array(0.25), train=train, rngs=key)
+    def leave(x, dropout):
+        return edges.apply({}, x, {}, branches, dropout, train=True)
+
+    dropout = SkipDropout(jnp.array(0.25), jax.random.key(0))
 
     # The auxiliary skip, no candidate, always adds its 1.
-    first, second = (np.asarray(y) - 1 for y in leave(x))
+    first, second = (np.asarray(y) - 1 for y in leave(x, dropout))
     assert set(np.unique(np.round(first, 5))) == {0, np.float32(np.round(4 / 3, 5))}
     for y in (first, second):
         np.testing.assert_allclose(y.mean((1, 2, 3)), 1, atol=4 / 3 * 0.05)
     masks = np.stack([first[0], first[1], second[0]]).reshape(3, -1)
     assert np.abs(np.corrcoef(masks) - np.eye(3)).max() < 0.1
-    np.testing.assert_array_equal(leave(x, train=False)[0], 2)
+    np.testing.assert_array_equal(leave(x, None)[0], 2)

@@ -10,7 +10,14 @@ import jax.numpy as jnp
 import numpy as np
 
 from skillearn_jax.errors import InputError
-from skillearn_jax.layers import BatchNorm, Conv, Dense, conv2d, torch_uniform
+from skillearn_jax.layers import (
+    BatchNorm,
+    Conv,
+    Dense,
+    conv2d,
+    run_module,
+    torch_uniform,
+)
 from skillearn_jax.nas.functional import avg_pool
 from skillearn_jax.nas.nasbench201.architecture import (
     ALPHAS_KEY,
@@ -237,7 +244,7 @@ class BenchNetwork(nn.Module):
                     self.axis_name,
                     name=f"cell_{stage}_{i}",
                 )
-                x = cell(x, weights, train)
+                x = run_module(cell, x, weights, train=train)
         x = BatchNorm(axis_name=self.axis_name, name="last_norm")(x, train=train)
         pooled = jnp.mean(nn.relu(x), axis=(1, 2))
         if not self.num_classes:
