@@ -8,7 +8,8 @@ import flax.linen as nn
 from skillearn_jax.subroutines import subroutine
 
 
-@functools.partial(subroutine, jit=nn.jit, static_argnames="train")
+# Without random streams: their keys would be others than outside of `nn.jit`.
+@functools.partial(subroutine, jit=nn.jit, rngs=False, static_argnames="train")
 def _called(module: nn.Module, *inputs: Any, train: bool) -> Any:
     return module(*inputs, train)
 
@@ -20,11 +21,13 @@ def run_module(module: nn.Module, *inputs: Any, train: bool) -> Any:
     length, so that 5 cells, each a subroutine, compile in three quarters of the time.
 
     Args:
-      module: within another; it draws no random numbers of its own (its keys would be
-        others than outside), and has an attribute `axis_name`. Where that is not None,
-        so that parts may talk to other devices, and to be initialised it is copied.
+      module: within another; with an attribute `axis_name`. Where that is not None, so
+        that parts may talk to other devices, and to be initialised it is copied.
       *inputs: arrays, or None.
       train: the last argument of the module.
+
+    Raises:
+      flax.errors.InvalidRngError: if a subroutine draws random numbers: hand it a key.
     """
     if module.axis_name is not None or module.is_initializing():
         return module(*inputs, train)

@@ -8,7 +8,7 @@ derivative, of any order and in either mode, lies in that order from the start.
 
 import functools
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -40,6 +40,18 @@ class Geometry(NamedTuple):
     stride: Pair
     dilation: Pair
     padding: Pads
+
+    def axes(self) -> Iterator[tuple[int, int, int, int, int, int]]:
+        """Yields size, taps, outputs, stride, dilation and zeros before, by axis."""
+        return zip(
+            self.x[1:3],
+            self.kernel[:2],
+            self.y[1:3],
+            self.stride,
+            self.dilation,
+            (before for before, _ in self.padding),
+            strict=True,
+        )
 
 
 def convolve(
@@ -81,15 +93,7 @@ def _derivative(
     sides = [
         # Size, extent of the taps and of the outputs, and zeros before, in pixels.
         (size, (taps - 1) * r + 1, (outputs - 1) * s + 1, before)
-        for size, taps, outputs, s, r, (before, _) in zip(
-            geometry.x[1:3],
-            geometry.kernel[:2],
-            geometry.y[1:3],
-            stride,
-            dilation,
-            geometry.padding,
-            strict=True,
-        )
+        for size, taps, outputs, s, r, before in geometry.axes()
     ]
     if missing == "x":
         padding = [
@@ -113,18 +117,11 @@ def _by_blocks(kernel: jax.Array, y: jax.Array, geometry: Geometry) -> jax.Array
     Pixel `s q + i` of block q is read by output o with tap t if `s (q - o) + i` is
     `r t - pad`: a convolution over the outputs, whose channels are the pixels of a
     block. The usual one, over outputs with gaps between them, multiplies `s s` times as
-    many numbers, all but one of them zero; here a tenth to a half are.
+    many numbers as it needs, the others zeros; at stride 2 a kernel of 5x5 has 31 % of
+    zeros here, one of 3x3 has 44 %.
     """
     reads, padding = [], []
-    for size, taps, outputs, s, r, (before, _) in zip(
-        geometry.x[1:3],
-        geometry.kernel[:2],
-        geometry.y[1:3],
-        geometry.stride,
-        geometry.dilation,
-        geometry.padding,
-        strict=True,
-    ):
+    for size, taps, outputs, s, r, before in geometry.axes():
         # The blocks that an output reads, counted from its own.
         first, last = -before // s, (r * (taps - 1) - before) // s
         window = last - first + 1

@@ -102,11 +102,7 @@ class Supernet(nn.Module):
         mixtures = {
             kind: self._mixture(kind, alphas, skip_weight) for kind in CELL_KINDS
         }
-        dropout = None
-        rate = skip_dropout_rate
-        if train and (isinstance(rate, jax.Array) or rate != 0):
-            key = self.make_rng("skip_dropout")
-            dropout = SkipDropout(jnp.asarray(rate, mixtures["normal"].ops.dtype), key)
+        dropout = self._skip_dropout(skip_dropout_rate) if train else None
         stem = Stem(self.channels, self.axis_name, draw, name="stem")
         older = newer = stem(images, train=train)
         make = nn.remat(MixedCell, static_argnums=(4,)) if self.remat else MixedCell
@@ -157,6 +153,11 @@ class Supernet(nn.Module):
             edges = self._edge_weights(alphas[EDGE_LOGITS[kind]])
         skip = jnp.asarray(skip_weight, ops.dtype) if self.auxiliary_skip else None
         return Mixture(ops, edges, skip)
+
+    def _skip_dropout(self, rate: float | jax.Array) -> SkipDropout | None:
+        if not isinstance(rate, jax.Array) and rate == 0:
+            return None
+        return SkipDropout(jnp.asarray(rate), self.make_rng("skip_dropout"))
 
     def _edge_weights(self, logits: jax.Array) -> jax.Array:
         """Returns the softmax over the incoming edges of each node, `[edges]`."""

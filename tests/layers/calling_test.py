@@ -2,6 +2,8 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
+from flax.errors import InvalidRngError
 
 from skillearn_jax.layers import SideBySide, run_module
 
@@ -71,3 +73,22 @@ def test_a_module_is_a_subroutine_unless_it_may_talk_to_devices():
 
     assert pieces(Chain(called=True)) == 2
     assert pieces(Chain(called=True, axis_name="devices")) == 0
+
+
+class Noise(nn.Module):
+    axis_name: str | None = None
+
+    @nn.compact
+    def __call__(self, x: jax.Array, train: bool) -> jax.Array:
+        return x + jax.random.normal(self.make_rng("noise"), x.shape)
+
+
+class Noisy(nn.Module):
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        return run_module(Noise(), x, train=True)
+
+
+def test_a_module_that_draws_by_itself_is_refused():
+    with pytest.raises(InvalidRngError, match="noise"):
+        Noisy().apply({}, jnp.ones(3), rngs={"noise": jax.random.key(0)})

@@ -34,12 +34,13 @@ def reference(x, kernel, stride, dilation, padding):
     )
 
 
+def sines(conv, *options):
+    return lambda x, kernel: jnp.sum(jnp.sin(conv(x, kernel, *options)))
+
+
 def derivatives(conv, x, kernel, directions):
     """Returns the value and derivatives of every mode up to the second order."""
-
-    def loss(x, kernel):
-        return jnp.sum(jnp.sin(conv(x, kernel)))
-
+    loss = sines(conv)
     gradient = jax.grad(loss, (0, 1))
 
     def squares(*arguments):
@@ -77,11 +78,9 @@ def test_every_derivative_lies_in_the_order_of_eigen():
     options = ((1, 1), (1, 1), ((1, 1), (1, 1)))
 
     def orders(conv):
-        def loss(x, kernel):
-            return jnp.sum(jnp.sin(conv(x, kernel, *options)))
-
         def curvature(*arguments):
-            return jax.jvp(jax.grad(loss, (0, 1)), arguments, arguments)
+            gradient = jax.grad(sines(conv, *options), (0, 1))
+            return jax.jvp(gradient, arguments, arguments)
 
         text = jax.jit(curvature).lower(x, kernel).as_text()
         return set(re.findall(r"dim_numbers = (\S+, .*?), window", text))
@@ -95,10 +94,8 @@ def test_no_derivative_of_a_strided_convolution_fills_gaps_with_zeros():
     options = ((2, 2), (1, 1), ((2, 2), (2, 2)))
 
     def gaps(conv):
-        def loss(x, kernel):
-            return jnp.sum(jnp.sin(conv(x, kernel, *options)))
-
-        text = jax.jit(jax.grad(loss)).lower(x, kernel).as_text()
+        gradient = jax.grad(sines(conv, *options))
+        text = jax.jit(gradient).lower(x, kernel).as_text()
         return text.count("lhs_dilate = [2, 2]")
 
     assert (gaps(convolve), gaps(reference)) == (0, 1)
