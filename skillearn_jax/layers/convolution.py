@@ -32,6 +32,8 @@ class Geometry(NamedTuple):
       stride: steps between outputs, in pixels.
       dilation: steps between the taps of the kernel, in pixels.
       padding: rows of zeros above and below, columns left and right.
+      models: None, or how many convolutions of this geometry are computed, each of its
+        own image and kernel: all arrays have an axis of that length in front.
     """
 
     x: tuple[int, ...]
@@ -40,6 +42,12 @@ class Geometry(NamedTuple):
     stride: Pair
     dilation: Pair
     padding: Pads
+    models: int | None = None
+
+    def shape(self, slot: str) -> tuple[int, ...]:
+        """Returns the shape of `x`, `kernel` or `y`, all models together."""
+        models = () if self.models is None else (self.models,)
+        return (*models, *getattr(self, slot))
 
     def axes(self) -> Iterator[tuple[int, int, int, int, int, int]]:
         """Yields size, taps, outputs, stride, dilation and zeros before, by axis."""
@@ -85,6 +93,11 @@ def _derivative(
     a: jax.Array, b: jax.Array, *, missing: str, geometry: Geometry
 ) -> jax.Array:
     """Returns the derivative of T by the missing argument; `a`, `b` are the others."""
+    if geometry.models is not None:
+        one = functools.partial(
+            _derivative, missing=missing, geometry=geometry._replace(models=None)
+        )
+        return lax.map(lambda pair: one(*pair), (a, b))
     stride, dilation = geometry.stride, geometry.dilation
     if missing == "y":
         return _conv(a, b, stride, geometry.padding, dilation)
@@ -213,8 +226,20 @@ def _transpose(
     return convolution_p.bind(*arguments, missing=wanted, geometry=geometry)
 
 
-def _batch(operands: Any, axes: Any, **params: Any) -> tuple[jax.Array, int]:
-    return jax.vmap(functools.partial(_derivative, **params), axes)(*operands), 0
+def _batch(
+    operands: Any, axes: Any, missing: str, geometry: Geometry
+) -> tuple[jax.Array, int]:
+    """Maps over several models one after the other: grouped, XLA's are plain loops."""
+    if None in axes:
+        one = functools.partial(_derivative, missing=missing, geometry=geometry)
+        return jax.vmap(one, axes)(*operands), 0
+    a, b = (jnp.moveaxis(x, axis, 0) for x, axis in zip(operands, axes, strict=True))
+    outer, inner = a.shape[0], geometry.models
+    if inner is not None:
+        a, b = (x.reshape(outer * inner, *x.shape[2:]) for x in (a, b))
+    geometry = geometry._replace(models=outer * (inner or 1))
+    y = convolution_p.bind(a, b, missing=missing, geometry=geometry)
+    return (y if inner is None else y.reshape(outer, inner, *y.shape[1:])), 0
 
 
 convolution_p = Primitive("convolution_in_order")
@@ -222,7 +247,7 @@ convolution_p = Primitive("convolution_in_order")
 
 convolution_p.def_impl(jax.jit(_derivative, static_argnames=("missing", "geometry")))
 convolution_p.def_abstract_eval(
-    lambda a, _, missing, geometry: a.update(shape=getattr(geometry, missing))
+    lambda a, _, missing, geometry: a.update(shape=geometry.shape(missing))
 )
 ad.defbilinear(
     convolution_p,

@@ -57,6 +57,58 @@ def derivatives(conv, x, kernel, directions):
     )
 
 
+def of_several_models(conv, x, kernel, directions):
+    """Returns derivatives inside and around maps over models, two times three."""
+    axes = (0, 2, 0, 2)
+    factors = jnp.array([[1.0, -0.5, 0.25], [-1.0, 0.75, 2.0]])
+    arrays = [
+        jnp.stack([jnp.stack([f * array for f in row], axis) for row in factors])
+        for array, axis in zip((x, kernel, *directions), axes, strict=True)
+    ]
+    loss = sines(conv)
+    gradient = jax.grad(loss, (0, 1))
+
+    def curvature(x, kernel, *directions):
+        return jax.jvp(gradient, (x, kernel), directions)
+
+    def total(x, kernel):
+        return jnp.sum(jax.vmap(jax.vmap(loss, axes[:2]))(x, kernel))
+
+    def around(x, kernel, *directions):
+        return jax.jvp(jax.grad(total, (0, 1)), (x, kernel), directions)
+
+    inside = jax.jit(jax.vmap(jax.vmap(curvature, axes)))
+    return inside(*arrays), jax.jit(around)(*arrays)
+
+
+@pytest.mark.usefixtures("x64")
+@pytest.mark.parametrize("case", [CASES[0], CASES[5]], ids=str)
+def test_several_models_are_mapped_and_differentiated_as_those_of_jax(case):
+    height, taps, *options = case
+    rng = np.random.default_rng(0)
+    x, dx = rng.normal(size=(2, 2, height, 8, 3))
+    kernel, dkernel = rng.normal(size=(2, *taps, 3, 4))
+    options = dict(zip(("stride", "dilation", "padding"), options, strict=True))
+    got, want = (
+        of_several_models(functools.partial(conv, **options), x, kernel, (dx, dkernel))
+        for conv in (convolve, reference)
+    )
+    for a, b in zip(jax.tree.leaves(got), jax.tree.leaves(want), strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-12, atol=1e-11)
+
+
+def test_no_convolution_of_several_models_is_a_grouped_one():
+    x, kernel = jnp.ones((5, 2, 8, 8, 3)), jnp.ones((5, 3, 3, 3, 4))
+    options = ((1, 1), (1, 1), ((1, 1), (1, 1)))
+
+    def grouped(conv):
+        gradient = jax.vmap(jax.grad(sines(conv, *options), (0, 1)))
+        text = jax.jit(gradient).lower(x, kernel).as_text()
+        return len(re.findall("(?:batch|feature)_group_count = 5", text))
+
+    assert (grouped(convolve), grouped(reference)) == (0, 3)
+
+
 @pytest.mark.usefixtures("x64")
 @pytest.mark.parametrize("case", CASES, ids=str)
 def test_convolve_and_its_derivatives_are_those_of_jax(case):
