@@ -22,7 +22,7 @@ def subroutine(
     result is computed once and kept, and what is live is live for shorter: a search step
     of 3 cells compiles in six tenths of the CPU time, takes seven tenths of it to run,
     and a third of the memory (`docs/performance.md`). Loading it from a compilation
-    cache takes longer.
+    cache takes longer, for large programs on some machines as long as to compile it.
 
     XLA brings convolutions into the order of dimensions that is fast on CPU only outside
     of subroutines: inside, use `layers.conv2d`, whose derivatives need no such help.
