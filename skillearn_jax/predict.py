@@ -5,7 +5,8 @@
 One line for each picture, in the order of their paths: its path below the folder, the
 likeliest class and its probability. PNG and JPEG, in folders of the folder too. A picture
 of another size than the training images is resized to it (bilinear, with anti-aliasing;
-proportions are not kept), colours become grey where those were grey.
+proportions are not kept), colours become grey where those were grey. Where the training
+streamed its images from files, the middle of a picture is cut out as of the held-out ones.
 
 Exit codes: 0; 2 for a mistake in the flags, and where a picture is damaged: it is named on
 stderr, and the others are predicted.
@@ -22,10 +23,11 @@ from typing import NamedTuple
 import jax
 import numpy as np
 
+from skillearn_jax.data import jpeg, pixels
 from skillearn_jax.data.folder import SUFFIXES
-from skillearn_jax.data.pixels import UNDECODABLE, decode
 from skillearn_jax.errors import InputError
 from skillearn_jax.train import Trained, load
+from skillearn_jax.train.trained import Facts
 
 _BATCH = 64
 
@@ -61,14 +63,13 @@ def predict(
     """
     apply, variables = trained
     facts = apply.facts
-    height, width, channels = facts.image_shape
     # The variables are an argument: as constants, XLA would fold them for minutes.
     probabilities = jax.jit(lambda *args: jax.nn.softmax(apply(*args)))
     names: list[str] = []
-    pixels = np.zeros((_BATCH, height, width, channels), np.uint8)
+    batch = np.zeros((_BATCH, *facts.image_shape), np.uint8)
 
     def of_batch() -> Iterator[Prediction]:
-        rows = np.asarray(probabilities(variables, pixels))  # one shape: compiled once
+        rows = np.asarray(probabilities(variables, batch))  # one shape: compiled once
         for name, row in zip(names, rows, strict=False):
             best = int(row.argmax())
             yield Prediction(name, facts.label(best), float(row[best]))
@@ -76,16 +77,24 @@ def predict(
 
     for file in _image_files(folder):
         try:
-            image = decode(file, channels=channels, size=(height, width))
-        except UNDECODABLE:
+            image = _read(file, facts)
+        except pixels.UNDECODABLE:
             say(f"{file} is no readable image")
             continue
-        pixels[len(names)] = image
+        batch[len(names)] = image
         names.append(file.relative_to(folder).as_posix())
         if len(names) == _BATCH:
             yield from of_batch()
     if names:
         yield from of_batch()
+
+
+def _read(file: Path, facts: Facts) -> np.ndarray:
+    """Returns an image as the held-out ones were read, `[H, W, C] uint8`."""
+    height, width, channels = facts.image_shape
+    if facts.shorter_side:
+        return jpeg.middle(jpeg.decode(file.read_bytes()), facts.shorter_side, height)
+    return pixels.decode(file, channels=channels, size=(height, width))
 
 
 def main(argv: Sequence[str] | None = None) -> int:

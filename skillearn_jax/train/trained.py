@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from skillearn_jax.data import normalize
+from skillearn_jax.data import StreamingData, normalize
 from skillearn_jax.errors import InputError
 from skillearn_jax.train.checkpoints import Checkpoints
 from skillearn_jax.train.config import Config
@@ -35,6 +35,8 @@ class Facts(NamedTuple):
         std: per channel, likewise; the network divides by it.
         class_names: by class, or empty where the data have none.
         error: on the held-out images, percent.
+        shorter_side: pixels, that an image is resized to before its middle is cut out;
+            0 where it is resized to `image_shape`, whatever its proportions.
     """
 
     network: str
@@ -46,6 +48,7 @@ class Facts(NamedTuple):
     std: tuple[float, ...]
     class_names: tuple[str, ...]
     error: float
+    shorter_side: int = 0
 
     def label(self, index: int) -> str:
         """Returns the name of a class; its number where it has none."""
@@ -144,6 +147,7 @@ def keep(
         data.std,
         data.class_names,
         error,
+        config.data.stream.shorter_side if isinstance(data, StreamingData) else 0,
     )
     _, shapes = _built(config, cells, facts)
     note = {**facts._asdict(), "cells": cells.to_json()}

@@ -9,7 +9,8 @@ import pytest
 
 from skillearn_jax.data import TrainingImages
 from skillearn_jax.errors import InputError, Interrupted
-from skillearn_jax.train import run
+from skillearn_jax.predict import predict
+from skillearn_jax.train import load, run
 from skillearn_jax.train.evaluation_data import heldout_batches, training_batches
 from skillearn_jax.train.experiment import check
 from skillearn_jax.train.judge import judge
@@ -64,7 +65,7 @@ def left_by(workdir):
 
 @pytest.mark.parametrize("file_format", ["tfrecord", "array_record"])
 def test_a_run_that_ends_in_mid_epoch_goes_on_bit_for_bit(
-    streamed, tmp_path, monkeypatch, read_rows, file_format
+    streamed, tmp_path, monkeypatch, read_rows, photo, file_format
 ):
     config = streamed(file_format)
     result = run(config, tmp_path / "whole", quiet=True)
@@ -82,7 +83,20 @@ def test_a_run_that_ends_in_mid_epoch_goes_on_bit_for_bit(
     # The trainings see other orders and other crops.
     assert rows[0]["train_loss"] != rows[2]["train_loss"]
     judged = json.loads((tmp_path / "whole" / "heldout.json").read_text())["derived"]
-    assert np.sum(judged["0"]["confusion"]) == HELDOUT
+    confusion = np.array(judged["0"]["confusion"])
+    assert np.sum(confusion) == HELDOUT
+    # A folder of the same pictures is cut and judged like them, but for other decoders.
+    pictures = tmp_path / "pictures"
+    pictures.mkdir()
+    for i in range(HELDOUT):
+        (pictures / f"{i:02}.jpg").write_bytes(photo(i))
+    trained = load(tmp_path / "whole")
+    assert trained.apply.facts.shorter_side == 20
+    labels = [trained.apply.facts.label(i) for i in range(CLASSES)]
+    predicted = np.zeros_like(confusion)
+    for i, found in enumerate(predict(trained, pictures, print)):
+        predicted[i % CLASSES, labels.index(found.label)] += 1
+    assert np.abs(predicted - confusion).sum() <= 2
 
     # In the second epoch of the second training.
     with monkeypatch.context() as patch:

@@ -1,5 +1,6 @@
 """A trained network, loaded and exported and on the command line: the same predictions."""
 
+import copy
 import csv
 import io
 import json
@@ -19,6 +20,7 @@ from skillearn_jax.errors import InputError
 from skillearn_jax.export import main as export_main
 from skillearn_jax.export import to_stablehlo
 from skillearn_jax.predict import main as predict_main
+from skillearn_jax.predict import predict
 from skillearn_jax.train import Trained, load, run
 from skillearn_jax.train.judge import measures
 from skillearn_jax.train.trained import _part
@@ -209,6 +211,30 @@ def test_other_sizes_are_resized_and_damage_is_named(evaluated, tmp_path, capsys
     assert big[1] == small[1]
     # JPEG changes the colour a little.
     assert float(big[2]) == pytest.approx(float(small[2]), abs=0.05)
+
+
+def test_a_picture_is_cut_where_held_out_images_are(evaluated, tmp_path):
+    apply, variables = load(evaluated.workdir)
+    side = apply.facts.image_shape[0]
+    wide = np.zeros((2 * side, 6 * side, 3), np.uint8)
+    wide[:, :, 0] = 250  # red, and blue in the middle
+    wide[:, 2 * side : 4 * side] = 0, 0, 250
+    Image.fromarray(wide).save(tmp_path / "wide.png")
+
+    def probability(shorter_side, image):
+        cut = copy.copy(apply)
+        shape = (side, side, 3)
+        cut.facts = apply.facts._replace(image_shape=shape, shorter_side=shorter_side)
+        (got,) = predict(Trained(cut, variables), tmp_path, print)
+        logits = cut(variables, np.asarray(image)[None])[0]
+        want = jax.nn.softmax(logits)
+        assert got.label == apply.facts.label(int(want.argmax()))
+        assert got.probability == pytest.approx(float(want.max()), rel=1e-4)
+        return got.probability
+
+    stretched = Image.fromarray(wide).resize((side, side), Image.Resampling.BILINEAR)
+    blue = np.broadcast_to(np.uint8([0, 0, 250]), (side, side, 3))
+    assert probability(0, stretched) != probability(side + 2, blue)
 
 
 # What is refused.
