@@ -32,8 +32,8 @@ class Geometry(NamedTuple):
       stride: steps between outputs, in pixels.
       dilation: steps between the taps of the kernel, in pixels.
       padding: rows of zeros above and below, columns left and right.
-      models: None, or how many convolutions of this geometry are computed, each of its
-        own image and kernel: all arrays have an axis of that length in front.
+      models: how many convolutions of this geometry are computed, each of its own
+        images and kernel, along axes in front of all arrays: one for each `jax.vmap`.
     """
 
     x: tuple[int, ...]
@@ -42,12 +42,11 @@ class Geometry(NamedTuple):
     stride: Pair
     dilation: Pair
     padding: Pads
-    models: int | None = None
+    models: tuple[int, ...] = ()
 
     def shape(self, slot: str) -> tuple[int, ...]:
         """Returns the shape of `x`, `kernel` or `y`, all models together."""
-        models = () if self.models is None else (self.models,)
-        return (*models, *getattr(self, slot))
+        return (*self.models, *getattr(self, slot))
 
     def axes(self) -> Iterator[tuple[int, int, int, int, int, int]]:
         """Yields size, taps, outputs, stride, dilation and zeros before, by axis."""
@@ -93,10 +92,9 @@ def _derivative(
     a: jax.Array, b: jax.Array, *, missing: str, geometry: Geometry
 ) -> jax.Array:
     """Returns the derivative of T by the missing argument; `a`, `b` are the others."""
-    if geometry.models is not None:
-        one = functools.partial(
-            _derivative, missing=missing, geometry=geometry._replace(models=None)
-        )
+    if geometry.models:
+        inner = geometry._replace(models=geometry.models[1:])
+        one = functools.partial(_derivative, missing=missing, geometry=inner)
         return lax.map(lambda pair: one(*pair), (a, b))
     stride, dilation = geometry.stride, geometry.dilation
     if missing == "y":
@@ -234,12 +232,8 @@ def _batch(
         one = functools.partial(_derivative, missing=missing, geometry=geometry)
         return jax.vmap(one, axes)(*operands), 0
     a, b = (jnp.moveaxis(x, axis, 0) for x, axis in zip(operands, axes, strict=True))
-    outer, inner = a.shape[0], geometry.models
-    if inner is not None:
-        a, b = (x.reshape(outer * inner, *x.shape[2:]) for x in (a, b))
-    geometry = geometry._replace(models=outer * (inner or 1))
-    y = convolution_p.bind(a, b, missing=missing, geometry=geometry)
-    return (y if inner is None else y.reshape(outer, inner, *y.shape[1:])), 0
+    geometry = geometry._replace(models=(a.shape[0], *geometry.models))
+    return convolution_p.bind(a, b, missing=missing, geometry=geometry), 0
 
 
 convolution_p = Primitive("convolution_in_order")

@@ -81,22 +81,6 @@ def of_several_models(conv, x, kernel, directions):
     return inside(*arrays), jax.jit(around)(*arrays)
 
 
-@pytest.mark.usefixtures("x64")
-@pytest.mark.parametrize("case", [CASES[0], CASES[5]], ids=str)
-def test_several_models_are_mapped_and_differentiated_as_those_of_jax(case):
-    height, taps, *options = case
-    rng = np.random.default_rng(0)
-    x, dx = rng.normal(size=(2, 2, height, 8, 3))
-    kernel, dkernel = rng.normal(size=(2, *taps, 3, 4))
-    options = dict(zip(("stride", "dilation", "padding"), options, strict=True))
-    got, want = (
-        of_several_models(functools.partial(conv, **options), x, kernel, (dx, dkernel))
-        for conv in (convolve, reference)
-    )
-    for a, b in zip(jax.tree.leaves(got), jax.tree.leaves(want), strict=True):
-        np.testing.assert_allclose(a, b, rtol=1e-12, atol=1e-11)
-
-
 def test_no_convolution_of_several_models_is_a_grouped_one():
     x, kernel = jnp.ones((5, 2, 8, 8, 3)), jnp.ones((5, 3, 3, 3, 4))
     options = ((1, 1), (1, 1), ((1, 1), (1, 1)))
@@ -110,15 +94,23 @@ def test_no_convolution_of_several_models_is_a_grouped_one():
 
 
 @pytest.mark.usefixtures("x64")
-@pytest.mark.parametrize("case", CASES, ids=str)
-def test_convolve_and_its_derivatives_are_those_of_jax(case):
+@pytest.mark.parametrize(
+    ("results", "case"),
+    [
+        *((derivatives, case) for case in CASES),
+        (of_several_models, CASES[0]),
+        (of_several_models, CASES[5]),
+    ],
+    ids=lambda value: getattr(value, "__name__", str(value)),
+)
+def test_convolve_and_its_derivatives_are_those_of_jax(results, case):
     height, taps, *options = case
     rng = np.random.default_rng(0)
     x, dx = rng.normal(size=(2, 2, height, 8, 3))
     kernel, dkernel = rng.normal(size=(2, *taps, 3, 4))
     options = dict(zip(("stride", "dilation", "padding"), options, strict=True))
     got, want = (
-        derivatives(functools.partial(conv, **options), x, kernel, (dx, dkernel))
+        results(functools.partial(conv, **options), x, kernel, (dx, dkernel))
         for conv in (convolve, reference)
     )
     for a, b in zip(jax.tree.leaves(got), jax.tree.leaves(want), strict=True):
