@@ -23,13 +23,7 @@ import jax
 from absl import flags
 from ml_collections import ConfigDict, config_flags
 
-from skillearn_jax.errors import (
-    InputError,
-    Interrupted,
-    MissingProcessError,
-    NonFiniteError,
-    StorageError,
-)
+from skillearn_jax.errors import InputError, Interrupted, UserError
 from skillearn_jax.parallel import Processes
 from skillearn_jax.train import run, run_comparison
 
@@ -74,14 +68,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         command.processes.start()
         call = run_comparison if "problem" in command.config else run
         call(command.config, command.workdir)
-    except InputError as error:
-        return _fail(error, 2)
-    except NonFiniteError as error:
-        return _fail(error, 3)
-    except StorageError as error:
-        return _fail(error, 4)
-    except MissingProcessError as error:
-        return _fail(error, 5)
+    except UserError as error:
+        return _fail(error, error.exit_code)
     except Interrupted as error:
         return _fail(error, 128 + error.signal)
     except KeyboardInterrupt:

@@ -1,32 +1,52 @@
 """Floor 0: the errors that a user is expected to meet."""
 
+from typing import ClassVar
 
-class InputError(ValueError):
+
+class UserError(Exception):
+    """What a command line prints in one line instead of a traceback.
+
+    Attributes:
+        exit_code: what the command line exits with then.
+    """
+
+    exit_code: ClassVar[int]
+
+
+class InputError(UserError, ValueError):
     """A mistake in what the user gave: a config value, a data file, a program.
 
     The message is one line that names the value, what is allowed and, where there is
-    one, the flag to change. The command line prints it and exits with code 2.
+    one, the flag to change.
     """
 
+    exit_code = 2
 
-class NonFiniteError(ArithmeticError):
+
+class NonFiniteError(UserError, ArithmeticError):
     """A loss or a gradient norm became NaN or infinite.
 
-    The message is one line that names the step and the term. The command line prints it
-    and exits with code 3; the last checkpoint is that of the epoch before.
+    The message is one line that names the step and the term. The last checkpoint is that
+    of the epoch before.
     """
 
-
-class MissingProcessError(RuntimeError):
-    """A process of the run has not come in time; the message says which."""
+    exit_code = 3
 
 
-class StorageError(OSError):
+class StorageError(UserError, OSError):
     """The disk is full, or does not let the run write.
 
-    The message is one line that names the file and the reason. The command line prints it
-    and exits with code 4; what was written before is as it was.
+    The message is one line that names the file and the reason; what was written before is
+    as it was.
     """
+
+    exit_code = 4
+
+
+class MissingProcessError(UserError, RuntimeError):
+    """A process of the run has not come in time; the message says which."""
+
+    exit_code = 5
 
 
 class Interrupted(KeyboardInterrupt):

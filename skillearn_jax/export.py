@@ -10,7 +10,6 @@ no more, only JAX:
     logits = network.call(images)  # [B, H, W, C] uint8 pixels, as they are in a file
 """
 
-import argparse
 import json
 import re
 import sys
@@ -20,7 +19,8 @@ from pathlib import Path
 import jax
 from jax import export
 
-from skillearn_jax.errors import InputError, StorageError
+from skillearn_jax.commands import make_parser, run_command
+from skillearn_jax.errors import StorageError
 from skillearn_jax.train import Trained, load
 
 PLATFORMS = ("cpu", "cuda", "tpu")
@@ -49,17 +49,17 @@ def main(argv: Sequence[str] | None = None) -> int:
     Args:
         argv: the flags; by default those of the process.
     """
-    parser = argparse.ArgumentParser(
-        prog="python -m skillearn_jax.export",
-        description="Writes a trained network as StableHLO; prints what it takes as JSON.",
-        allow_abbrev=False,
+    parser = make_parser(
+        "skillearn_jax.export",
+        "Writes a trained network as StableHLO; prints what it takes as JSON.",
     )
     parser.add_argument("--workdir", required=True, help="of a search or an evaluation")
     parser.add_argument("--network", default="derived", help="or 'random 1', ...")
     parser.add_argument("--seed", type=int, default=0, help="of its training")
     parser.add_argument("--output", default="", help="file; default WORKDIR/export/...")
     flags = parser.parse_args(argv)
-    try:
+
+    def command() -> None:
         trained = load(flags.workdir, flags.network, flags.seed)
         path = Path(flags.output or _default_path(flags.workdir, trained))
         content = to_stablehlo(trained).serialize()
@@ -70,12 +70,10 @@ def main(argv: Sequence[str] | None = None) -> int:
             raise StorageError(
                 f"cannot write {path} ({error.strerror}): set --output"
             ) from error
-    except (InputError, StorageError) as error:
-        print(f"export: {error}", file=sys.stderr)
-        return 2 if isinstance(error, InputError) else 4
-    facts = trained.apply.facts._asdict()
-    print(json.dumps({"file": str(path), "bytes": len(content), **facts}))
-    return 0
+        facts = trained.apply.facts._asdict()
+        print(json.dumps({"file": str(path), "bytes": len(content), **facts}))
+
+    return run_command(parser, command)
 
 
 def _default_path(workdir: str, trained: Trained) -> Path:

@@ -12,7 +12,6 @@ Exit codes: 0; 2 for a mistake in the flags, and where a picture is damaged: it 
 stderr, and the others are predicted.
 """
 
-import argparse
 import csv
 import json
 import sys
@@ -23,6 +22,7 @@ from typing import NamedTuple
 import jax
 import numpy as np
 
+from skillearn_jax.commands import complain, make_parser, run_command
 from skillearn_jax.data import jpeg, pixels
 from skillearn_jax.data.folder import SUFFIXES
 from skillearn_jax.errors import InputError
@@ -103,10 +103,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     Args:
         argv: the flags; by default those of the process.
     """
-    parser = argparse.ArgumentParser(
-        prog="python -m skillearn_jax.predict",
-        description="Prints the likeliest class of each image of a folder.",
-        allow_abbrev=False,
+    parser = make_parser(
+        "skillearn_jax.predict", "Prints the likeliest class of each image of a folder."
     )
     parser.add_argument("--workdir", required=True, help="of a search or an evaluation")
     parser.add_argument("--images", required=True, help="folder of PNG and JPEG files")
@@ -114,18 +112,19 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--seed", type=int, default=0, help="of its training")
     parser.add_argument("--format", choices=WRITERS, default="text")
     flags = parser.parse_args(argv)
-    wrong: list[str] = []
 
-    def say(line: str) -> None:
-        wrong.append(line)
-        print(f"predict: {line}", file=sys.stderr)
+    def command() -> int:
+        damaged: list[str] = []
 
-    try:
+        def say(line: str) -> None:
+            damaged.append(line)
+            complain(parser, line)
+
         trained = load(flags.workdir, flags.network, flags.seed)
         WRITERS[flags.format](predict(trained, Path(flags.images), say))
-    except InputError as error:
-        say(str(error))
-    return 2 if wrong else 0
+        return InputError.exit_code if damaged else 0
+
+    return run_command(parser, command)
 
 
 def _image_files(folder: Path) -> list[Path]:

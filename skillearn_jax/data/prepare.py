@@ -4,13 +4,13 @@ Nothing is downloaded. The official builders need TensorFlow while they prepare;
 they leave, in the format array_record, is read without it.
 """
 
-import argparse
 import pathlib
 import sys
 import tempfile
 from collections.abc import Sequence
 from typing import Any
 
+from skillearn_jax.commands import make_parser, run_command
 from skillearn_jax.data.archives import verify_digest
 from skillearn_jax.data.tf import tensorflow
 from skillearn_jax.data.tfds_folder import (
@@ -35,10 +35,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     Args:
         argv: the flags; by default those of the process.
     """
-    parser = argparse.ArgumentParser(
-        prog="python -m skillearn_jax.data.prepare",
-        description="Prepares a TFDS data set from archives on disk, without network.",
-        allow_abbrev=False,
+    parser = make_parser(
+        "skillearn_jax.data.prepare",
+        "Prepares a TFDS data set from archives on disk, without network.",
     )
     parser.add_argument("--name", required=True, help="cifar10, cifar100, mnist, ...")
     parser.add_argument("--archives", required=True, help="folder of the archives")
@@ -50,13 +49,12 @@ def main(argv: Sequence[str] | None = None) -> int:
         help="of the result (default: %(default)s); reading tfrecord needs TensorFlow",
     )
     flags = parser.parse_args(argv)
-    try:
+
+    def command() -> None:
         folder = prepare(flags.name, flags.archives, flags.data_dir, flags.file_format)
-    except InputError as error:
-        print(f"prepare: {error}", file=sys.stderr)
-        return 2
-    print(f"{flags.name} is in {folder}: set --config.data.dir={flags.data_dir}")
-    return 0
+        print(f"{flags.name} is in {folder}: set --config.data.dir={flags.data_dir}")
+
+    return run_command(parser, command)
 
 
 def prepare(

@@ -5,7 +5,6 @@
 Nothing is trained and nothing compiled.
 """
 
-import argparse
 import json
 import sys
 from collections.abc import Sequence
@@ -14,6 +13,7 @@ from typing import Any, Literal, NamedTuple
 import jax
 import jax.numpy as jnp
 
+from skillearn_jax.commands import make_parser, run_command
 from skillearn_jax.errors import InputError
 from skillearn_jax.nas.auxiliary import (
     CIFAR_AUXILIARY,
@@ -100,17 +100,17 @@ def main(argv: Sequence[str] | None = None) -> int:
     Args:
       argv: the flags; by default those of the process.
     """
-    parser = argparse.ArgumentParser(
-        prog="python -m skillearn_jax.nas.cost",
-        description="Prints parameters and multiply-adds of a derived network as JSON.",
-        allow_abbrev=False,
+    parser = make_parser(
+        "skillearn_jax.nas.cost",
+        "Prints parameters and multiply-adds of a derived network as JSON.",
     )
     parser.add_argument("--genotype", required=True, help="published name, or file")
     parser.add_argument("--dataset", choices=TASKS, default="cifar10")
     parser.add_argument("--cells", type=int, default=0, help="0: as the papers")
     parser.add_argument("--channels", type=int, default=0, help="0: as the papers")
     flags = parser.parse_args(argv)
-    try:
+
+    def command() -> None:
         for flag in ("cells", "channels"):
             if getattr(flags, flag) < 0:
                 raise InputError(
@@ -126,11 +126,9 @@ def main(argv: Sequence[str] | None = None) -> int:
             cells=flags.cells,
             channels=flags.channels,
         )
-    except InputError as error:
-        print(f"cost: {error}", file=sys.stderr)
-        return 2
-    print(json.dumps({"genotype": flags.genotype, "dataset": flags.dataset, **row}))
-    return 0
+        print(json.dumps({"genotype": flags.genotype, "dataset": flags.dataset, **row}))
+
+    return run_command(parser, command)
 
 
 if __name__ == "__main__":

@@ -14,6 +14,7 @@ ROOT = pathlib.Path(__file__).resolve().parents[2]
 PACKAGE = ROOT / "skillearn_jax"
 
 FLOORS = {
+    "commands": 0,
     "errors": 0,
     "types": 0,
     "tree": 0,
