@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from skillearn_jax.types import PyTree
+from skillearn_jax.types import Array, PyTree
 
 
 def is_differentiable(leaf: PyTree) -> bool:
@@ -128,6 +128,16 @@ def sum_over_devices(tree: PyTree, axis_name: str | None) -> PyTree:
     denominator, then divide. The mean of the devices' ratios is something else.
     """
     return tree if axis_name is None else jax.lax.psum(tree, axis_name)
+
+
+def gather_over_devices(array: Array, axis_name: str | None) -> Array:
+    """Returns the parts of all devices, one after the other; without an axis, the array.
+
+    For what is no mean over the batch, such as the examples with the largest scores.
+    """
+    if axis_name is None:
+        return array
+    return jax.lax.all_gather(array, axis_name, tiled=True)
 
 
 def cast_floats(tree: PyTree, dtype: str) -> PyTree:

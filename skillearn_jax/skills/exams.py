@@ -3,28 +3,42 @@
 import jax
 import jax.numpy as jnp
 
-from skillearn_jax.tree import sum_over_devices
+from skillearn_jax.tree import gather_over_devices, sum_over_devices
 from skillearn_jax.types import Array
 
 
 def normalized_exam_loss(
-    losses: Array, scores: Array, axis_name: str | None = None
+    losses: Array,
+    scores: Array,
+    axis_name: str | None = None,
+    hardness: Array | float | None = None,
 ) -> Array:
-    """Returns the loss of an exam per selected example, `sum(f l) / sum(f)`.
+    """Returns the loss of an exam per selected example, `sum(f^h l) / sum(f^h)`.
+
+    Only the proportions of the scores matter: they are taken relative to the largest, so
+    that exams of any size, however small, have an exact gradient.
 
     Args:
         losses: `[B]` the learner's loss on each example of the bank.
         scores: `[B]` selection probabilities f in (0, 1).
         axis_name: the device axis that the batch is split over, if it is.
+        hardness: `[]` h, see `harden`; by default 1.
 
     Returns:
         `[]`; zero for an exam of size zero.
     """
+    # One factor for all leaves the ratio, and so its derivative, as it is. Without it
+    # the square of the exam's size, in the derivative, underflows long before the size.
+    largest = gather_over_devices(jnp.max(scores)[None], axis_name)
+    largest = jax.lax.stop_gradient(jnp.max(largest))
+    scores = scores / jnp.where(largest == 0, 1, largest)
+    if hardness is not None:
+        scores = harden(scores, hardness)
     total, size = sum_over_devices(
         (jnp.sum(scores * losses), jnp.sum(scores)), axis_name
     )
     # Scores that all underflow make an empty exam: a loss and a gradient of zero.
-    empty = size == 0
+    empty = largest == 0
     return jnp.where(empty, 0, total / jnp.where(empty, 1, size))
 
 

@@ -11,6 +11,7 @@ from skillearn_jax.framework import Aux
 from skillearn_jax.skills.curriculum import CURRICULUM, Curriculum
 from skillearn_jax.skills.exams import harden, hold, normalized_exam_loss
 from skillearn_jax.skills.models import Batch, LearnerModel, ModelState, TesterModel
+from skillearn_jax.tree import gather_over_devices
 from skillearn_jax.types import Array, Key, ParamSets, PyTree
 
 ExamLoss = Literal["normalized", "mean"]
@@ -80,11 +81,11 @@ class ExamLosses:
         losses = self.tester.losses(moves["executor"], features, bank)
         if self.exam_scores == "fixed":
             features = jax.lax.stop_gradient(features)
-        scores = self._scores(reads["creator"], features, model_state)
-        aux = Aux(model_state=new_state)
+        scores = self.tester.scores(reads["creator"], features)
+        hardness, aux = self._hardness(model_state), Aux(model_state=new_state)
         if self.exam_scores == "normalized":
-            return normalized_exam_loss(losses, scores, self.axis_name), aux
-        return jnp.mean(scores * losses), aux
+            return self._normalized(losses, scores, hardness), aux
+        return jnp.mean(_hardened(scores, hardness) * losses), aux
 
     def weighed_exam_training_loss(
         self,
@@ -111,7 +112,8 @@ class ExamLosses:
         bank_key, learner_key, val_key = jax.random.split(key, 3)
         encoder = (reads if self.tester_trains else moves)["encoder"]
         features, _ = self.tester.encode(encoder, model_state, bank, bank_key)
-        scores = self._scores(moves["creator"], features, model_state)
+        scores = self.tester.scores(moves["creator"], features)
+        hardness = self._hardness(model_state)
         supporting = {name: moves[name] for name in self.learner.supporting}
 
         def losses_of(weights: PyTree) -> Array:
@@ -126,18 +128,19 @@ class ExamLosses:
                 old, _ = self.tester.encode(
                     reads["encoder_before"], model_state, bank, bank_key
                 )
-                old_scores = self._scores(moves["creator"], old, model_state)
-            of_learner = self._reduce(losses, jax.lax.stop_gradient(old_scores))
+                old_scores = self.tester.scores(moves["creator"], old)
+            old_scores = jax.lax.stop_gradient(old_scores)
+            of_learner = self._reduce(losses, old_scores, hardness)
             old_losses = jax.lax.stop_gradient(losses_of(reads["weights_before"]))
-            exam_loss = self._reduce(old_losses, scores)
+            exam_loss = self._reduce(old_losses, scores, hardness)
             # Two functions, one gradient each: the value is that of the tester's.
             exam_loss += of_learner - jax.lax.stop_gradient(of_learner)
         else:
-            exam_loss = self._reduce(losses, scores)
+            exam_loss = self._reduce(losses, scores, hardness)
         metrics = {
             "exam_loss": exam_loss,
             "bank_loss": jnp.mean(losses),
-            "exam_size": jnp.mean(scores),
+            "exam_size": jnp.mean(_hardened(scores, hardness)),
         }
         if self.curriculum is not None:
             metrics |= self._held_exam(
@@ -152,25 +155,27 @@ class ExamLosses:
         metrics |= {"tester_loss": own_loss, "tester_accuracy": jnp.mean(accuracies)}
         return exam_loss - self.tester_weight * own_loss, Aux(metrics)
 
-    def _reduce(self, losses: Array, scores: Array) -> Array:
+    def _reduce(self, losses: Array, scores: Array, hardness: Array | None) -> Array:
         if self.exam_loss == "mean":
-            return jnp.mean(scores * losses)
-        return normalized_exam_loss(losses, scores, self.axis_name)
+            return jnp.mean(_hardened(scores, hardness) * losses)
+        return self._normalized(losses, scores, hardness)
 
-    def _scores(
-        self, creator: PyTree, features: PyTree, model_state: ModelState
+    def _normalized(
+        self, losses: Array, scores: Array, hardness: Array | None
     ) -> Array:
-        """Returns f(d; C, E), hardened if exams are."""
-        scores = self.tester.scores(creator, features)
+        return normalized_exam_loss(losses, scores, self.axis_name, hardness)
+
+    def _hardness(self, model_state: ModelState) -> Array | None:
+        """Returns h of the exams, or None if they are not hardened."""
         if self.curriculum is None:
-            return scores
+            return None
         if CURRICULUM not in model_state:
             raise InputError(
                 "exams that grow harder need model_state={'curriculum': "
                 f"curriculum.init()}} in init; given are {sorted(model_state)}"
             )
         ledger = jax.lax.stop_gradient(model_state[CURRICULUM])
-        return harden(scores, self.curriculum.exam_hardness(ledger))
+        return self.curriculum.exam_hardness(ledger)
 
     def _held_exam(
         self,
@@ -190,9 +195,12 @@ class ExamLosses:
             reads["weights"], supporting, model_state, bank, learner_key
         )
         scores = self.tester.scores(moves["creator"], features)
-        held = hold(scores, self.curriculum.exam_share(ledger))
+        all_errors, all_scores = (
+            gather_over_devices(part, self.axis_name) for part in (errors, scores)
+        )
+        held = hold(all_scores, self.curriculum.exam_share(ledger))
         rates = {
-            "exam_error": jnp.sum(held * errors) / jnp.sum(held),
+            "exam_error": jnp.sum(held * all_errors) / jnp.sum(held),
             "bank_error": jnp.mean(errors),
             "exam_hardness": self.curriculum.exam_hardness(ledger),
         }
@@ -200,3 +208,7 @@ class ExamLosses:
             right = self.tester.accuracies(reads["executor"], features, bank)
             rates["tester_bank_error"] = 1 - jnp.mean(right)
         return jax.lax.stop_gradient(rates)
+
+
+def _hardened(scores: Array, hardness: Array | None) -> Array:
+    return scores if hardness is None else harden(scores, hardness)

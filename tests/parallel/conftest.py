@@ -17,12 +17,15 @@ from skillearn_jax.framework import Aux
 from skillearn_jax.layers import BatchNorm
 from skillearn_jax.parallel import AXIS_NAME, Devices, sharded
 from skillearn_jax.skills import (
+    Curriculum,
     LearnerModel,
     TaskModel,
     TesterModel,
+    curriculum_step,
     interleaving_learning,
     learning_by_passing_tests,
 )
+from skillearn_jax.skills.curriculum import CURRICULUM
 
 EXAMPLES, FEATURES, HIDDEN, CLASSES = 16, 3, 4, 2
 _cross_entropy = optax.losses.softmax_cross_entropy_with_integer_labels
@@ -61,7 +64,10 @@ def _apply(net, params, statistics, batch, gates=None):
     return features, changed["batch_stats"]
 
 
-def _lpt(axis_name, split_over=None):
+EXAMS = Curriculum(threshold=0.5, step=0.5, decay=0.5, capacity_aware=True)
+
+
+def _lpt(axis_name, split_over=None, curriculum=None):
     """With `split_over`, the tester's optimisers are sharded over that axis."""
     net = _Net(axis_name)
     adam = optax.adam(0.05, eps_root=1e-8)
@@ -87,6 +93,10 @@ def _lpt(axis_name, split_over=None):
         out, _ = logits(weights, supporting["alphas"], model_state, batch, key)
         return _cross_entropy(out, batch["y"])
 
+    def example_errors(weights, supporting, model_state, batch, key):
+        out, _ = logits(weights, supporting["alphas"], model_state, batch, key)
+        return (out.argmax(-1) != batch["y"]) + jnp.zeros((), out.dtype)
+
     def encode(encoder, model_state, batch, key):
         del key
         features, changed = _apply(net, encoder, model_state["tester"], batch)
@@ -103,9 +113,20 @@ def _lpt(axis_name, split_over=None):
         },
         accuracies=lambda x, f, batch: ((f @ x).argmax(-1) == batch["y"]) + 0.0,
     )
-    learner = LearnerModel(train_loss, example_losses, _sgd, {"alphas": adam})
+    learner = LearnerModel(
+        train_loss,
+        example_losses,
+        _sgd,
+        {"alphas": adam},
+        example_errors=example_errors,
+    )
     return learning_by_passing_tests(
-        learner, tester, interaction_weight=0.7, tester_weight=0.3, axis_name=axis_name
+        learner,
+        tester,
+        interaction_weight=0.7,
+        tester_weight=0.3,
+        curriculum=curriculum,
+        axis_name=axis_name,
     )
 
 
@@ -128,8 +149,8 @@ def _interleaving(axis_name):
     )
 
 
-def _build(make, dtype):
-    """Returns a program's maker, its fresh state, its batches."""
+def _build(make, dtype, curriculum=None):
+    """Returns a program's maker, its step's, its fresh state, its batches."""
     rng = np.random.default_rng(0)
 
     def normal(*shape):
@@ -170,23 +191,33 @@ def _build(make, dtype):
             params[f"encoder_{turn}"] = net()
             params[f"head_{turn}"] = normal(HIDDEN, CLASSES)
         model_state = {"net": statistics}
+    if curriculum is not None:
+        model_state[CURRICULUM] = curriculum.init()
     state = make(AXIS_NAME).init(params, jax.random.key(0), model_state)
     batches = {name: rows() for name in make(None).streams}
-    return SimpleNamespace(program=make, state=state, batches=batches)
+
+    def step(program):
+        return curriculum_step(program, curriculum) if curriculum else program.step
+
+    return SimpleNamespace(program=make, step=step, state=state, batches=batches)
 
 
 @pytest.fixture
 def skill():
     """`skill("lpt" | "interleaving", dtype)`: `.program(axis_name)`, state, batches.
 
-    `"lpt, sharded"` is the first with the tester's optimiser states split over devices.
+    `"lpt, exams"` is the first with exams that grow harder, `"lpt, sharded"` with the
+    tester's optimiser states split over devices.
     """
     makers = {
         "lpt": _lpt,
         "interleaving": _interleaving,
+        "lpt, exams": lambda axis_name: _lpt(axis_name, curriculum=EXAMS),
         "lpt, sharded": lambda axis_name: _lpt(axis_name, axis_name),
     }
-    return lambda name, dtype: _build(makers[name], dtype)
+    return lambda name, dtype: _build(
+        makers[name], dtype, EXAMS if name == "lpt, exams" else None
+    )
 
 
 @pytest.fixture
@@ -200,7 +231,7 @@ def trajectory():
             part = devices.part(jnp.arange(EXAMPLES))
             batches = jax.tree.map(lambda leaf: leaf[part], batches)
             gradient, _ = program.hypergrad(state, batches)
-            return (*program.step(state, batches), gradient)
+            return (*problem.step(program)(state, batches), gradient)
 
         state, batches = devices.place(problem.state), devices.place(problem.batches)
         compiled = devices.compile(step, state, batches)

@@ -17,6 +17,7 @@ STEPS = 20
 SHORT = {
     "lpt": [(8, "pmap"), (2, "shard_map")],
     "interleaving": [(2, "pmap"), (8, "shard_map")],
+    "lpt, exams": [(4, "shard_map")],
 }
 """What every run of the tests compares with one device; the long tier has the rest, and
 compiles with all optimisations."""

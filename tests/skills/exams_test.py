@@ -69,6 +69,31 @@ def test_the_creator_gets_the_gradient_of_a_hardened_exam(bank):
     np.testing.assert_allclose(jax.grad(exam)(creator), want, rtol=1e-12)
 
 
+@pytest.mark.parametrize("hardness", [None, 1.0, 2.5, 8.0])
+@pytest.mark.parametrize("shift", [0.0, -12.0, -60.0])
+def test_exams_of_any_size_have_the_gradient_of_their_proportions(shift, hardness):
+    """In float32, where sum(f), its square or f^h underflows, against float64."""
+    logits = np.array([0.3, -0.5, 1.1]) + shift
+    losses = np.array([0.5, 2.0, 3.0])
+
+    def exam(logits):
+        scores = jax.nn.sigmoid(logits)
+        return normalized_exam_loss(
+            losses.astype(logits.dtype), scores, hardness=hardness
+        )
+
+    value, gradient = jax.value_and_grad(exam)(logits.astype(np.float32))
+    h = hardness or 1.0
+    logs = h * np.log(1 / (1 + np.exp(-logits)))
+    w = np.exp(logs - logs.max())
+    w /= w.sum()
+    np.testing.assert_allclose(value, w @ losses, rtol=1e-5)
+    slope = h / (1 + np.exp(logits))
+    want = slope * w * (losses - w @ losses)
+    assert gradient.dtype == np.float32
+    np.testing.assert_allclose(gradient, want, rtol=1e-4, atol=1e-7)
+
+
 @pytest.mark.parametrize("h", [0.0, 0.5, 3.0])
 def test_scores_that_underflow_have_a_finite_gradient(h):
     grads = jax.grad(lambda c: jnp.sum(harden(jax.nn.sigmoid(c), h)))(
