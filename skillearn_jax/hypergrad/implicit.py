@@ -15,6 +15,7 @@ import functools
 import math
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
+from numbers import Integral
 from typing import Any
 
 import jax
@@ -48,6 +49,9 @@ class Implicit(ABC):
 
     The Hessian is that of the loss at `W'` on the data of the (last) step. It should be
     positive definite; where the residual stays large, the gradient means little.
+
+    What the loss closes over is differentiated like its arguments; what the optimiser
+    closes over, such as a traced learning rate, is not.
     """
 
     @abstractmethod
@@ -65,7 +69,6 @@ class Implicit(ABC):
 
     def attach(self, step: OptimizerStep) -> StepFn:
         """Returns `step.forward` with the implicit derivative at its result."""
-        solution = _solution(step, self)
 
         def implicit(
             active: PyTree,
@@ -75,6 +78,8 @@ class Implicit(ABC):
             probe: Array | None = None,
         ) -> tuple[PyTree, StepInfo]:
             found, info = step.forward_fixed(active, reads, opt_state, *data)
+            explicit, data = _explicit(step, Inputs(active, reads, data))
+            solution = _solution(explicit, self)
             found = solution(found, info.opt_state, reads, data, _zero(probe))
             return found, info
 
@@ -110,7 +115,9 @@ class Neumann(Implicit):
 
     def __post_init__(self) -> None:
         _check_count("Neumann num_terms", self.num_terms)
-        if not 0 < self.step < math.inf:
+        # A traced step sweeps over many in one compilation; it cannot be looked at.
+        traced = isinstance(self.step, jax.core.Tracer)
+        if not traced and not 0 < self.step < math.inf:
             raise InputError(f"Neumann step is {self.step}; it must be positive")
 
     def pull_back(
@@ -258,14 +265,36 @@ def at_solution(
         raise InputError(
             f"at_solution with {adjoint}; it must be Neumann or ConjugateGradient"
         )
-    attached = _solution(OptimizerStep(loss_fn, optax.identity(), axis_name), adjoint)
+    step = OptimizerStep(loss_fn, optax.identity(), axis_name)
 
     def solution(
         found: PyTree, reads: PyTree, *data: Any, probe: Array | None = None
     ) -> PyTree:
+        explicit, data = _explicit(step, Inputs(found, reads, data))
+        attached = _solution(explicit, adjoint)
         return attached(jax.lax.stop_gradient(found), (), reads, data, _zero(probe))
 
     return solution
+
+
+def _explicit(
+    step: OptimizerStep, inputs: Inputs
+) -> tuple[OptimizerStep, tuple[Any, ...]]:
+    """Returns the step with all that its loss may close over as one more datum.
+
+    The loss is called only when the solution is pulled back, outside of the transformation
+    whose values it may have closed over: their gradient would be lost in silence.
+    """
+    active, reads, data = inputs
+    # A method of something that has no hash would have none.
+    loss_fn, closed = jax.closure_convert(
+        lambda *args: step.loss_fn(*args), active, reads, *data
+    )
+
+    def explicit(active: PyTree, reads: PyTree, *data: Any) -> Any:
+        return loss_fn(active, reads, *data[:-1], *data[-1])
+
+    return step._replace(loss_fn=explicit), (*data, tuple(closed))
 
 
 def _solution(step: OptimizerStep, adjoint: Implicit) -> Any:
@@ -351,5 +380,5 @@ def _zero(probe: Array | None) -> Array:
 
 
 def _check_count(what: str, value: int) -> None:
-    if value < 1:
-        raise InputError(f"{what} is {value}; it must be at least 1")
+    if not isinstance(value, Integral) or value < 1:
+        raise InputError(f"{what} is {value}; it must be a whole number, at least 1")

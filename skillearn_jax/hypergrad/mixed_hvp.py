@@ -68,6 +68,7 @@ def central_difference(
     References:
         Liu, Simonyan, Yang 2018, DARTS, equation 8, arXiv 1806.09055.
     """
+    active, direction = jax.tree.map(jnp.asarray, (active, direction))
     norm = optax.tree.norm(widen(direction))
     # A zero direction has no unit vector; any positive norm then gives the right zeros.
     eps = radius / jnp.where(norm == 0, 1, norm)
@@ -81,7 +82,9 @@ def central_difference(
         )
 
     return jax.tree.map(
-        lambda above, below: ((above - below) / (2 * eps)).astype(above.dtype),
+        lambda above, below: ((above - below) / (2 * eps)).astype(
+            jnp.result_type(above)
+        ),
         at(eps),
         at(-eps),
     )

@@ -38,12 +38,15 @@ def one_step(
 
     Args:
         loss_fn: `(active, reads, *data) -> loss: []` or `(loss, aux)`. Everything traced
-            that it depends on must be an argument: JAX refuses, with an error, traced
-            values that a custom derivative closes over.
-        optimizer: any optax transformation. Adam needs `eps_root > 0`: without it the
+            that it depends on must be an argument: under `Exact` and `FiniteDifference`
+            JAX refuses, with an error, differentiated values that it closes over.
+        optimizer: any optax transformation whose update takes gradients, state and
+            parameters only, so not `optax.lbfgs`. Adam needs `eps_root > 0`: without it the
             derivative at a coordinate with zero gradient is NaN. So is that of a
             clipped global norm where the whole gradient is zero.
-        adjoint: `Exact()`, `FiniteDifference(radius)`, `FirstOrder(at)` or `Autodiff()`.
+        adjoint: `Exact()`, `FiniteDifference(radius)`, `FirstOrder(at)` or `Autodiff()`;
+            or, where the step is the last of a solver, `Neumann(num_terms, step)`,
+            `ConjugateGradient(num_steps, damping)` or `FixedPoint(num_steps)`.
         axis_name: inside `pmap` or `shard_map(check_vma=False)`, the device axis: the
             gradient is averaged over it forwards, and the cotangent backwards. Average
             the outermost gradient yourself, once.

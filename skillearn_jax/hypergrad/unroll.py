@@ -3,6 +3,7 @@
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from numbers import Integral
 from typing import Any, Literal
 
 import jax
@@ -14,7 +15,7 @@ from skillearn_jax.hypergrad.adjoints import Adjoint, Autodiff, Exact, StepFn
 from skillearn_jax.hypergrad.implicit import Implicit
 from skillearn_jax.hypergrad.one_step import one_step
 from skillearn_jax.hypergrad.optimizer_step import StepInfo
-from skillearn_jax.types import LossFn, PyTree
+from skillearn_jax.types import Array, LossFn, PyTree
 
 _EXACT = Exact()
 
@@ -46,9 +47,10 @@ class Steps:
     loop: Literal["auto", "scan", "python"] = "auto"
 
     def __post_init__(self) -> None:
-        if self.num_steps < 1:
+        if not isinstance(self.num_steps, Integral) or self.num_steps < 1:
             raise InputError(
-                f"Steps num_steps is {self.num_steps}; it must be at least 1"
+                f"Steps num_steps is {self.num_steps}; it must be a whole number, at "
+                "least 1"
             )
         if self.segment is not None and not 1 <= self.segment <= self.num_steps:
             raise InputError(
@@ -89,7 +91,7 @@ class Steps:
             return self._segments(body_of(adjoint), carry, data, self.num_steps)
         before, last = _part(data, 0, -1), jax.tree.map(lambda leaf: leaf[-1], data)
         if self.num_steps == 1:
-            return _written_out(body_of(adjoint), carry, data)
+            return _written_out(body_of(adjoint), carry, data, 1)
         carry, early = jax.lax.stop_gradient(
             self._segments(body_of(Autodiff()), carry, before, self.num_steps - 1)
         )
@@ -108,21 +110,23 @@ class Steps:
         )
         loop = jax.lax.scan if scans else _written_out
 
-        def segment(carry: Any, data: Any) -> tuple[Any, Any]:
-            return loop(body, carry, data)
+        def segment_of(steps: int) -> Body:
+            def segment(carry: Any, data: Any) -> tuple[Any, Any]:
+                return loop(body, carry, data, steps)
 
-        if length < count:
-            segment = jax.checkpoint(segment)
+            return jax.checkpoint(segment) if length < count else segment
+
         # Segments of equal length in a loop, then what is left over.
-        whole = count - count % length
+        left = count % length
+        whole = count - left
         folded = jax.tree.map(
             lambda leaf: leaf[:whole].reshape(-1, length, *leaf.shape[1:]), data
         )
-        carry, outputs = loop(segment, carry, folded)
+        carry, outputs = loop(segment_of(length), carry, folded, whole // length)
         outputs = jax.tree.map(lambda x: x.reshape(whole, *x.shape[2:]), outputs)
-        if whole == count:
+        if not left:
             return carry, outputs
-        carry, rest = segment(carry, _part(data, whole, count))
+        carry, rest = segment_of(left)(carry, _part(data, whole, count))
         return carry, _joined(outputs, rest)
 
 
@@ -167,7 +171,12 @@ def unroll(
 
     Returns:
         `step(active, reads, opt_state, *stacked_data) -> (new_active, StepInfo)`, all data
-        with a leading axis `num_steps`, the loss and the auxiliary output too.
+        with a leading axis `num_steps`, the loss and the auxiliary output too. Without
+        data every step is taken on the same loss. With an implicit adjoint it takes
+        `probe=` too, see `Implicit`.
+
+    Raises:
+        InputError: when called with a `probe` and another adjoint.
 
     Cost: forwards `num_steps` gradients. Backwards, with `Exact`, as many products of two
     gradients each and once more the forward pass; memory about `2 sqrt(num_steps)` copies
@@ -184,11 +193,16 @@ def unroll(
         reads: PyTree,
         opt_state: PyTree,
         *stacked_data: Any,
-        **probe: Any,
+        probe: Array | None = None,
     ) -> tuple[PyTree, StepInfo]:
+        if probe is not None and not isinstance(adjoint, Implicit):
+            raise InputError(
+                f"probe= is for implicit adjoints, and this one is {adjoint}: leave it out"
+            )
+
         def body_of(adjoint: Adjoint) -> Body:
             one = one_step(loss_fn, optimizer, adjoint, axis_name)
-            told = probe if isinstance(adjoint, Implicit) else {}
+            told = {"probe": probe} if isinstance(adjoint, Implicit) else {}
 
             def body(carry: Any, data: Any) -> tuple[Any, Any]:
                 new_active, info = one(carry[0], reads, carry[1], *data, **told)
@@ -214,10 +228,10 @@ def _joined(first: PyTree, second: PyTree) -> PyTree:
     return jax.tree.map(lambda x, y: jnp.concatenate((x, y)), first, second)
 
 
-def _written_out(body: Body, carry: Any, data: Any) -> tuple[Any, Any]:
+def _written_out(body: Body, carry: Any, data: Any, length: int) -> tuple[Any, Any]:
     """Returns what `jax.lax.scan` does, without a loop in the compiled program."""
     outputs = []
-    for index in range(len(jax.tree.leaves(data)[0])):
+    for index in range(length):
         carry, output = body(carry, jax.tree.map(lambda leaf, i=index: leaf[i], data))
         outputs.append(output)
     return carry, jax.tree.map(lambda *leaves: jnp.stack(leaves), *outputs)

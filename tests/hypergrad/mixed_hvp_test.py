@@ -191,3 +191,8 @@ def test_a_zero_direction_gives_exact_zeros(product, problem, gradient_fn):
     zero = optax.tree.zeros_like(problem.active)
     for leaf in jax.tree.leaves(product(gradient_fn, problem.active, zero)):
         np.testing.assert_array_equal(leaf, np.zeros_like(leaf))
+
+
+def test_a_difference_takes_numbers_of_python(x64):
+    slope = central_difference(lambda w: 3 * w**2, 2.0, 0.5, radius=0.01)
+    np.testing.assert_allclose(slope, 0.5 * 12, rtol=1e-12)

@@ -207,7 +207,8 @@ def test_memory_grows_with_the_square_root(request):
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (lambda: Steps(0), "num_steps is 0; it must be at least 1"),
+        (lambda: Steps(0), "num_steps is 0; it must be a whole number, at least 1"),
+        (lambda: Steps(2.5), "num_steps is 2.5; it must be a whole number"),
         (lambda: Steps(4, segment=5), "segment is 5; it must be 1 to num_steps, 4"),
         (lambda: Steps(4, loop="while"), "loop='while'; it must be"),
     ],
@@ -221,3 +222,31 @@ def test_data_of_another_length_are_refused():
     step = unroll(lambda w, a, x: w * a * x, optax.sgd(0.1), 3, ConjugateGradient())
     with pytest.raises(InputError, match=r"data\[0\] has shape \(2,\), but 3 steps"):
         step(1.0, 2.0, optax.sgd(0.1).init(1.0), jnp.ones(2))
+
+
+@pytest.mark.parametrize("loop", ["python", "scan"])
+@pytest.mark.parametrize("adjoint", [Exact(), ConjugateGradient(20)])
+def test_without_data_all_steps_are_on_one_loss(loop, adjoint, x64):
+    """w <- w - r h (w - a): after k steps w = a (1 - q) + q w_0 with q = (1 - r h)^k."""
+    rate, h, count = 0.2, 1.7, 7
+    sgd = optax.sgd(rate)
+    step = unroll(
+        lambda w, a: h * (w - a) ** 2 / 2, sgd, count, adjoint, segment=3, loop=loop
+    )
+
+    def solution(a):
+        return step(jnp.asarray(0.5), a, sgd.init(0.5))[0]
+
+    q = (1 - rate * h) ** count
+    value, slope = jax.value_and_grad(solution)(2.0)
+    np.testing.assert_allclose(value, 2 * (1 - q) + q * 0.5, rtol=1e-14)
+    want = 1 - q if isinstance(adjoint, Exact) else 1.0
+    np.testing.assert_allclose(slope, want, rtol=1e-12)
+
+
+def test_a_probe_is_for_implicit_adjoints():
+    step = unroll(lambda w, a: (w - a) ** 2, optax.sgd(0.1), 2)
+    with pytest.raises(InputError, match=r"probe= is for implicit .* Exact\(\): leave"):
+        step(1.0, 2.0, optax.sgd(0.1).init(1.0), probe=0.0)
+    with pytest.raises(TypeError, match="unexpected keyword argument 'scale'"):
+        step(1.0, 2.0, optax.sgd(0.1).init(1.0), scale=2.0)
