@@ -25,7 +25,7 @@ class CheckRow(NamedTuple):
         adjoint: `"program"`, `"exact"` or `"finite difference"`.
         leaf: the path of the leaf, beginning with the name of its set.
         norm: Euclidean norm of its hypergradient by plain autodiff.
-        rel_error: `||g - autodiff|| / ||autodiff||`.
+        rel_error: `||g - autodiff|| / ||autodiff||`; of a zero gradient, infinite or 0.
         cosine: of the angle between the two.
     """
 
@@ -38,10 +38,11 @@ class CheckRow(NamedTuple):
     @property
     def warning(self) -> str:
         """What is suspicious about the row; empty if nothing is."""
+        if self.norm == 0:
+            # Relative to nothing: infinite where the adjoint errs at all.
+            return "zero by autodiff: no gradient reaches this leaf here"
         if not math.isfinite(self.norm + self.rel_error):
             return "not finite; a common cause is Adam without eps_root > 0"
-        if self.norm == 0:
-            return "zero: no gradient reaches this leaf"
         return ""
 
 

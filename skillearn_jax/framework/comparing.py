@@ -178,7 +178,9 @@ def compare(
         )
     for dtype in dtypes:
         if dtype not in (*DTYPES, "float16"):
-            raise InputError(f"dtypes has {dtype!r}; it must be of {DTYPES}")
+            raise InputError(
+                f"dtypes has {dtype!r}; it must be of {(*DTYPES, 'float16')}"
+            )
     progress("reference: autodiff in float64")
     with _computing_in("float64"):
         truth = program.with_adjoint(Autodiff())

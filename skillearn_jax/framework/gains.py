@@ -26,7 +26,7 @@ class GainState(NamedTuple):
 
     Attributes:
         inner: that of the optimiser measured.
-        gain: `[]` for each moved set.
+        gain: `[]` for each moved set; NaN where its gradient was zero.
     """
 
     inner: optax.OptState
@@ -43,7 +43,8 @@ def measure_gain(
     for a fixed random vector z: how strongly a cotangent passes, measured by how far the
     step goes. It is 1 for gradient descent whatever its rate, 0 for sign descent and
     saturated clipping by value, and about 1e-8 for Adam at its first step, whose update
-    is a sign in all but name.
+    is a sign in all but name. Where the gradient is zero there is no step to measure by:
+    NaN.
 
     Args:
         optimizer: of a dict of parameter sets.
@@ -64,15 +65,14 @@ def measure_gain(
         z = optax.tree.random_like(jax.random.key(0), gradient)
         (passed,) = pull_back(z)
         norm = optax.tree.norm
-        gain = {
-            name: (
-                norm(passed[name])
-                * norm(gradient[name])
-                / _nonzero(norm(z[name]) * norm(updates[name]))
-            ).astype(jnp.float32)
-            for name in gradient
-        }
-        return updates, GainState(inner, gain)
+
+        def gain(name: str) -> Array:
+            length = norm(gradient[name])
+            moved = _nonzero(norm(z[name]) * norm(updates[name]))
+            ratio = norm(passed[name]) * length / moved
+            return jnp.where(length == 0, jnp.nan, ratio).astype(jnp.float32)
+
+        return updates, GainState(inner, {name: gain(name) for name in gradient})
 
     return optax.GradientTransformation(init, update)
 

@@ -6,12 +6,16 @@ from collections import Counter
 from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
+import jax
+import jax.numpy as jnp
+
 from skillearn_jax.errors import InputError
+from skillearn_jax.framework.stage import Objective, Stage, Validation
 from skillearn_jax.hypergrad import FirstOrder, Implicit
+from skillearn_jax.tree import is_differentiable
 
 if TYPE_CHECKING:
     from skillearn_jax.framework.program import Program
-    from skillearn_jax.framework.stage import Objective, Stage
 
 VALIDATION = "validation"
 """The name of the validation stage; no training stage may take it."""
@@ -58,8 +62,14 @@ def _passes_start(stage: Stage) -> bool:
 
 def check_program(program: Program) -> None:
     """Raises `InputError`, with the names, for a program that cannot be meant."""
-    if not program.stages:
-        raise InputError("a program needs at least one training stage")
+    if isinstance(program.stages, Stage) or not program.stages:
+        raise InputError(
+            "a program needs a tuple of training stages, at least one: (stage,)"
+        )
+    if not isinstance(program.validation, Validation | None):
+        raise InputError(
+            f"validation={program.validation!r}; it must be a Validation(...) or None"
+        )
     if program.commit not in ("sequential", "jacobi", "lookahead"):
         raise InputError(
             f"commit={program.commit!r}; it must be 'sequential', 'jacobi' or 'lookahead'"
@@ -83,7 +93,7 @@ def check_program(program: Program) -> None:
 
 
 def check_params(program: Program, params: Mapping[str, Any]) -> None:
-    """Raises `InputError` unless `params` holds exactly the program's sets."""
+    """Raises `InputError` unless `params` are the program's sets, and floats if moved."""
     known = set(known_sets(program))
     missing, extra = sorted(known - set(params)), sorted(set(params) - known)
     if missing:
@@ -92,6 +102,13 @@ def check_params(program: Program, params: Mapping[str, Any]) -> None:
         raise InputError(
             f"nobody moves or reads the sets {extra}; the program's are {sorted(known)}"
         )
+    for name in sorted(known - set(program.frozen)):
+        for path, leaf in jax.tree.leaves_with_path(params[name]):
+            if not is_differentiable(leaf):
+                raise InputError(
+                    f"params[{name!r}]{jax.tree_util.keystr(path)} is "
+                    f"{jnp.result_type(leaf)}; a set that is moved holds floats"
+                )
 
 
 def check_batches(program: Program, batches: Mapping[str, Any]) -> None:
@@ -150,8 +167,8 @@ def _check_reads(program: Program) -> None:
                 )
             if source not in known or source in _supporting(program):
                 raise InputError(
-                    f"stage {stage.name!r} starts {target!r} from {source!r}, which no "
-                    "training stage moves"
+                    f"stage {stage.name!r} starts {target!r} from {source!r}; it must be "
+                    "a set that a training stage moves, or a frozen one"
                 )
     for name in program.validation.before if program.validation else ():
         if not any(name in stage.moves for stage in program.stages):
@@ -162,6 +179,7 @@ def _check_reads(program: Program) -> None:
         if f"{name}_before" in known:
             raise InputError(f"before={name!r} needs the name '{name}_before', a set's")
     used = {name for part in _parts(program).values() for name in part.all_reads}
+    used |= {source for stage in program.stages for source in stage.start.values()}
     unused = sorted(set(program.frozen) - used)
     if unused:
         raise InputError(f"frozen sets {unused} are read by nobody; leave them out")

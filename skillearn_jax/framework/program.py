@@ -121,7 +121,8 @@ class Program:
             model_state: model states by name.
 
         Raises:
-            InputError: if a set is missing, or is given and nobody moves or reads it.
+            InputError: if a set is missing, or is given and nobody moves or reads it, or
+                is moved and holds other numbers than floats.
         """
         graph.check_params(self, params)
         # Strongly typed, since a weak type would compile the step twice, and copied, so
@@ -319,7 +320,7 @@ class Program:
             batches,
             self._key(state, len(self.stages)),
         )
-        metrics = {"objective": value, **aux.metrics}
+        metrics = {**aux.metrics, "objective": value}
         if self.validation.interaction is None:
             del metrics["loss"]  # it is the objective
         return value, (metrics, run)

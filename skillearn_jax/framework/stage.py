@@ -13,6 +13,9 @@ from skillearn_jax.types import Array, Key, LossFn, ParamSets, PyTree
 
 Optimizer: TypeAlias = optax.GradientTransformation
 
+RESERVED = frozenset({"loss", "interaction", "objective"})
+"""Names of the metrics that the framework gives to the values of the functions."""
+
 _NAMES = ("reads", "data", "interaction_reads", "interaction_data", "detached")
 
 
@@ -20,7 +23,8 @@ class Aux(NamedTuple):
     """What a loss function may return beside its value: `loss, Aux(...)`.
 
     Attributes:
-        metrics: scalars by name, to be logged.
+        metrics: scalars by name, to be logged; not `loss`, `interaction` or `objective`,
+            which the framework logs.
         model_state: new model states by name, such as BatchNorm's running statistics.
             Those that are not named stay as they are. They are kept by the real step
             only; what a look-ahead or the validation stage returns is dropped. No
@@ -137,7 +141,7 @@ class Objective:
                 interaction_key,
             )
             total = total + self.interaction_weight * value
-            doubled = metrics.keys() & {"interaction", *aux.metrics}
+            doubled = metrics.keys() & aux.metrics.keys()
             if doubled:
                 raise InputError(
                     f"loss and interaction both return the metrics {sorted(doubled)}"
@@ -177,6 +181,17 @@ class Stage(Objective):
         _check_objective(self, "moves")
         if not self.moves:
             raise InputError(f"stage {self.name!r} moves nothing; name a set in moves=")
+        if isinstance(self.adjoint, type) or not hasattr(self.adjoint, "attach"):
+            raise InputError(
+                f"stage {self.name!r} has adjoint={self.adjoint!r}; it must be a value "
+                "such as Exact()"
+            )
+        if not isinstance(self.solver, Steps | None):
+            raise InputError(
+                f"stage {self.name!r} has solver={self.solver!r}; it must be None or a "
+                "value such as Steps(3)"
+            )
+        _check_optimizers(f"stage {self.name!r}", self.optimizer)
         if isinstance(self.optimizer, Mapping) and set(self.optimizer) != set(
             self.moves
         ):
@@ -226,6 +241,7 @@ class Validation(Objective):
 
     def __post_init__(self) -> None:
         _check_objective(self, "indirect", "before")
+        _check_optimizers("the validation stage", self.supporting)
         if not self.supporting:
             raise InputError(
                 "the validation stage moves nothing; name a supporting set in minimize= "
@@ -272,7 +288,22 @@ def _value_and_aux(fn: LossFn, *args: Any) -> tuple[Array, Aux]:
             f"{getattr(fn, '__name__', fn)} returned {type(aux).__name__} beside its "
             "value; return value or (value, Aux(metrics=..., model_state=...))"
         )
+    taken = sorted(RESERVED & aux.metrics.keys())
+    if taken:
+        raise InputError(
+            f"{getattr(fn, '__name__', fn)} returned the metrics {taken}, which are the "
+            "framework's own; give them other names"
+        )
     return value, aux
+
+
+def _check_optimizers(owner: str, given: Optimizer | Mapping[str, Optimizer]) -> None:
+    for optimizer in given.values() if isinstance(given, Mapping) else (given,):
+        if not isinstance(optimizer, optax.GradientTransformation):
+            raise InputError(
+                f"{owner} has the optimizer {optimizer!r}; it must be an optax "
+                "transformation such as optax.sgd(0.1)"
+            )
 
 
 def _check_objective(part: Objective, *names: str) -> None:

@@ -40,7 +40,7 @@ def interleaving_learning(
     *,
     supporting: Mapping[str, Optimizer],
     optimizer: TurnOptimizer,
-    schedule: Sequence[str] = (),
+    schedule: Sequence[str] | None = None,
     interaction_weight: float = 1.0,
     transfer: Transfer = "proximal",
     coupling: Coupling = "full",
@@ -121,7 +121,7 @@ def interleaving_learning(
         learning, arXiv 2103.07018.
     """
     named = by_name(tasks)
-    turns = tuple(schedule) or interleaved(tuple(named), 2)
+    turns = interleaved(tuple(named), 2) if schedule is None else tuple(schedule)
     check_schedule(turns, named)
     _check_options(transfer=transfer, coupling=coupling, weights=weights)
     damping = _damping(interaction_weight, step_size, proximal_step)

@@ -131,10 +131,26 @@ def test_a_leaf_that_no_gradient_reaches_is_reported():
     report = program.check(state, {})
     for row in report.rows:
         dead = row.leaf == "a/dead"
-        assert row.warning == ("zero: no gradient reaches this leaf" if dead else "")
+        assert row.warning.startswith("zero by autodiff") == dead
+        assert dead or row.warning == ""
         if dead:
             assert (row.norm, row.rel_error, row.cosine) == (0, 0, 1)
-    assert str(report).count("! zero: no gradient reaches this leaf") == 3
+    assert str(report).count("! zero by autodiff: no gradient reaches this leaf") == 3
+
+
+def test_a_gradient_of_zero_is_no_sign_of_adam():
+    """At `w = 0`, where the difference errs and nothing can be told of the optimiser."""
+
+    def loss(moves, reads, model_state, batch, key):
+        return jnp.sum(jnp.sin(reads["a"]) * moves["w"] ** 3)
+
+    program, state = one_level(optax.sgd(0.1), loss)
+    state = state._replace(params={**state.params, "w": jnp.zeros(2)})
+    report = program.check(state, {})
+    for row in report.rows:
+        assert row.norm == 0
+        assert row.warning.startswith("zero by autodiff")
+    assert report.warnings == ()
 
 
 def test_the_table():

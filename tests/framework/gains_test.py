@@ -55,6 +55,15 @@ def test_a_saturated_norm_clip_takes_one_direction_only():
     assert 0.3 < gain["w"] <= 1
 
 
+def test_a_zero_gradient_measures_nothing(toy):
+    measured = measure_gain(optax.sgd(0.1, momentum=0.5))
+    zero = jax.tree.map(jnp.zeros_like, GRADIENT)
+    _, state = measured.update(GRADIENT, measured.init(PARAMS), PARAMS)
+    _, state = measured.update({**GRADIENT, "v": zero["v"]}, state, PARAMS)
+    assert state.gain["w"] > 0
+    assert np.isnan(state.gain["v"])
+
+
 def test_each_set_has_its_own(toy):
     program = toy.program(
         {"optimizer": optax.sgd(0.1)},

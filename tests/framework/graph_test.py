@@ -42,7 +42,7 @@ def test_the_toy_itself_is_accepted():
 
 
 def test_a_program_without_stages_is_refused():
-    with pytest.raises(InputError, match="at least one training stage"):
+    with pytest.raises(InputError, match="a tuple of training stages, at least one"):
         Program(())
 
 
@@ -136,9 +136,16 @@ def test_a_start_of_a_set_that_is_not_moved_is_refused():
 
 @pytest.mark.parametrize("source", ["ghost", "a"])
 def test_a_start_from_a_set_that_no_stage_moves_is_refused(source):
-    match = f"stage 'first' starts 'w' from '{source}', which no training stage moves"
+    match = (
+        f"stage 'first' starts 'w' from '{source}'; it must be a set that a training"
+    )
     with pytest.raises(InputError, match=match):
         program((stage(start={"w": source}),))
+
+
+def test_a_stage_may_start_from_a_frozen_set():
+    made = program((stage(start={"w": "ice"}),), frozen=("ice",))
+    assert "ice" in made.sets
 
 
 # Commits.
@@ -313,6 +320,15 @@ def test_a_path_is_there_exactly_if_a_gradient_is(kept):
 
 
 # Parameters and batches.
+
+
+@pytest.mark.parametrize("name", ["w", "a"])
+def test_sets_that_move_hold_floats(name):
+    params = {"w": jnp.ones(2), "a": jnp.ones(2)}
+    wrong = {"scale": jnp.ones(2), "count": jnp.arange(2)}
+    match = rf"params\['{name}'\]\['count'\] is int(32|64); a set that is moved"
+    with pytest.raises(InputError, match=match):
+        program().init({**params, name: wrong}, jax.random.key(0))
 
 
 def test_missing_and_unknown_params_are_refused():

@@ -595,6 +595,9 @@ SGD = optax.sgd(0.1)
             {"optimizer": MAPPING},
             r"stage 'only' has optimizers for \['v', 'w'\], but moves \['w'\]",
         ),
+        ({"adjoint": Exact}, "stage 'only' has adjoint=<class .*; it must be a value"),
+        ({"solver": 3}, r"stage 'only' has solver=3; it must be None or .* Steps\(3\)"),
+        ({"optimizer": 0.1}, "stage 'only' has the optimizer 0.1; it must be an optax"),
         (
             {"optimizer": {}},
             r"stage 'only' has optimizers for \[\], but moves \['w'\]",
@@ -627,6 +630,7 @@ def test_stage_refuses(changes, match):
             {"indirect": ("b",)},
             r"indirect=\['b'\] are not supporting sets; those are \['a'\]",
         ),
+        ({"minimize": {"a": 0.1}}, "the validation stage has the optimizer 0.1"),
         ({"order": "random"}, "order='random'; it must be 'simultaneous' or"),
     ],
 )
@@ -644,6 +648,24 @@ def test_a_stage_that_returns_an_unknown_model_state_is_named():
     state = program.init({"w": jnp.ones(2)}, jax.random.key(0), {"norm": 0.0})
     match = r"stage 'reader' returned model states \['mean'\], .* given \['norm'\]"
     with pytest.raises(InputError, match=match):
+        program.step(state, {})
+
+
+@pytest.mark.parametrize("name", ["loss", "interaction", "objective"])
+@pytest.mark.parametrize("where", ["stage", "validation"])
+def test_metrics_of_the_framework_are_not_replaced(name, where):
+    def naming(moves, reads, model_state, batch, key):
+        return jnp.sum(moves["w" if "w" in moves else "a"] ** 2), Aux({name: 42.0})
+
+    def plain(moves, reads, model_state, batch, key):
+        return sum(jnp.sum(x**2) for x in (*moves.values(), *reads.values()))
+
+    inner, outer = (naming, plain) if where == "stage" else (plain, naming)
+    program = Program(
+        (stage(loss_fn=inner, reads=("a",)),), validation(loss_fn=outer, reads=("w",))
+    )
+    state = program.init({"w": jnp.ones(2), "a": jnp.ones(2)}, jax.random.key(0))
+    with pytest.raises(InputError, match=rf"naming returned the metrics \['{name}'\]"):
         program.step(state, {})
 
 

@@ -436,6 +436,7 @@ def test_schedules():
     [
         ({"turns": ("a", "x")}, "must hold every task and no other"),
         ({"turns": ("a", "a")}, "must hold every task and no other"),
+        ({"turns": ()}, "must hold every task and no other"),
         ({"interaction_weight": -1.0}, "must not be negative"),
         (
             {"interaction_weight": 100.0, "step_size": 0.025},
