@@ -124,20 +124,22 @@ class Conv(nn.Module):
 
 
 class Dense(nn.Module):
-    """Linear layer with bias, both drawn alike.
+    """Linear layer with bias.
 
     Attributes:
       features: output size.
-      draw: initialiser by fan-in.
+      draw: initialiser of the kernel by fan-in.
+      draw_bias: that of the bias, by the same fan-in.
     """
 
     features: int
     draw: Draw = torch_uniform
+    draw_bias: Draw = torch_uniform
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
         """Maps `[B, C]` to `[B, features]`, in the dtype of the parameters."""
-        init = self.draw(x.shape[-1])
-        kernel = self.param("kernel", init, (x.shape[-1], self.features))
-        bias = self.param("bias", init, (self.features,))
+        fan_in = x.shape[-1]
+        kernel = self.param("kernel", self.draw(fan_in), (fan_in, self.features))
+        bias = self.param("bias", self.draw_bias(fan_in), (self.features,))
         return x.astype(kernel.dtype) @ kernel + bias[None]

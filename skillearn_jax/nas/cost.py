@@ -43,6 +43,9 @@ TASKS = {
     "imagenet": Task(1000, 224, 14, 48, "imagenet", IMAGENET_AUXILIARY),
 }
 
+_MOST = 10_000
+"""Cells and channels that are counted."""
+
 CONVENTION = (
     "multiply-adds of convolutions and linear layers for one image, padding counted, "
     "without normalisation, pools and auxiliary head"
@@ -80,7 +83,11 @@ def describe(
             )
         )
 
-    mobile = {"mobile": mobile_setting(network)} if task.stem == "imagenet" else {}
+    if task.stem == "imagenet":  # judged at the size of the task's images
+        mobile = {"mobile": mobile_setting(network)}
+        macs = mobile["mobile"]["macs"]
+    else:
+        mobile, macs = {}, count_macs(network, (task.side, task.side, 3))
     return {
         "cells": network.num_cells,
         "channels": network.channels,
@@ -88,7 +95,7 @@ def describe(
         "classes": task.classes,
         "params": params(network),
         "params_aux": params(network.clone(auxiliary=task.auxiliary)),
-        "macs": count_macs(network, (task.side, task.side, 3)),
+        "macs": macs,
         **mobile,
         "convention": CONVENTION,
     }
@@ -112,13 +119,11 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     def command() -> None:
         for flag in ("cells", "channels"):
-            if getattr(flags, flag) < 0:
+            if not 0 <= getattr(flags, flag) <= _MOST:
                 raise InputError(
                     f"{getattr(flags, flag)} is no number of {flag}: set --{flag} to 1 "
-                    "or more, or 0 for that of the papers"
+                    f"to {_MOST}, or 0 for that of the papers"
                 )
-        if flags.channels % 2:
-            raise InputError(f"{flags.channels} channels are odd: set --channels")
         genotype = find_genotype(flags.genotype)
         row = describe(
             genotype,

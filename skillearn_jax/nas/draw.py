@@ -120,23 +120,6 @@ def _framed(lines: Sequence[str], title: str) -> list[str]:
     return [top, *body, f"╰{'─' * (width + 2)}╯"]
 
 
-def genotype_svg(genotype: Genotype) -> str:
-    """Returns both cells as one SVG document, the normal cell above."""
-    cells = (
-        (genotype.normal, genotype.normal_concat, "normal cell"),
-        (genotype.reduction, genotype.reduction_concat, "reduction cell"),
-    )
-    layouts = [layout.place_cell(edges, concat) for edges, concat, _ in cells]
-    width = max(placed.width for placed in layouts)
-    parts, top = [], 0.0
-    for placed, (_, _, title) in zip(layouts, cells, strict=True):
-        parts.append(f'<g transform="translate(0 {top:.1f})">')
-        parts += _cell_parts(placed, title)
-        parts.append("</g>")
-        top += placed.height
-    return document(width, top, "normal and reduction cell", parts)
-
-
 def cell_svg(edges: layout.Edges, concat: Sequence[int], title: str) -> str:
     """Returns one cell as an SVG document that suits light and dark pages.
 

@@ -6,6 +6,7 @@ from typing import Any
 
 from skillearn_jax.errors import InputError
 from skillearn_jax.nas.genotype_text import parse_genotype_text
+from skillearn_jax.nas.shown import shown
 from skillearn_jax.nas.space import CELL_KINDS, DARTS_OPS, NUM_INPUTS
 
 Edges = tuple[tuple[str, int], ...]
@@ -76,8 +77,10 @@ class Genotype:
         """
         names = {field.name for field in dataclasses.fields(cls)}
         if not isinstance(data, Mapping) or not set(CELL_KINDS) <= set(data) <= names:
-            keys = sorted(map(str, data)) if isinstance(data, Mapping) else data
-            raise InputError(f"a genotype has the keys {sorted(names)}, got {keys!r}")
+            got = sorted(map(str, data)) if isinstance(data, Mapping) else data
+            raise InputError(
+                f"a genotype has the keys {sorted(names)}, got {shown(got)}"
+            )
         return cls(**data)
 
     def to_text(self) -> str:
@@ -108,19 +111,19 @@ class Genotype:
 def _checked_edges(kind: str, edges: Any) -> Edges:
     """Returns the edges of one cell as tuples, or names the first that is none."""
     if not _is_sequence(edges) or not edges or len(edges) % EDGES_PER_NODE:
-        raise InputError(f"{kind} must list two edges per node, got {edges!r}")
+        raise InputError(f"{kind} must list two edges per node, got {shown(edges)}")
     for i, edge in enumerate(edges):
         place = f"{kind}[{i}]"
         if not _is_sequence(edge) or len(edge) != 2:
-            raise InputError(f"{place} must be (operation, source), got {edge!r}")
+            raise InputError(f"{place} must be (operation, source), got {shown(edge)}")
         op, source = edge
         if not isinstance(op, str) or op not in DARTS_OPS or op == "none":
-            raise InputError(f"{place}: {op!r} is none of {DARTS_OPS[1:]}")
+            raise InputError(f"{place}: {shown(op)} is none of {DARTS_OPS[1:]}")
         target = NUM_INPUTS + i // EDGES_PER_NODE
         if type(source) is not int or not 0 <= source < target:
             raise InputError(
                 f"{place}: source must be a state from 0 to {target - 1}, got "
-                f"{source!r}"
+                f"{shown(source)}"
             )
     return tuple((op, source) for op, source in edges)
 
@@ -135,7 +138,7 @@ def _checked_concat(name: str, concat: Any, num_nodes: int) -> tuple[int, ...]:
     ):
         raise InputError(
             f"{name} must hold distinct states from {nodes[0]} to {nodes[-1]}, got "
-            f"{concat!r}"
+            f"{shown(concat)}"
         )
     return tuple(concat or nodes)
 

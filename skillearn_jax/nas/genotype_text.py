@@ -4,6 +4,7 @@ import ast
 from typing import Any, TypeGuard
 
 from skillearn_jax.errors import InputError
+from skillearn_jax.nas.shown import shown
 
 _FIELDS = {
     "normal": "normal",
@@ -35,7 +36,9 @@ def parse_genotype_text(text: str) -> dict[str, Any]:
         raise InputError(f"expected Genotype(normal=.., ..), got {_shorten(text)}")
     names = [str(keyword.arg) for keyword in call.keywords]
     if sorted(names) != sorted(_FIELDS):
-        raise InputError(f"a genotype has the fields {list(_FIELDS)}, got {names}")
+        raise InputError(
+            f"a genotype has the fields {list(_FIELDS)}, got {shown(names)}"
+        )
     values = [keyword.value for keyword in call.keywords]
     return {
         _FIELDS[name]: _parse_value(name, value)
@@ -79,8 +82,8 @@ def _source(node: ast.expr) -> str:
     """Returns an expression for a message, cut where it is long."""
     try:
         return _shorten(ast.unparse(node))
-    except RecursionError:
-        return "a deep nesting"
+    except (RecursionError, ValueError):
+        return "what is too deep or too long to be shown"
 
 
 def _shorten(text: str) -> str:

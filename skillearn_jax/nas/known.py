@@ -1,9 +1,6 @@
 """Published cells by name, and cells out of files."""
 
-import json
-from pathlib import Path
-
-from skillearn_jax.errors import InputError
+from skillearn_jax.nas.cell_files import read_cell_file
 from skillearn_jax.nas.genotype import Edges, Genotype
 
 _OPS = {
@@ -104,20 +101,10 @@ def find_genotype(name_or_path: str) -> Genotype:
     """
     if name_or_path in KNOWN_GENOTYPES:
         return KNOWN_GENOTYPES[name_or_path]
-    path = Path(name_or_path)
-    if path.is_dir():
-        path = path / "genotype.json"
-    try:
-        text = path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError, ValueError) as error:
-        raise InputError(
-            f"genotype {name_or_path!r} is neither a readable file "
-            f"({type(error).__name__}) nor one of {', '.join(KNOWN_GENOTYPES)}"
-        ) from error
-    try:
-        if text.lstrip().startswith("{"):
-            return Genotype.from_json(json.loads(text))
-        return Genotype.from_text(text)
-    except (InputError, ValueError, RecursionError) as error:
-        reason = str(error).splitlines()[0][:200]
-        raise InputError(f"{path} holds no genotype: {reason}") from error
+    return read_cell_file(
+        name_or_path,
+        Genotype.from_json,
+        Genotype.from_text,
+        kind="genotype",
+        otherwise=f"one of {', '.join(KNOWN_GENOTYPES)}",
+    )

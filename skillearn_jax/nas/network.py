@@ -3,7 +3,7 @@
 import itertools
 import operator
 from collections.abc import Sequence
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
 import flax.linen as nn
 import jax
@@ -15,7 +15,7 @@ from skillearn_jax.layers import Dense, run_module
 from skillearn_jax.nas.auxiliary import Auxiliary, AuxiliaryHead
 from skillearn_jax.nas.functional import Form
 from skillearn_jax.nas.genotype import EDGES_PER_NODE, Edges, Genotype
-from skillearn_jax.nas.ops import CellInputs, ImageNetStem, Stem, operation
+from skillearn_jax.nas.ops import CellInputs, StemName, apply_stem, operation
 from skillearn_jax.nas.space import CellPlace, cell_places
 
 
@@ -117,7 +117,7 @@ class Network(nn.Module):
     num_cells: int
     channels: int
     num_classes: int
-    stem: Literal["cifar", "imagenet"] = "cifar"
+    stem: StemName = "cifar"
     auxiliary: Auxiliary | None = None
     axis_name: str | None = None
     form: Form | None = None
@@ -147,20 +147,17 @@ class Network(nn.Module):
             drop path out of the program.
 
         Raises:
-          InputError: for a rate outside `[0, 1)`, and for images that are too small
-            for the auxiliary head.
+          InputError: for a rate outside `[0, 1)`, an odd number of channels with the
+            ImageNet stem, and images that are too small for the auxiliary head.
         """
         masks = None
         if isinstance(drop_path_rate, jax.Array) or drop_path_rate != 0:
             _check_rate(drop_path_rate)
             if train:
                 masks = self._drop_path_masks(images.shape[0], drop_path_rate)
-        if self.stem == "imagenet":
-            halving = ImageNetStem(self.channels, self.axis_name, name="stem")
-            older, newer = halving(images, train=train)
-        else:
-            stem = Stem(self.channels, self.axis_name, name="stem")
-            older = newer = stem(images, train=train)
+        older, newer = apply_stem(
+            self.stem, self.channels, images, train=train, axis_name=self.axis_name
+        )
         auxiliary = None
         places = cell_places(
             self.num_cells, self.channels, reduced_before=self.stem == "imagenet"

@@ -2,10 +2,12 @@
 
 import functools
 from collections.abc import Callable
+from typing import Literal
 
 import flax.linen as nn
 import jax
 
+from skillearn_jax.errors import InputError
 from skillearn_jax.layers import BatchNorm, Conv, Draw, torch_uniform
 from skillearn_jax.nas.functional import (
     Form,
@@ -184,12 +186,14 @@ class ImageNetStem(nn.Module):
     """Three 3x3 convolutions of stride 2, each with affine batch normalisation.
 
     Attributes:
-      channels: channels C of the first cell; the first convolution has half.
+      channels: channels C of the first cell, even; the first convolution has half.
       axis_name: see `BatchNorm`.
+      draw: initialiser by fan-in.
     """
 
     channels: int
     axis_name: str | None = None
+    draw: Draw = torch_uniform
 
     @nn.compact
     def __call__(
@@ -198,14 +202,48 @@ class ImageNetStem(nn.Module):
         """Maps `[B, H, W, image channels]` to `[B, H/4, W/4, C]` and `[B, H/8, W/8, C]`.
 
         Sides are rounded up at each halving.
+
+        Raises:
+          InputError: for an odd number of channels.
         """
+        if self.channels % 2:
+            raise InputError(
+                f"{self.channels} channels are odd: the ImageNet stem halves them"
+            )
 
         def halve(x: jax.Array, features: int) -> jax.Array:
-            y = Conv(features, size=3, stride=2)(x)
+            y = Conv(features, size=3, stride=2, draw=self.draw)(x)
             return BatchNorm(axis_name=self.axis_name)(y, train=train)
 
         older = halve(nn.relu(halve(images, self.channels // 2)), self.channels)
         return older, halve(nn.relu(older), self.channels)
+
+
+StemName = Literal["cifar", "imagenet"]
+"""One convolution at full resolution, or three that halve it."""
+
+
+def apply_stem(
+    name: StemName,
+    channels: int,
+    images: jax.Array,
+    *,
+    train: bool,
+    axis_name: str | None,
+    draw: Draw = torch_uniform,
+) -> tuple[jax.Array, jax.Array]:
+    """Returns the two inputs of the first cell, older and newer.
+
+    To be called inside a compact method, which then owns the module `stem`.
+
+    Raises:
+      InputError: for an odd number of channels with the ImageNet stem.
+    """
+    if name == "imagenet":
+        halving = ImageNetStem(channels, axis_name, draw, name="stem")
+        return halving(images, train=train)
+    features = Stem(channels, axis_name, draw, name="stem")(images, train=train)
+    return features, features
 
 
 def operation(

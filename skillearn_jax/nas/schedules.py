@@ -1,13 +1,9 @@
 """What changes from epoch to epoch in a search: skip dropout, skip weight, stop rules."""
 
 import math
-from collections.abc import Mapping
 from typing import Any, Literal, NamedTuple, get_args
 
 from skillearn_jax.errors import InputError
-from skillearn_jax.nas.derive import count_skips, rank_operations
-from skillearn_jax.nas.genotype import Genotype
-from skillearn_jax.nas.space import CellSpace
 
 Decay = Literal["constant", "linear", "cosine", "slow_cosine"]
 """How the auxiliary skip of DARTS- fades."""
@@ -62,16 +58,6 @@ def skip_weight(decay: Decay, epoch: int, epochs: int) -> float:
     }[decay]
 
 
-def has_collapsed(genotype: Genotype, limit: int = 2) -> bool:
-    """Returns whether the normal cell has `limit` or more skip connections.
-
-    The first stop rule of DARTS+: searching on would only add more.
-
-    References: Liang et al. 2019 (DARTS+), arXiv 1909.06035.
-    """
-    return count_skips(genotype)["normal"] >= limit
-
-
 class Stability(NamedTuple):
     """How long the ranking of the operations with parameters has stood.
 
@@ -79,20 +65,15 @@ class Stability(NamedTuple):
     `Stability(*json.loads(json.dumps(stability)))` goes on where it was.
 
     Attributes:
-      ranks: of `rank_operations`, as lists, or None before the first epoch.
+      ranks: in lists and dicts, as JSON gives them back, or None before the first epoch.
       epochs: for how many epochs in a row it has not changed.
     """
 
     ranks: Any = None
     epochs: int = 0
 
-    def update(self, alphas: Mapping[str, Any], space: CellSpace) -> "Stability":
-        """Returns the stability after one more epoch, which ended with these logits."""
-        # Lists, which JSON gives back as they were: a resumed count must go on.
-        ranks = {
-            kind: [list(ops) for ops in edges]
-            for kind, edges in rank_operations(alphas, space).items()
-        }
+    def update(self, ranks: Any) -> "Stability":
+        """Returns the stability after one more epoch, which ended with this ranking."""
         return Stability(ranks, self.epochs + 1 if ranks == self.ranks else 0)
 
 

@@ -1,6 +1,6 @@
 """The supernet of the DARTS search: all candidate operations at once."""
 
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import flax.linen as nn
 import jax
@@ -12,7 +12,7 @@ from skillearn_jax.layers import Dense, Draw, lecun_normal, run_module, torch_un
 from skillearn_jax.nas.cell import MixedCell, Mixture
 from skillearn_jax.nas.edges import SkipDropout
 from skillearn_jax.nas.functional import Form
-from skillearn_jax.nas.ops import Stem
+from skillearn_jax.nas.ops import StemName, apply_stem
 from skillearn_jax.nas.space import (
     CELL_KINDS,
     EDGE_LOGITS,
@@ -22,8 +22,24 @@ from skillearn_jax.nas.space import (
     cell_places,
 )
 
-INITIALIZATIONS: dict[str, Draw] = {"torch": torch_uniform, "flax": lecun_normal}
-"""Initialisers by name."""
+
+class Initialization(NamedTuple):
+    """How weights are drawn: initialisers by fan-in.
+
+    Attributes:
+      kernel: of convolutions and of the head.
+      bias: of the head.
+    """
+
+    kernel: Draw
+    bias: Draw
+
+
+INITIALIZATIONS = {
+    "torch": Initialization(torch_uniform, torch_uniform),
+    "flax": Initialization(lecun_normal, lambda fan_in: nn.initializers.zeros),
+}
+"""By name: the defaults of PyTorch's layers and of Flax's."""
 
 
 class Supernet(nn.Module):
@@ -41,7 +57,7 @@ class Supernet(nn.Module):
     Attributes:
       space: operations and nodes of a cell, candidates per edge, edge normalisation.
       num_cells: depth L.
-      channels: channels C of the first cells; the stem has 3 C.
+      channels: channels C of the first cells; the stem has 3 C, that of ImageNet C.
       num_classes: size of the logits; 0 leaves the head out, and the pooled features are
         returned, for heads of a caller's own.
       partial: K of PC-DARTS: one of K channels passes the operations; 1 is plain DARTS.
@@ -49,6 +65,8 @@ class Supernet(nn.Module):
       remat: compute the cells anew in the backward pass instead of keeping what is
         inside them: less memory for about a third more time.
       initialization: `"torch"`, uniform as in the original code, or `"flax"`.
+      stem: `"cifar"`, one convolution at full resolution, or `"imagenet"`, three that
+        halve it, as PC-DARTS searches on ImageNet.
       axis_name: mapped axis over which batch statistics are synchronised, or None.
       form: how separable convolutions are computed; None leaves it to
         `separable_form`.
@@ -66,6 +84,7 @@ class Supernet(nn.Module):
     auxiliary_skip: bool = False
     remat: bool = False
     initialization: Literal["torch", "flax"] = "torch"
+    stem: StemName = "cifar"
     axis_name: str | None = None
     form: Form | None = None
 
@@ -98,15 +117,24 @@ class Supernet(nn.Module):
         """
         self.space.check_alphas(alphas)
         self._check_options(skip_weight, skip_dropout_rate)
-        draw = INITIALIZATIONS[self.initialization]
+        draw = INITIALIZATIONS[self.initialization].kernel
         mixtures = {
             kind: self._mixture(kind, alphas, skip_weight) for kind in CELL_KINDS
         }
         dropout = self._skip_dropout(skip_dropout_rate) if train else None
-        stem = Stem(self.channels, self.axis_name, draw, name="stem")
-        older = newer = stem(images, train=train)
+        older, newer = apply_stem(
+            self.stem,
+            self.channels,
+            images,
+            train=train,
+            axis_name=self.axis_name,
+            draw=draw,
+        )
         make = nn.remat(MixedCell, static_argnums=(4,)) if self.remat else MixedCell
-        for i, place in enumerate(cell_places(self.num_cells, self.channels)):
+        places = cell_places(
+            self.num_cells, self.channels, reduced_before=self.stem == "imagenet"
+        )
+        for i, place in enumerate(places):
             cell = make(
                 space=self.space,
                 place=place,
@@ -123,7 +151,8 @@ class Supernet(nn.Module):
         pooled = jnp.mean(newer, axis=(1, 2))
         if not self.num_classes:
             return pooled
-        return Dense(self.num_classes, draw, name="head")(pooled)
+        drawn = INITIALIZATIONS[self.initialization]
+        return Dense(self.num_classes, *drawn, name="head")(pooled)
 
     def _check_options(
         self, skip_weight: float | jax.Array, skip_dropout_rate: float | jax.Array

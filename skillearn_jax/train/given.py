@@ -4,7 +4,7 @@ import numpy as np
 
 from skillearn_jax.errors import InputError
 from skillearn_jax.nas.known import find_genotype
-from skillearn_jax.nas.nasbench201 import Architecture
+from skillearn_jax.nas.nasbench201.architecture import find_architecture
 from skillearn_jax.train.config import Config
 from skillearn_jax.train.spaces import Cells, space_kind
 
@@ -32,7 +32,7 @@ def given_cells(config: Config) -> Cells | None:
         return space_kind(config).random(rng, config.space.build())
     try:
         if config.space.name == "nasbench201":
-            return Architecture.from_text(name)
+            return find_architecture(name)
         return find_genotype(name)
     except InputError as error:
         raise InputError(f"config.genotype: {error}: set --config.genotype") from error

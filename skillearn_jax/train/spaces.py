@@ -24,14 +24,13 @@ from skillearn_jax.nas import (
     random_genotype,
     scan_cells_by_default,
 )
-from skillearn_jax.nas.derive import softmax
+from skillearn_jax.nas.derive import rank_operations, softmax
 from skillearn_jax.nas.nasbench201 import (
     ALPHAS_KEY,
     Architecture,
     BenchNetwork,
 )
 from skillearn_jax.nas.nasbench201.draw import architecture_svg, architecture_text
-from skillearn_jax.nas.schedules import Stability
 from skillearn_jax.nas.space import CELL_KINDS
 from skillearn_jax.train.config import Config
 from skillearn_jax.train.stages import SearchStage
@@ -74,10 +73,8 @@ class SpaceKind(Protocol):
     def watch(self, alphas: Mapping[str, Any], space: Any) -> dict[str, float]:
         """Returns what is noted after each epoch: entropies and numbers of skips."""
 
-    def rank(
-        self, stability: Stability, alphas: Mapping[str, Any], space: Any
-    ) -> Stability:
-        """Returns how long the ranking of operations has stood, one epoch later."""
+    def ranks(self, alphas: Mapping[str, Any], space: Any) -> Any:
+        """Returns each edge's operations with parameters, the best first, for JSON."""
 
     def network(
         self,
@@ -109,6 +106,13 @@ class _Darts:
                 "NAS-Bench-201, but config.space.name is 'darts': set "
                 "--config.space.name=nasbench201"
             )
+        for phase in ("search", "evaluation"):
+            group = getattr(config, phase)
+            if group.stem == "imagenet" and group.channels % 2:
+                raise InputError(
+                    f"config.{phase}.channels is {group.channels}; the ImageNet stem "
+                    f"halves them: set an even --config.{phase}.channels"
+                )
 
     def check_images(self, data: OneSet) -> None:
         del data
@@ -125,6 +129,7 @@ class _Darts:
             auxiliary_skip=config.search.auxiliary_skip != "off",
             remat=config.search.remat,
             initialization=cast(Any, config.search.initialization),
+            stem=cast(Any, config.search.stem),
             axis_name=axis,
         )
 
@@ -141,10 +146,11 @@ class _Darts:
         counts = count_skips(derive_genotype(alphas, space))
         return row | {f"alphas/skips/{kind}": float(counts[kind]) for kind in counts}
 
-    def rank(
-        self, stability: Stability, alphas: Mapping[str, Any], space: Any
-    ) -> Stability:
-        return stability.update(alphas, space)
+    def ranks(self, alphas: Mapping[str, Any], space: Any) -> Any:
+        return {
+            kind: [list(ops) for ops in edges]
+            for kind, edges in rank_operations(alphas, space).items()
+        }
 
     def network(
         self,
@@ -192,6 +198,7 @@ class _Bench:
             ("search.partial", search.partial, 1),
             ("search.auxiliary_skip", search.auxiliary_skip, "off"),
             ("search.initialization", search.initialization, "torch"),
+            ("search.stem", search.stem, "cifar"),
             ("search.stage_cells", search.stage_cells, ()),
             ("search.max_skips", search.max_skips, -1),
             ("space.edge_normalization", config.space.edge_normalization, False),
@@ -239,16 +246,13 @@ class _Bench:
         count = space.derive(alphas).ops.count("skip_connect")
         return _entropies(alphas, (ALPHAS_KEY,)) | {self.skips: float(count)}
 
-    def rank(
-        self, stability: Stability, alphas: Mapping[str, Any], space: Any
-    ) -> Stability:
+    def ranks(self, alphas: Mapping[str, Any], space: Any) -> Any:
         ranks = []
         rows = np.asarray(alphas[ALPHAS_KEY], np.float64)
         for ops, row in zip(space.edge_ops(), rows, strict=True):
             order = [ops[i] for i in np.argsort(-row, kind="stable")]
             ranks.append([op for op in order if op.startswith("nor_conv")])
-        same = ranks == stability.ranks
-        return Stability(ranks, stability.epochs + 1 if same else 0)
+        return ranks
 
     def network(
         self,

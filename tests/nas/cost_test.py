@@ -18,6 +18,7 @@ def cost(capsys, *flags):
         ("DARTS_V1", "cifar100", 3_221_344, None, None),
         ("DARTS_V1", "imagenet", 4_510_432, 1_260_776, 505.9e6),
         ("DARTS_V2", "cifar10", 3_349_342, 476_426, 528.4e6),
+        ("DARTS_V2", "cifar100", 3_401_272, None, None),
         ("DARTS_V2", "imagenet", 4_718_752, 1_260_776, 529.9e6),
     ],
 )
@@ -37,6 +38,8 @@ def test_cells_and_channels_can_be_chosen_and_files_read(capsys, tmp_path):
     assert (published["cells"], published["channels"]) == (2, 4)
     from skillearn_jax.nas import KNOWN_GENOTYPES
 
+    odd = cost(capsys, "--genotype=PDARTS", "--cells=2", "--channels=3")
+    assert odd["params"] < published["params"]
     file = tmp_path / "genotype.json"
     file.write_text(json.dumps(KNOWN_GENOTYPES["PDARTS"].to_json()))
     own = cost(capsys, f"--genotype={file}", "--cells=2", "--channels=4")
@@ -48,7 +51,12 @@ def test_cells_and_channels_can_be_chosen_and_files_read(capsys, tmp_path):
     [
         (("--genotype=NOSUCH",), "'NOSUCH' is neither .* nor one of DARTS_V1"),
         (("--genotype=PDARTS", "--cells=-1"), "-1 is no number of cells: set --cells"),
-        (("--genotype=PDARTS", "--channels=3"), "3 channels are odd: set --channels"),
+        (
+            ("--genotype=PDARTS", "--dataset=imagenet", "--channels=3"),
+            "3 channels are odd",
+        ),
+        (("--genotype=PDARTS", "--channels=99999999999999999999"), "to 10000, or 0"),
+        (("--genotype=",), "genotype '' is neither a readable file"),
     ],
 )
 def test_mistakes_are_one_line(flags, message, capsys):

@@ -5,10 +5,9 @@ import numpy as np
 import pytest
 
 from skillearn_jax.errors import InputError
-from skillearn_jax.nas.known import KNOWN_GENOTYPES
+from skillearn_jax.nas.derive import rank_operations
 from skillearn_jax.nas.schedules import (
     Stability,
-    has_collapsed,
     has_settled,
     skip_dropout_rate,
     skip_weight,
@@ -45,18 +44,15 @@ def test_an_unknown_decay_is_refused():
         skip_weight("square", 1, 2)
 
 
-def test_a_cell_collapses_at_the_limit():
-    assert has_collapsed(KNOWN_GENOTYPES["DARTS_V2"])
-    assert not has_collapsed(KNOWN_GENOTYPES["PC_DARTS_cifar"])
-    assert has_collapsed(KNOWN_GENOTYPES["PC_DARTS_cifar"], limit=1)
-
-
 def test_stability_counts_epochs_without_a_change_of_ranks():
     space = CellSpace(ops=("skip_connect", "sep_conv_3x3", "dil_conv_3x3"), num_nodes=1)
 
     def after(stability, *row):
         alphas = np.array([row, row], float)
-        return stability.update({"normal": alphas, "reduction": alphas}, space)
+        both = {"normal": alphas, "reduction": alphas}
+        # As JSON holds it, so that a resumed count goes on.
+        ranks = json.loads(json.dumps(rank_operations(both, space)))
+        return stability.update(ranks)
 
     stability = after(Stability(), 0, 1, 2)
     assert stability.epochs == 0

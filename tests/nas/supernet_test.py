@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from skillearn_jax.errors import InputError
+from skillearn_jax.nas import Network, random_genotype
 from skillearn_jax.nas.counting import count_macs, num_params
 from skillearn_jax.nas.space import DARTS_OPS, CellSpace
 from skillearn_jax.nas.supernet import Supernet
@@ -287,10 +288,30 @@ def test_initialisations_have_the_variances_that_they_promise():
         variables = jax.jit(
             lambda key, n=net, a=alphas: n.init(key, images, a, train=False)
         )(jax.random.key(0))
+        head = variables["params"]["head"]
+        assert np.any(head["bias"]) == (name == "torch")
+        fan_in = len(head["kernel"])
+        assert np.var(head["kernel"]) * fan_in == pytest.approx(factor, rel=0.3)
         cell = variables["params"]["cell_0"]
         for leaf, fan_in in (("depthwise", 9), ("pointwise", 32)):
             draws = cell[f"sep_conv_3x3_{leaf}"]
             assert np.var(draws) * fan_in == pytest.approx(factor, rel=0.2)
+
+
+def test_the_imagenet_stem_is_that_of_the_derived_network():
+    images = jnp.zeros((2, 64, 64, 3))
+    net = Supernet(SPACE, 3, 4, 10, stem="imagenet", initialization="flax")
+    logits, variables = _shapes(net, images)
+    assert logits.shape == (2, 10)
+    genotype = random_genotype(np.random.default_rng(0), SPACE)
+    derived = Network(genotype, 3, 4, 10, stem="imagenet")
+    expected = jax.eval_shape(
+        lambda: derived.init(jax.random.key(0), images, train=False)
+    )
+    for collection in ("params", "batch_stats"):
+        assert variables[collection]["stem"] == expected[collection]["stem"]
+    adapted = [of["params"]["cell_0"]["inputs"] for of in (variables, expected)]
+    assert [x["older"]["kernel"].shape for x in adapted] == [(2, 4, 1, 2)] * 2
 
 
 @pytest.mark.parametrize(
@@ -302,11 +323,13 @@ def test_initialisations_have_the_variances_that_they_promise():
         ({}, {"skip_weight": jnp.array(1.0)}, "set auxiliary_skip=True"),
         ({"initialization": "he"}, {}, "must be one of .*, got 'he'"),
         ({"partial": 4}, {}, "multiple of 8"),
+        ({"stem": "imagenet", "channels": 3}, {}, "3 channels are odd"),
     ],
 )
 def test_options_that_cannot_be_are_refused_in_one_line(options, call, message):
+    net = Supernet(SPACE, 1, **{"channels": 2, "num_classes": 3, **options})
     with pytest.raises(InputError, match=message) as error:
-        _shapes(Supernet(SPACE, 1, 2, 3, **options), jnp.zeros((1, 4, 4, 1)), **call)
+        _shapes(net, jnp.zeros((1, 4, 4, 1)), **call)
     assert "\n" not in str(error.value)
 
 

@@ -1,7 +1,6 @@
 """Cells of NAS-Bench-201: six edges, five operations each."""
 
 import dataclasses
-import reprlib
 from collections.abc import Mapping
 from typing import Any
 
@@ -9,6 +8,8 @@ import jax
 import numpy as np
 
 from skillearn_jax.errors import InputError
+from skillearn_jax.nas.cell_files import read_cell_file
+from skillearn_jax.nas.shown import shown
 from skillearn_jax.nas.space import Alphas
 
 OPS = ("none", "skip_connect", "nor_conv_1x1", "nor_conv_3x3", "avg_pool_3x3")
@@ -26,17 +27,6 @@ ALPHAS_KEY = "cell"
 NUM_ARCHITECTURES = len(OPS) ** len(EDGES)
 
 _MAX_TEXT = 1000
-_MAX_SHOWN = 120
-
-_SHORT = reprlib.Repr()
-_SHORT.maxstring = _SHORT.maxother = 60
-
-
-def shown(value: Any) -> str:
-    """Returns a value for a message: on one line, and cut where it is long or deep."""
-    text = " ".join(_SHORT.repr(value).split())
-    # Each part of a value is cut by itself: together they may still be long.
-    return text if len(text) <= _MAX_SHOWN else f"{text[:_MAX_SHOWN]}..."
 
 
 @dataclasses.dataclass(frozen=True)
@@ -148,6 +138,27 @@ class Architecture:
         if not isinstance(data, Mapping) or set(data) != {"ops"}:
             raise InputError(f"an architecture has the key 'ops', got {shown(data)}")
         return cls(data["ops"])
+
+
+def find_architecture(text_or_path: str) -> Architecture:
+    """Returns the architecture that a text describes, or the one in a file.
+
+    Args:
+      text_or_path: see `Architecture.to_text`, or the path of a file that holds such a
+        text or the JSON of `Architecture.to_json`; of a folder, its `genotype.json`.
+
+    Raises:
+      InputError: if it is neither, or the file holds none.
+    """
+    if "|" in text_or_path:
+        return Architecture.from_text(text_or_path)
+    return read_cell_file(
+        text_or_path,
+        Architecture.from_json,
+        Architecture.from_text,
+        kind="architecture",
+        otherwise="the text of one, |OP~0|+|OP~0|OP~1|+|OP~0|OP~1|OP~2|",
+    )
 
 
 def init_alphas(key: jax.Array, scale: float = 1e-3) -> Alphas:

@@ -11,8 +11,8 @@ from skillearn_jax.errors import InputError
 from skillearn_jax.nas.nasbench201.architecture import (
     NUM_ARCHITECTURES,
     Architecture,
-    shown,
 )
+from skillearn_jax.nas.shown import shown
 
 DATASETS = {"cifar10": "cifar10", "cifar100": "cifar100", "imagenet16": "in16"}
 """Data sets of the benchmark, and how the columns of the table call them."""
