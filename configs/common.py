@@ -16,7 +16,11 @@ def darts1(config):
 
 
 def darts2(config):
-    """Second order, exact where the original takes a finite difference."""
+    """Second order, exact where the original takes a finite difference.
+
+    The look-ahead is the whole step of the weights' optimiser, clipping included, where the
+    original's has momentum and decay only: another gradient where the norm exceeds 5.
+    """
     config.hypergrad.adjoint = "exact"
 
 
@@ -75,15 +79,19 @@ def nasbench201(config):
     config.search.cells = 5
     config.search.weights.weight_decay = 5e-4
     config.search.weights.nesterov = True
+    config.search.weights.by_step = True
     config.evaluation.epochs = 0
     config.evaluation.cells = 5
     config.evaluation.channels = 16
     config.evaluation.batch_size = 256
     config.evaluation.auxiliary_weight = 0.0
     config.evaluation.drop_path = 0.0
+    config.evaluation.cutout = 0
     config.evaluation.weights.lr = 0.1
     config.evaluation.weights.weight_decay = 5e-4
     config.evaluation.weights.nesterov = True
+    config.evaluation.weights.by_step = True
+    config.evaluation.weights.clip = 0.0
 
 
 METHODS = {
@@ -106,12 +114,13 @@ def baseline(config):
 
 
 def lpt(config):
-    """Learning by passing tests: the tester's weights go with the learner's schedule.
+    """Learning by passing tests: the tester's learning rate is the learner's.
 
     The authors' tester is a ResNet-18 with the ImageNet stem; gamma = lambda = 1.
     """
     config.skill = "lpt"
-    config.tester.weights.min_lr = config.search.weights.min_lr
+    for key in ("lr", "min_lr", "by_step"):
+        config.tester.weights[key] = config.search.weights[key]
     if config.search.stage_cells:  # their P-DARTS variant clips the tester too
         config.tester.weights.clip = 5.0
         config.tester.creator.clip = 5.0

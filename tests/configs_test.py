@@ -128,13 +128,12 @@ def one_step_is_sound(config, adjoint, images):
     assert metrics["hypergrad/alphas/norm"] > 0
 
 
-@pytest.mark.parametrize("space", ["darts1", "nasbench201"])
-@pytest.mark.parametrize("skill", SKILLS)
-def test_each_skill_can_be_stepped_in_each_space(
-    skill, space, repo_root, images, quick_compilation
+@pytest.mark.parametrize("skill", ["lpt", "il"])
+def test_skills_can_be_stepped_in_the_space_of_nasbench201(
+    skill, repo_root, images, quick_compilation
 ):
-    """In first order, whose programs are the smallest."""
-    config = smoke_config(repo_root, f"{skill}_{space}")
+    """In first order, whose programs are the smallest. Other tests run the others."""
+    config = smoke_config(repo_root, f"{skill}_nasbench201")
     one_step_is_sound(config, "first_order", images)
 
 
@@ -190,3 +189,42 @@ def test_every_ablation_is_valid_and_another(repo_root):
             seen.add(str(config))
     # Their testers are the only difference; the smoke variants keep it.
     assert len(seen) == 2 * len(module.ABLATIONS)
+
+
+@pytest.mark.parametrize("variant", ["", "lpt"])
+def test_the_search_on_imagenet_is_pcdarts(variant, repo_root, images):
+    get_config = load_module(repo_root, "search_imagenet").get_config
+    config = Config.parse(get_config(variant))
+    check(config)
+    search, tester = config.search, config.tester
+    assert config.data.batch_size == (768 if variant else 1024)
+    assert (search.stem, search.partial, search.cells, search.channels) == (
+        "imagenet",
+        2,
+        8,
+        16,
+    )
+    assert (search.epochs, search.warmup_epochs) == (50, 35)
+    assert (search.weights.lr, search.weights.min_lr) == (0.5, 0.0)
+    assert (search.weights.warmup_epochs, tester.weights.warmup_epochs) == (5, 0)
+    assert (search.alphas.lr, search.alphas.clip) == (6e-3, 5.0)
+    if variant:
+        assert (tester.weights.lr, tester.weights.clip) == (0.5, 5.0)
+        assert (tester.creator.lr, tester.creator.clip) == (6e-3, 5.0)
+    smoke = Config.parse(get_config(f"{variant}_smoke".removeprefix("_")))
+    check(smoke)
+    one_step, _ = step_of(smoke, images)
+    _, metrics = jax.eval_shape(one_step, jax.random.key(0))
+    assert metrics["validation/objective"].shape == ()
+
+
+def test_what_the_methods_ask_of_a_training_and_a_tester(repo_root):
+    get_config = load_module(repo_root, "cifar10").get_config
+    bench = get_config("lpt_nasbench201").evaluation
+    assert (bench.cutout, bench.weights.clip, bench.weights.by_step) == (0, 0, True)
+    for pair, rate in (("lpt_darts2", 0.025), ("lpt_pcdarts", 0.1)):
+        config = get_config(pair)
+        assert config.evaluation.cutout == 16
+        assert config.tester.weights.lr == config.search.weights.lr == rate
+        assert not config.tester.weights.by_step
+    assert get_config("lpt_nasbench201").tester.weights.by_step

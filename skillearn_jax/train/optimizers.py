@@ -10,10 +10,10 @@ from skillearn_jax.train.config import AdamConfig, SgdConfig
 from skillearn_jax.types import Array, PyTree
 
 
-def by_epoch(
+def learning_rate(
     config: SgdConfig, epochs: int, steps_per_epoch: int, accumulate: int = 1
 ) -> optax.Schedule:
-    """Returns the learning rate of each update; it changes at each epoch's start.
+    """Returns the learning rate of each update.
 
         cosine       min_lr + (lr - min_lr) (1 + cos(pi epoch / epochs)) / 2
         linear       min_lr + (lr - min_lr) (1 - epoch / epochs)
@@ -22,7 +22,8 @@ def by_epoch(
     A tail of T epochs makes the last part of `linear` flatter, as in P-DARTS's code: with
     E = epochs - T, the bracket is `1 - epoch / E` before epoch E and `(epochs - epoch) /
     (E T)` from there on. In the first `warmup_epochs` the rate is multiplied by
-    `(epoch + 1) / warmup_epochs`.
+    `(epoch + 1) / warmup_epochs`. It changes at each epoch's start; with `by_step` at each
+    update, the epoch being a fraction.
 
     Args:
         config: of the optimiser.
@@ -34,7 +35,11 @@ def by_epoch(
     tail = config.tail_epochs
 
     def schedule(count: Array) -> Array:
-        epoch = jnp.minimum(count * accumulate // steps_per_epoch, epochs)
+        if config.by_step:
+            epoch = count * (accumulate / steps_per_epoch)
+        else:
+            epoch = count * accumulate // steps_per_epoch
+        epoch = jnp.minimum(epoch, epochs)
         if config.schedule == "cosine":
             rate = min_lr + (lr - min_lr) * (1 + jnp.cos(jnp.pi * epoch / epochs)) / 2
         elif config.schedule == "linear":
@@ -70,7 +75,7 @@ def sgd(
         split_over: the device axis that the momentum is split over; `None` keeps all of
             it on every device.
     """
-    schedule = by_epoch(config, epochs, steps_per_epoch, accumulate)
+    schedule = learning_rate(config, epochs, steps_per_epoch, accumulate)
     momentum = config.momentum or None
     update = optax.chain(
         clip_by_global_norm(config.clip) if config.clip else optax.identity(),

@@ -7,7 +7,7 @@ import optax
 import pytest
 
 from skillearn_jax.train.config import AdamConfig, SgdConfig
-from skillearn_jax.train.optimizers import adam, by_epoch, clip_by_global_norm, sgd
+from skillearn_jax.train.optimizers import adam, clip_by_global_norm, learning_rate, sgd
 
 
 def cosine(lr, min_lr, epoch, epochs):
@@ -26,7 +26,7 @@ def steps_of(optimizer, params, grads):
 
 
 def test_cosine_changes_at_each_epochs_start(x64):
-    schedule = by_epoch(SgdConfig(lr=0.025, min_lr=0.001), 5, steps_per_epoch=3)
+    schedule = learning_rate(SgdConfig(lr=0.025, min_lr=0.001), 5, steps_per_epoch=3)
     rates = [float(schedule(jnp.int32(step))) for step in range(15)]
     expected = [cosine(0.025, 0.001, step // 3, 5) for step in range(15)]
     np.testing.assert_allclose(rates, expected, rtol=1e-12)
@@ -34,8 +34,16 @@ def test_cosine_changes_at_each_epochs_start(x64):
     assert rates[3] < rates[2]
 
 
+def test_by_step_the_rate_falls_within_an_epoch(x64):
+    config = SgdConfig(lr=0.1, min_lr=0.0, by_step=True)
+    schedule = learning_rate(config, 5, steps_per_epoch=3)
+    rates = [float(schedule(jnp.int32(step))) for step in range(16)]
+    expected = [cosine(0.1, 0.0, step / 3, 5) for step in range(16)]
+    np.testing.assert_allclose(rates, expected, rtol=1e-12, atol=1e-17)
+
+
 def test_cosine_ends_and_stays_at_its_minimum(x64):
-    schedule = by_epoch(SgdConfig(lr=0.025, min_lr=0.001), 5, steps_per_epoch=3)
+    schedule = learning_rate(SgdConfig(lr=0.025, min_lr=0.001), 5, steps_per_epoch=3)
     for step in (15, 16, 1000):
         assert float(schedule(jnp.int32(step))) == pytest.approx(0.001, rel=1e-12)
 
@@ -88,7 +96,7 @@ def test_linear_exponential_and_warm_up(warmup, x64):
         config = SgdConfig(
             lr=0.5, min_lr=0.01, schedule=name, decay=0.9, warmup_epochs=warmup
         )
-        schedule = by_epoch(config, 4, steps_per_epoch=3)
+        schedule = learning_rate(config, 4, steps_per_epoch=3)
         for step in range(12):
             epoch = step // 3
             want = rate_of(epoch) * (min(epoch + 1, warmup) / warmup if warmup else 1)
@@ -123,7 +131,7 @@ def test_nesterov_looks_ahead_along_the_momentum(x64):
 def test_the_flat_tail_of_a_linear_decay(x64):
     """The schedule in P-DARTS's code for ImageNet, shortened."""
     config = SgdConfig(lr=0.5, min_lr=0.0, schedule="linear", tail_epochs=3)
-    schedule = by_epoch(config, 8, steps_per_epoch=2)
+    schedule = learning_rate(config, 8, steps_per_epoch=2)
     rates = [float(schedule(jnp.int32(2 * epoch))) for epoch in range(9)]
     steep = [0.5 * (5 - epoch) / 5 for epoch in range(5)]
     flat = [0.5 * (8 - epoch) / (3 * 5) for epoch in range(5, 9)]

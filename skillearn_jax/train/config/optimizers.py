@@ -12,13 +12,15 @@ class SgdConfig:
     Attributes:
         lr: the initial learning rate.
         min_lr: the learning rate that `cosine` and `linear` end in.
-        schedule: how the rate falls, epoch by epoch: `cosine`, `linear`, or
+        schedule: how the rate falls, epoch by epoch unless `by_step`: `cosine`, `linear`, or
             `exponential` by the factor `decay`.
         decay: of `exponential`.
         tail_epochs: `linear` falls to its own step size when as many epochs are left, and
             then in steps that are smaller by this factor; 0 for one straight line.
         warmup_epochs: in these first epochs the scheduled rate is multiplied by 1/n, 2/n,
             ... 1.
+        by_step: let the rate fall within an epoch too, step by step by the same formula,
+            as in NAS-Bench-201's trainings.
         momentum: of the heavy ball.
         nesterov: look ahead along the momentum, as NAS-Bench-201's trainings do.
         weight_decay: added to the gradient, before momentum.
@@ -31,6 +33,7 @@ class SgdConfig:
     decay: float = number(0.97, above=0)
     tail_epochs: int = number(0, at_least=0)
     warmup_epochs: int = number(0, at_least=0)
+    by_step: bool = False
     momentum: float = number(0.9, at_least=0, below=1)
     nesterov: bool = False
     weight_decay: float = number(3e-4, at_least=0)

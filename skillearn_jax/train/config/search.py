@@ -80,6 +80,8 @@ class SearchConfig:
         cells: of the supernet.
         channels: of its first cell.
         initialization: of its weights: `torch` (uniform, the original's) or `flax`.
+        stem: `cifar`, or `imagenet`, which reduces images to an eighth; `channels` are
+            even then.
         partial: K of PC-DARTS: one of K channels passes the operations; 1 for all.
         auxiliary_skip: how the skip connection that DARTS- adds to every edge fades:
             `constant`, `linear`, `cosine`, `slow_cosine`; `off` adds none.
@@ -109,6 +111,7 @@ class SearchConfig:
     cells: int = number(8, at_least=1)
     channels: int = number(16, at_least=1)
     initialization: str = choice("torch", ("torch", "flax"))
+    stem: str = choice("cifar", ("cifar", "imagenet"))
     partial: int = number(1, at_least=1)
     auxiliary_skip: str = choice("off", ("off", *get_args(Decay)))
     remat: bool = False
