@@ -4,7 +4,8 @@ The three layers that a notebook composes:
 
 - `one_step`: an optimiser step that exact gradients flow through;
 - `Stage`, `Validation`, `Program`: a learning skill as one pure step;
-- `learning_by_passing_tests`, `baseline`: skills, assembled from those.
+- `learning_by_passing_tests`, `interleaving_learning`, and what they are compared with,
+  `baseline` and `joint_learning`: skills, assembled from those.
 
 `run(config, workdir)` is the whole chain from images to a report, and `load(workdir)` the
 network that it has trained, as a function. The other rooms are
@@ -42,8 +43,11 @@ from skillearn_jax.hypergrad import (
 )
 from skillearn_jax.skills import (
     LearnerModel,
+    TaskModel,
     TesterModel,
     baseline,
+    interleaving_learning,
+    joint_learning,
     learning_by_passing_tests,
 )
 
@@ -71,6 +75,7 @@ __all__ = [
     "Stage",
     "State",
     "Steps",
+    "TaskModel",
     "TesterModel",
     "Validation",
     "at_solution",
@@ -78,6 +83,8 @@ __all__ = [
     "central_difference",
     "compare",
     "default_config",
+    "interleaving_learning",
+    "joint_learning",
     "learning_by_passing_tests",
     "load",
     "mixed_hvp",

@@ -61,21 +61,23 @@ def main(argv: Sequence[str] | None = None) -> int:
     if {"--help", "-h", "--helpfull"} & set(argv[1:]):
         print(USAGE)
         return 0
+    going_on = "goes on from the last checkpoint"
     try:
         command = parse_command(argv)
         _cache_compilations()
         _quiet_libraries()
         command.processes.start()
-        call = run_comparison if "problem" in command.config else run
-        call(command.config, command.workdir)
+        if "problem" in command.config:
+            going_on = "starts again, but for the searches in it"
+            run_comparison(command.config, command.workdir)
+        else:
+            run(command.config, command.workdir)
     except UserError as error:
         return _fail(error, error.exit_code)
     except Interrupted as error:
         return _fail(error, 128 + error.signal)
     except KeyboardInterrupt:
-        return _fail(
-            "interrupted; the same command goes on from the last checkpoint", 130
-        )
+        return _fail(f"interrupted; the same command {going_on}", 130)
     return 0
 
 

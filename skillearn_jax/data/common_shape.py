@@ -1,6 +1,7 @@
 """Images of several data sets brought to one size and one number of channels."""
 
 import dataclasses
+import os
 from collections.abc import Sequence
 
 import numpy as np
@@ -27,7 +28,8 @@ def to_common_shape(
         channels: of the result; 0 takes the largest number of all.
 
     Raises:
-        InputError: for channel counts other than 1 that differ.
+        InputError: for channel counts other than 1 that differ, and for more pixels than
+            the machine has memory for.
 
     Cost: one pass over the images on the host, some 10 microseconds for a small one.
     """
@@ -40,6 +42,14 @@ def to_common_shape(
                 f"the images of {each.name} have {shape[2]} channels and others have "
                 f"{channels}; only grey ones can be given more: set --config.tasks"
             )
+    total = sum(each.num_train + each.num_heldout for each in data)
+    needed = total * side**2 * channels
+    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    if needed > memory:
+        raise InputError(
+            f"{total} images of {side}x{side} pixels take {needed / 1e9:.0f} GB, and this "
+            f"machine has {memory / 1e9:.0f}: set a smaller --config.data.image_size"
+        )
     return tuple(_reshaped(each, side, channels) for each in data)
 
 

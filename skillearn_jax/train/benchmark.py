@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 from skillearn_jax.nas.nasbench201 import NUM_ARCHITECTURES, Table, load_table
+from skillearn_jax.nas.nasbench201.table import DATASETS
 from skillearn_jax.train.config import Config
 from skillearn_jax.train.spaces import Cells
 
@@ -37,7 +38,9 @@ def load_benchmark(config: Config) -> Benchmark | None:
     """
     if not config.benchmark.table:
         return None
-    return Benchmark(load_table(config.benchmark.table), config.benchmark.dataset)
+    own = "" if config.tasks else config.data.name
+    dataset = config.benchmark.dataset or (own if own in DATASETS else "cifar10")
+    return Benchmark(load_table(config.benchmark.table), dataset)
 
 
 def describe(found: Mapping[str, Any], dataset: str) -> str:

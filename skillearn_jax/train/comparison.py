@@ -23,6 +23,7 @@ from skillearn_jax.train.comparison_problems import (
 from skillearn_jax.train.config.compare import CompareConfig
 from skillearn_jax.train.console import Console
 from skillearn_jax.train.experiment import run
+from skillearn_jax.train.lock import locked
 from skillearn_jax.train.workdir import read_json, write_json
 
 _ADJOINTS = (
@@ -76,18 +77,19 @@ def run_comparison(
     }
     folder = _opened(Path(workdir), config)
     console = Console(quiet=quiet)
-    record = read_json(folder / "comparison.json")
-    if record is not None:
-        console.message(f"{folder} holds this comparison already, finished")
-    else:
-        console.banner(
-            f"hypergradients of {config.problem}",
-            (f"seed {config.seed}, workdir {folder}",),
-        )
-        record = _compared(config, problems, folder, console)
-        record["wall_s"] = time.perf_counter() - start
-        write_json(folder / "comparison.json", record)
-    report = report_comparison.write(folder, record)
+    with locked(folder, console.message):
+        record = read_json(folder / "comparison.json")
+        if record is not None:
+            console.message(f"{folder} holds this comparison already, finished")
+        else:
+            console.banner(
+                f"hypergradients of {config.problem}",
+                (f"seed {config.seed}, workdir {folder}",),
+            )
+            record = _compared(config, problems, folder, console)
+            record["wall_s"] = time.perf_counter() - start
+            write_json(folder / "comparison.json", record)
+        report = report_comparison.write(folder, record)
     console.message(f"report: {report}")
     return Comparison(record, report)
 

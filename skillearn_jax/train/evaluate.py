@@ -5,6 +5,7 @@ from typing import Any
 
 import numpy as np
 
+from skillearn_jax.errors import InputError
 from skillearn_jax.parallel import Devices
 from skillearn_jax.train.config import Config
 from skillearn_jax.train.console import Console
@@ -36,18 +37,22 @@ def evaluate(
         config: of the run.
         data: training and held-out images.
         genotype: the derived cells.
-        workdir: gets `evaluation.json`, `heldout.json`, `networks/`, checkpoints and lines of
-            `metrics.jsonl`.
+        workdir: gets `cells.json`, `evaluation.json`, `heldout.json`, `networks/`,
+            checkpoints and lines of `metrics.jsonl`.
         devices: to run on.
         console: for the progress bar.
 
     Returns:
         The entry `evaluation` of `summary.json`; errors in percent.
+
+    Raises:
+        InputError: if cells that this workdir has trained have changed since.
     """
-    errors: dict[str, dict[str, float]] = workdir.read_json("evaluation.json") or {}
-    details: dict[str, dict[str, Any]] = workdir.read_json("heldout.json") or {}
+    errors: dict[str, dict[str, float]] = workdir.read_object("evaluation.json")
+    details: dict[str, dict[str, Any]] = workdir.read_object("heldout.json")
     batches = training_batches(config, data)
     genotypes = _contestants(config, data, genotype)
+    _note_cells(workdir, genotypes)
     seeds = range(config.evaluation.num_seeds)
     per_run = config.evaluation.epochs * batches.steps_per_epoch
     rows = []
@@ -79,9 +84,23 @@ def evaluate(
 
 def _contestants(config: Config, data: OneSet, genotype: Cells) -> dict[str, Cells]:
     """Returns the derived cells, those of other runs, then random ones of the space."""
-    rivals = read_rivals(config.evaluation.rivals)
+    rivals = read_rivals(config)
     random = random_cells(config, genotype, data.num_classes, data.image_shape)
     return {"derived": genotype, **rivals, **random}
+
+
+def _note_cells(workdir: Workdir, cells: Mapping[str, Cells]) -> None:
+    """Writes what is trained under which name, or checks that it is still the same."""
+    given = {name: each.to_json() for name, each in cells.items()}
+    noted: dict[str, Any] = workdir.read_object("cells.json")
+    changed = [name for name in given if noted.get(name, given[name]) != given[name]]
+    if changed:
+        raise InputError(
+            f"the cells of {', '.join(map(repr, changed))} are not those that were trained "
+            f"in {workdir.path} before (cells.json): restore their files, or set --workdir "
+            "to a new folder"
+        )
+    workdir.write_json("cells.json", {**noted, **given})
 
 
 def _means(details: Mapping[str, Mapping[str, Any]]) -> dict[str, float | None]:

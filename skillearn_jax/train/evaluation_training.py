@@ -73,11 +73,6 @@ class Training:
 
         self._logits = jax.jit(logits)
 
-    @property
-    def compile_s(self) -> float:
-        """Seconds of compilation so far."""
-        return self._loop.compile_s if self._loop is not None else 0.0
-
     def run(
         self, name: str, seed: int, records: TrainingRecords, before: int
     ) -> tuple[Judgement, PyTree]:
@@ -176,10 +171,10 @@ class Training:
 
     def _compile(self, placed: State, begin: int) -> CompiledLoop:
         steps_per_epoch = self._batches.steps_per_epoch
-        total = self._config.epochs * steps_per_epoch
+        epochs = self._config.epochs
 
         def with_progress(batches: dict[str, Batch], step: Array) -> dict[str, Any]:
-            return {**batches, "progress": step / total}
+            return {**batches, "progress": step // steps_per_epoch / epochs}
 
         step: Step = self._program.step
         if self._config.average:

@@ -51,7 +51,7 @@ def write_exam(
         stage: the last of the search.
     """
     step = int(state.step)
-    if (workdir.read_json(EXAM) or {}).get("step") == step:
+    if workdir.read_object(EXAM).get("step") == step:
         return
     # Without a device axis: the bank is scored on one device.
     steps_per_epoch = longest_epoch(streams)

@@ -9,7 +9,7 @@ from skillearn_jax.framework import State
 from skillearn_jax.skills import LPT_VARIANTS
 from skillearn_jax.skills.curriculum import CURRICULUM
 from skillearn_jax.train.config import Config, LptConfig
-from skillearn_jax.train.tasks import OneSet
+from skillearn_jax.train.tasks import OneSet, flags_of_data
 from skillearn_jax.train.workdir import Workdir
 
 EXAMS = "exams.jsonl"
@@ -81,9 +81,10 @@ def load_bank(config: Config, data: OneSet) -> TrainingImages | None:
             f"config.lpt.bank is {name!r}, but {config.skill} has no exams: set "
             "--config.lpt.bank=, or --config.skill=lpt"
         )
-    bank = load(
-        name, config.lpt.bank_dir, heldout_fraction=config.data.heldout_fraction
-    )
+    with flags_of_data("--config.lpt.bank", "--config.lpt.bank_dir"):
+        bank = load(
+            name, config.lpt.bank_dir, heldout_fraction=config.data.heldout_fraction
+        )
     height, width, channels = data.image_shape
     if bank.num_classes > data.num_classes or bank.image_shape[2] not in (1, channels):
         raise InputError(

@@ -14,7 +14,7 @@ from skillearn_jax.errors import InputError
 from skillearn_jax.parallel import Devices, is_first, on_first
 from skillearn_jax.train import interrupt
 from skillearn_jax.train.benchmark import describe, load_benchmark
-from skillearn_jax.train.config import Config
+from skillearn_jax.train.config import Config, SgdConfig
 from skillearn_jax.train.console import Console
 from skillearn_jax.train.evaluate import evaluate
 from skillearn_jax.train.evaluate_tasks import evaluate_tasks
@@ -44,7 +44,7 @@ from skillearn_jax.train.tasks import (
     load_images,
     search_images,
 )
-from skillearn_jax.train.telemetry import parse_profile
+from skillearn_jax.train.telemetry import parse_profile, search_seconds, wall_clock
 from skillearn_jax.train.workdir import Workdir
 
 
@@ -122,8 +122,13 @@ def _run(
     start: float,
 ) -> Result:
     """Runs what is left of an experiment, in a workdir that is locked."""
-    summary = folder.read_json("summary.json")
-    if summary is not None and not any(change.more for change in folder.changes):
+    summary = folder.read_object("summary.json")
+    if summary and "genotype" not in summary:
+        raise InputError(
+            f"{folder.path / 'summary.json'} is not the summary of a run: remove it, and "
+            "the same command writes it again"
+        )
+    if summary and not any(change.more for change in folder.changes):
         console.message(f"{folder.path} holds this run already, finished")
         return _report(folder, summary, console)
     for change in folder.changes:
@@ -140,6 +145,24 @@ def _run(
             f"seed {config.seed}, {devices.count} device(s), workdir {folder.path}",
         ),
     )
+    with wall_clock(folder, start) as wall_s:
+        summary = _computed(config, data, bank, folder, devices, console)
+        summary["wall_s"] = wall_s()
+        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        summary["peak_bytes"] = 1024 * peak
+        folder.write_json("summary.json", summary)
+    return _report(folder, summary, console)
+
+
+def _computed(
+    config: Config,
+    data: Images,
+    bank: TrainingImages | None,
+    folder: Workdir,
+    devices: Devices,
+    console: Console,
+) -> dict[str, Any]:
+    """Searches and evaluates, or what is left of it; returns the summary."""
     cells, benchmark = given_cells(config), load_benchmark(config)
     if cells is None:
         images = search_images(config, data)
@@ -150,11 +173,17 @@ def _run(
         else:
             found = search(config, images, *into, bank, benchmark)
     else:
+        kept = folder.read_json("genotype.json")
+        if kept is not None and kept != cells.to_json():
+            raise InputError(
+                f"config.genotype is {config.genotype!r}, which holds other cells now than "
+                f"when {folder.path} was begun: set --workdir to a new folder"
+            )
         folder.write_config("No search: the cells are given.")
         folder.write_json("genotype.json", cells.to_json())
-        found = SearchResult(cells, epochs=0, steps=0, compile_s=0.0, steps_s=0.0)
+        found = SearchResult(cells, epochs=0, steps=0)
     console.message(kind_of_cells(found.genotype).text(found.genotype))
-    summary = _summary(config, data, found)
+    summary = _summary(config, data, found, folder)
     if benchmark is not None:
         looked_up = benchmark.look_up(found.genotype)
         summary["benchmark"] = {"dataset": benchmark.dataset, **looked_up}
@@ -170,24 +199,25 @@ def _run(
         summary["params"] = evaluation["rows"][0]["params"]
         summary["macs"] = evaluation["rows"][0]["macs"]
         _print_evaluation(console, evaluation)
-    summary["wall_s"] = time.perf_counter() - start
-    summary["peak_bytes"] = 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    folder.write_json("summary.json", summary)
-    return _report(folder, summary, console)
+    return summary
 
 
 def check(config: Config) -> None:
     """Raises `InputError` for values that are fine alone and not together."""
     config.space.build()
     check_stages(config)
-    parse_profile(config.profile)
+    if parse_profile(config.profile) and (config.genotype or config.skill == "random"):
+        raise InputError(
+            f"config.profile is {config.profile!r}, but only steps of a search by gradient "
+            "are profiled: set --config.profile="
+        )
     check_data(config)
     check_tasks(config)
     check_exams(config)
     check_random_search(config)
     space_kind(config).check(config)
     load_benchmark(config)
-    read_rivals(config.evaluation.rivals)
+    read_rivals(config)
     check_given(config)
     if config.search.channels % config.search.partial:
         raise InputError(
@@ -205,6 +235,8 @@ def check(config: Config) -> None:
         )
     for phase in ("search", "evaluation"):
         group = getattr(config, phase)
+        if group.epochs:
+            _check_rate(f"config.{phase}", group.weights, group.epochs)
         tail = group.weights.tail_epochs
         if tail and group.epochs and tail >= group.epochs:
             raise InputError(
@@ -220,8 +252,40 @@ def check(config: Config) -> None:
         )
 
 
+def _check_rate(path: str, weights: SgdConfig, epochs: int) -> None:
+    """Raises `InputError` for a learning rate that never gets where it should."""
+    if weights.warmup_epochs > epochs:
+        raise InputError(
+            f"{path}.weights.warmup_epochs is {weights.warmup_epochs}; it must be at most "
+            f"{path}.epochs, {epochs}: set --{path}.weights.warmup_epochs"
+        )
+    if weights.schedule != "exponential" and weights.min_lr > weights.lr:
+        raise InputError(
+            f"{path}.weights.min_lr is {weights.min_lr}; it must be at most "
+            f"{path}.weights.lr, {weights.lr}: set --{path}.weights.min_lr"
+        )
+
+
+def _check_augmentation(config: Config, data: OneSet) -> None:
+    """Raises `InputError` for squares and shifts that leave nothing of an image."""
+    side = min(data.image_shape[:2])
+    sizes = {"config.data.padding": config.data.padding}
+    if not config.genotype:
+        sizes["config.data.cutout"] = config.data.cutout
+    if config.evaluation.epochs:
+        sizes["config.evaluation.cutout"] = config.evaluation.cutout
+    for flag, size in sizes.items():
+        if size >= side:
+            height, width = data.image_shape[:2]
+            raise InputError(
+                f"{flag} is {size}, but the images of {data.name} have {height}x{width} "
+                f"pixels; it must be below {side}: set --{flag}"
+            )
+
+
 def check_images(config: Config, data: OneSet) -> None:
     """Raises `InputError` for images that a run cannot augment or a network read."""
+    _check_augmentation(config, data)
     if any(config.data.colours) and data.image_shape[2] != 3:
         raise InputError(
             f"config.data.colours is {config.data.colours}, but the images of {data.name} "
@@ -272,8 +336,10 @@ def _report(folder: Workdir, summary: dict[str, Any], console: Console) -> Resul
     return Result(read_cells(summary["genotype"]), summary, report)
 
 
-def _summary(config: Config, data: Images, found: SearchResult) -> dict[str, Any]:
-    sets = each_set(data)
+def _summary(
+    config: Config, data: Images, found: SearchResult, folder: Workdir
+) -> dict[str, Any]:
+    sets, seconds = each_set(data), search_seconds(folder)
     return {
         "task": "evaluation" if config.genotype else config.skill,
         "dataset": " and ".join(each.name for each in sets),
@@ -284,8 +350,7 @@ def _summary(config: Config, data: Images, found: SearchResult) -> dict[str, Any
         "search": {
             "epochs": found.epochs,
             "steps": found.steps,
-            "compile_s": found.compile_s,
-            "steps_s": found.steps_s,
+            **seconds,
         },
     }
 

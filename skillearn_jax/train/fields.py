@@ -1,12 +1,18 @@
 """Floor 4: fields of config dataclasses that know what they allow."""
 
 import dataclasses
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any, TypeVar, get_args, get_type_hints
 
 from skillearn_jax.errors import InputError
 
 T = TypeVar("T")
+
+
+def seed(default: int) -> Any:
+    """Returns a dataclass field for what JAX makes a key of: it reads 32 bits."""
+    return number(default, at_least=0, at_most=2**32 - 1)
 
 
 def number(
@@ -81,6 +87,9 @@ def _parse_value(
     allowed = _violated(field, value)
     if allowed:
         raise InputError(f"{path} is {value!r}; it must be {allowed}: set --{path}")
+    members = value if isinstance(value, tuple) else (value,)
+    if not all(math.isfinite(v) for v in members if type(v) is float):
+        raise InputError(f"{path} is {value!r}; it must be finite: set --{path}")
     return value
 
 
@@ -104,4 +113,4 @@ def _violated(field: dataclasses.Field[Any], value: Any) -> str:
     }
     if all(holds[name](bound) for name, bound in bounds.items()):
         return ""
-    return " and ".join(f"{name} {bound:g}" for name, bound in bounds.items())
+    return " and ".join(f"{name} {bound}" for name, bound in bounds.items())

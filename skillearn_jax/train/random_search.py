@@ -1,7 +1,6 @@
 """Floor 4: random search, the baseline that every search has to beat."""
 
 import dataclasses
-import time
 from collections.abc import Mapping
 from typing import Any
 
@@ -68,8 +67,7 @@ def random_search(
     candidates, batches = draw_candidates(config), training_batches(short, halved)
     per_run = short.evaluation.epochs * batches.steps_per_epoch
     key = jax.random.fold_in(jax.random.key(config.seed), _TAG)
-    found: dict[str, dict[str, Any]] = workdir.read_json(CANDIDATES) or {}
-    compile_s, start = 0.0, time.perf_counter()
+    found: dict[str, dict[str, Any]] = workdir.read_object(CANDIDATES)
     workdir.write_config(
         f"Random search: each of {len(candidates)} random cells is trained for "
         f"{short.evaluation.epochs} epochs and judged on the validation half."
@@ -83,7 +81,6 @@ def random_search(
                 continue
             training = Training(short, halved, cells, batches, devices, key)
             judged, _ = training.run(name, 0, records, len(found) * per_run)
-            compile_s += training.compile_s
             row = training.describe(name, [judged.error])
             found[name] = {
                 "genotype": row["genotype"],
@@ -94,7 +91,6 @@ def random_search(
                 **(benchmark.look_up(cells) if benchmark else {}),
             }
             workdir.write_json(CANDIDATES, found)
-    steps_s = time.perf_counter() - start - compile_s
     best = best_candidate(found)
     console.table(
         f"error on validation images, {short.evaluation.epochs} epochs",
@@ -108,7 +104,7 @@ def random_search(
     genotype = read_cells(found[best]["genotype"])
     workdir.write_json("genotype.json", genotype.to_json())
     epochs = len(candidates) * short.evaluation.epochs
-    return SearchResult(genotype, epochs, total, compile_s, steps_s)
+    return SearchResult(genotype, epochs, total)
 
 
 def best_candidate(found: Mapping[str, Mapping[str, Any]]) -> str:

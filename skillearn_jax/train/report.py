@@ -10,6 +10,7 @@ from skillearn_jax.errors import InputError
 from skillearn_jax.train import exam_contents, report_figures, report_page
 from skillearn_jax.train.random_search import CANDIDATES, best_candidate
 from skillearn_jax.train.spaces import Cells, kind_of_cells, read_cells
+from skillearn_jax.train.workdir import read_rows, write_text
 
 Json = Mapping[str, Any]
 
@@ -38,14 +39,14 @@ def write_report(workdir: Path) -> Path:
 
     Raises:
         InputError: if the summary is missing or a file cannot be understood.
+        StorageError: if the disk does not take the page; the old one is as it was.
     """
     workdir = Path(workdir)
     records = _read(workdir)
     figures = _figures(records)
     folder = workdir / "report"
-    folder.mkdir(exist_ok=True)
     for name, figure in figures.items():
-        (folder / f"{name}.svg").write_text(figure.svg, encoding="utf-8")
+        write_text(folder / f"{name}.svg", figure.svg)
     page = report_page.render(
         summary=records.summary,
         config=records.config,
@@ -54,7 +55,7 @@ def write_report(workdir: Path) -> Path:
         skipped=records.skipped,
     )
     path = folder / "index.html"
-    path.write_text(page, encoding="utf-8")
+    write_text(path, page)
     return path
 
 
@@ -128,7 +129,7 @@ def _read(workdir: Path) -> _Records:
     if summary is None:
         raise InputError(f"{workdir}: no summary.json; a report needs a finished run")
     genotype = _read_json(workdir / "genotype.json") or summary.get("genotype")
-    metrics, skipped = _read_metrics(workdir / "metrics.jsonl")
+    metrics, skipped = read_rows(workdir / "metrics.jsonl")
     return _Records(
         summary=summary,
         config=_read_json(workdir / "config.json") or {},
@@ -153,24 +154,6 @@ def _read_json(path: Path) -> Json | None:
     if not isinstance(value, dict):
         raise InputError(f"{path}: expected a JSON object, got {type(value).__name__}")
     return value
-
-
-def _read_metrics(path: Path) -> tuple[list[Json], int]:
-    """Returns the readable lines and the number of others: a kill may cut a line."""
-    if not path.exists():
-        return [], 0
-    rows: list[Json] = []
-    skipped = 0
-    for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
-        try:
-            row = json.loads(line)
-        except ValueError:
-            row = None
-        if isinstance(row, dict):
-            rows.append(row)
-        else:
-            skipped += 1
-    return rows, skipped
 
 
 def _files(workdir: Path) -> list[str]:

@@ -14,6 +14,7 @@ from skillearn_jax.nas.derive import softmax
 from skillearn_jax.nas.draw import genotype_text
 from skillearn_jax.train import report_figures as figures
 from skillearn_jax.train.report_page import Figure, page, section, show, table
+from skillearn_jax.train.workdir import write_text
 
 Record = Mapping[str, Any]
 _EXACT = "Exact()"
@@ -59,11 +60,10 @@ def write(folder: Path, record: Record) -> Path:
         if svg is not None
     }
     report = folder / "report"
-    report.mkdir(exist_ok=True)
     for name, figure in drawn.items():
-        (report / f"{name}.svg").write_text(figure.svg, encoding="utf-8")
+        write_text(report / f"{name}.svg", figure.svg)
     path = report / "index.html"
-    path.write_text(_page(record, drawn), encoding="utf-8")
+    write_text(path, _page(record, drawn))
     return path
 
 

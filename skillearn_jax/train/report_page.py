@@ -143,6 +143,8 @@ def _tiles(summary: Mapping[str, Any], evaluation: Mapping[str, Any]) -> str:
     search, table = summary.get("search") or {}, summary.get("benchmark") or {}
     rows = evaluation.get("rows") or [{}]
     compiling = _seconds(search.get("compile_s"))
+    mobile = rows[0].get("mobile") or {}
+    relation = "within" if mobile.get("kept") else "ABOVE"
     tiles = (
         (
             "held-out error",
@@ -161,6 +163,11 @@ def _tiles(summary: Mapping[str, Any], evaluation: Mapping[str, Any]) -> str:
         ),
         ("parameters", _count(summary.get("params")), "derived network"),
         ("multiply-adds", _count(summary.get("macs")), "per image"),
+        (
+            "multiply-adds at 224x224",
+            _count(mobile.get("macs")),
+            f"{relation} the mobile limit of {_count(mobile.get('limit'))}",
+        ),
         (
             "search",
             _seconds(search.get("steps_s")),

@@ -1,29 +1,35 @@
 """Floor 4: the cells that are trained beside the one that a run has derived."""
 
 import json
-from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 
 from skillearn_jax.errors import InputError
 from skillearn_jax.train.config import Config
-from skillearn_jax.train.spaces import Cells, network_params, read_cells, space_kind
+from skillearn_jax.train.spaces import (
+    Cells,
+    kind_of_cells,
+    network_params,
+    read_cells,
+    space_kind,
+)
 
 _DRAWS = 1000  # of random cells of the wrong size in a row, before giving up
 
 
-def read_rivals(workdirs: Sequence[str]) -> dict[str, Cells]:
+def read_rivals(config: Config) -> dict[str, Cells]:
     """Returns the derived cells of finished runs, by the names of their folders.
 
     Args:
-        workdirs: folders that hold a `genotype.json`.
+        config: of the run; `evaluation.rivals` are folders with a `genotype.json`.
 
     Raises:
-        InputError: for a folder without readable cells, and names that repeat.
+        InputError: for a folder without readable cells, or with those of another space,
+            and for names that repeat.
     """
     rivals: dict[str, Cells] = {}
-    for workdir in workdirs:
+    for workdir in config.evaluation.rivals:
         name = Path(workdir).name
         if name in rivals or name == "derived" or name.startswith("random "):
             raise InputError(
@@ -39,6 +45,12 @@ def read_rivals(workdirs: Sequence[str]) -> dict[str, Cells]:
                 f"finished search ({str(error).splitlines()[0]}): set "
                 "--config.evaluation.rivals"
             ) from error
+        if kind_of_cells(rivals[name]) is not space_kind(config):
+            raise InputError(
+                f"config.evaluation.rivals names {workdir!r}, whose cells are not of the "
+                f"space {config.space.name!r} of this run: set "
+                "--config.evaluation.rivals"
+            )
     return rivals
 
 

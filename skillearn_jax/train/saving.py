@@ -6,7 +6,6 @@ from typing import Any
 
 import numpy as np
 
-from skillearn_jax.errors import InputError
 from skillearn_jax.framework import State
 from skillearn_jax.parallel import in_any
 from skillearn_jax.train import interrupt
@@ -36,24 +35,15 @@ class Saver:
         self._saved_at = time.monotonic()
         self._values: list[float] = []
 
-    def watch(self, metrics: Mapping[str, float], *, needed: bool = False) -> None:
+    def watch(self, metrics: Mapping[str, float]) -> None:
         """Notes what the best checkpoint is told by; its mean since the last save.
 
         Args:
-            metrics: of a step.
-            needed: whether the step is of a phase that has a best checkpoint.
-
-        Raises:
-            InputError: if it is needed and no metric has that name.
+            metrics: of a step; in the warm-up it is not among them.
         """
         name = self._config.best_metric
         if name in metrics:
             self._values.append(float(metrics[name]))
-        elif needed and self._config.keep_best:
-            raise InputError(
-                f"config.checkpoint.best_metric is {name!r}; it must be among "
-                f"{', '.join(sorted(metrics))}: set --config.checkpoint.best_metric"
-            )
 
     def offer(
         self,

@@ -1,15 +1,16 @@
 """Floor 4: the search phase: from images to a genotype."""
 
 import contextlib
-import time
 from collections.abc import Mapping
 from functools import partial
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
-from skillearn_jax.data import Stream, TrainingImages
+from skillearn_jax.data import Stream, TrainingImages, sample
+from skillearn_jax.errors import InputError
 from skillearn_jax.framework import Phase, State
 from skillearn_jax.nas.schedules import Stability, has_settled
 from skillearn_jax.parallel import Devices, check_same
@@ -18,7 +19,7 @@ from skillearn_jax.train.benchmark import Benchmark
 from skillearn_jax.train.build import SearchSetup
 from skillearn_jax.train.build_tasks import build_program
 from skillearn_jax.train.checkpoints import Checkpoints, Saved
-from skillearn_jax.train.config import Config
+from skillearn_jax.train.config import CheckpointConfig, Config
 from skillearn_jax.train.console import Console, Update
 from skillearn_jax.train.exam_contents import write_exam
 from skillearn_jax.train.exams import EXAMS, append_exams, exams_are_over
@@ -36,7 +37,7 @@ from skillearn_jax.train.stages import (
 from skillearn_jax.train.tasks import SearchImages, longest_epoch
 from skillearn_jax.train.telemetry import note_compilation, observed, parse_profile
 from skillearn_jax.train.workdir import Workdir
-from skillearn_jax.types import Key
+from skillearn_jax.types import Array, Key, Metrics
 
 _SHOWN = {
     "loss": "learner/loss",
@@ -50,21 +51,17 @@ _SHOWN = {
 
 
 class SearchResult(NamedTuple):
-    """What a search found, and what it took.
+    """What a search found.
 
     Attributes:
         genotype: the derived cells.
         epochs: of the search, warm-up included; fewer than asked for if a rule stopped it.
         steps: taken in all.
-        compile_s: seconds of compilation, of the last process that worked on the run.
-        steps_s: seconds of stepping, likewise.
     """
 
     genotype: Cells
     epochs: int
     steps: int
-    compile_s: float
-    steps_s: float
 
 
 def search(
@@ -100,8 +97,13 @@ def search(
     build_key, run_key = jax.random.split(jax.random.key(config.seed))
     num_stages = config.search.num_stages
     total = num_stages * config.search.epochs * steps_per_epoch
+    profiled = parse_profile(config.profile)
+    if profiled.start >= total:
+        raise InputError(
+            f"config.profile is {config.profile!r}, but the search has {total} steps: set "
+            "--config.profile"
+        )
     space, state = config.space.build(), None
-    compile_s, steps_s = 0.0, 0.0
     checkpoints = Checkpoints(
         workdir.path / "checkpoints" / "search",
         keep=config.checkpoint.keep,
@@ -128,6 +130,7 @@ def search(
             )
             program = str(setup.phases[-1].program)
             if index == first:
+                _check_best_metric(config, setup, streams, devices)
                 workdir.write_config(program)
             console.message(program)
             name = f"search {index + 1}/{num_stages}" if num_stages > 1 else "search"
@@ -135,10 +138,9 @@ def search(
                 recorder = _Recorder(
                     config, stage, workdir, saver, update, steps_per_epoch, benchmark
                 )
-                state, *seconds = _run_phases(
+                state = _run_phases(
                     setup, streams, run_key, devices, recorder, state or saved
                 )
-            compile_s, steps_s = compile_s + seconds[0], steps_s + seconds[1]
             if index + 1 < num_stages:
                 space = next_space(config, stage, _alphas(state), workdir)
     assert state is not None
@@ -149,7 +151,32 @@ def search(
     steps = int(state.step)
     if steps < total:
         console.message(f"stopped by the rule {config.search.stop!r} at step {steps}")
-    return SearchResult(genotype, steps // steps_per_epoch, steps, compile_s, steps_s)
+    return SearchResult(genotype, steps // steps_per_epoch, steps)
+
+
+def _check_best_metric(
+    config: Config, setup: SearchSetup, streams: dict[str, Stream], devices: Devices
+) -> None:
+    """Raises `InputError` unless the search proper returns the metric; compiles nothing."""
+    name, program = config.checkpoint.best_metric, setup.phases[-1].program
+    if not config.checkpoint.keep_best or name == CheckpointConfig().best_metric:
+        return
+
+    def metrics(_: Array) -> Metrics:
+        params = {name: setup.params[name] for name in program.sets}
+        state = program.init(params, jax.random.key(0), setup.model_state)
+        read = {name: streams[name] for name in program.streams}
+        batches = sample(read, state.key, state.step, devices.part)
+        return setup.step(program)(state, batches)[1]
+
+    if devices.axis_name is not None:
+        metrics = jax.vmap(metrics, axis_name=devices.axis_name)
+    known = jax.eval_shape(metrics, jnp.zeros(devices.count))
+    if name not in known:
+        raise InputError(
+            f"config.checkpoint.best_metric is {name!r}; it must be among "
+            f"{', '.join(sorted(known))}: set --config.checkpoint.best_metric"
+        )
 
 
 def derived(state: State, space: Any, config: Config) -> Cells:
@@ -168,13 +195,10 @@ def _run_phases(
     devices: Devices,
     recorder: "_Recorder",
     before: State | Saved | None,
-) -> tuple[State, float, float]:
-    """Steps through what is left of the phases of a stage.
+) -> State:
+    """Steps through what is left of the phases of a stage; returns the last state.
 
     It goes on from `before`: the state that the stage before ended in, or a checkpoint.
-
-    Returns:
-        The last state, and the seconds of compilation and of stepping.
     """
     saved = None if isinstance(before, State) else before
     state = before if isinstance(before, State) else None
@@ -182,7 +206,6 @@ def _run_phases(
     if state is None:
         stability, stopped = recorder.go_on(saved)
     done = saved.step if saved else int(state.step) if state else 0
-    compile_s, steps_s = 0.0, 0.0
     stage = recorder.stage.index
     start = stage * recorder.config.search.epochs * recorder.steps_per_epoch
     for phase in setup.phases:
@@ -206,8 +229,7 @@ def _run_phases(
             begin=int(state.step),
             step=setup.step(phase.program),
         )
-        compile_s += loop.compile_s
-        clock, step = time.perf_counter(), int(state.step)
+        step = int(state.step)
         note_compilation(recorder.workdir, phase.name, step, loop)
         with interrupt.deferred():
             for latest, metrics in observed(
@@ -233,10 +255,9 @@ def _run_phases(
                 )
                 if stopped:
                     break
-        steps_s += time.perf_counter() - clock
         state = devices.fetch(latest)
     assert state is not None
-    return state, compile_s, steps_s
+    return state
 
 
 class _Recorder(NamedTuple):
@@ -290,7 +311,7 @@ class _Recorder(NamedTuple):
         )
         append_exams(self.workdir, rows)
         for of_step in metrics:
-            self.saver.watch(of_step, needed=phase == "search")
+            self.saver.watch(of_step)
         self.update(last, _shown(metrics[-1]))
 
     def end_epoch(
@@ -304,7 +325,7 @@ class _Recorder(NamedTuple):
         searching = phase.program.validation is not None
         kind, alphas = space_kind(self.config), _alphas(state)
         if searching:
-            stability = kind.rank(stability, alphas, self.stage.space)
+            stability = stability.update(kind.ranks(alphas, self.stage.space))
         row: dict[str, Any] = {**kind.watch(alphas, self.stage.space)}
         if self.benchmark is not None:
             cells = derived(state, self.stage.space, self.config)

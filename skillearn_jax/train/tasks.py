@@ -1,7 +1,9 @@
 """Floor 4: runs over several data sets: what they read, draw and may not ask for."""
 
+import contextlib
 import dataclasses
-from collections.abc import Mapping, Sequence
+import re
+from collections.abc import Iterator, Mapping, Sequence
 
 import jax
 
@@ -165,10 +167,30 @@ def _read(config: Config) -> Images:
     if not config.tasks:
         return load(config.data.name, config.data.dir, heldout_fraction=fraction)
     folders = config.data.dirs or (config.data.dir,) * len(config.tasks)
-    return {
-        name: load(name, folder, heldout_fraction=fraction)
-        for name, folder in zip(config.tasks, folders, strict=True)
-    }
+    folder_flag = "--config.data.dirs" if config.data.dirs else "--config.data.dir"
+    with flags_of_data("--config.tasks", folder_flag):
+        return {
+            name: load(name, folder, heldout_fraction=fraction)
+            for name, folder in zip(config.tasks, folders, strict=True)
+        }
+
+
+@contextlib.contextmanager
+def flags_of_data(name: str, folder: str) -> Iterator[None]:
+    """Names the flags that data were found by, in the errors of reading them.
+
+    Args:
+        name: flag of the data set's name, in place of `--config.data.name`.
+        folder: flag of where it lies, in place of `--config.data.dir`.
+    """
+    flags = {"--config.data.name": name, "--config.data.dir": folder}
+    try:
+        yield
+    except InputError as error:
+        text = re.sub(
+            r"--config\.data\.(name|dir)\b", lambda m: flags[m[0]], str(error)
+        )
+        raise InputError(text) from error
 
 
 def _open(config: Config) -> StreamingData:

@@ -1,15 +1,16 @@
 """Floor 4: what steps cost: seconds of compilation and of steps, memory, profiles."""
 
+import contextlib
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import jax
 
-from skillearn_jax.errors import InputError
+from skillearn_jax.errors import InputError, StorageError
 from skillearn_jax.framework import State
 from skillearn_jax.train.loop import CompiledLoop, StepMetrics
-from skillearn_jax.train.workdir import Workdir
+from skillearn_jax.train.workdir import Workdir, read_rows
 
 TIMING = "timing.jsonl"
 """What differs from run to run of a config, apart from the metrics, which do not."""
@@ -91,6 +92,54 @@ def observed(
     finally:
         if tracing:
             jax.profiler.stop_trace()
+        if taken:  # of an epoch that was not finished
+            row = {"phase": phase, "step": step, "steps": taken, "steps_s": seconds}
+            workdir.append_metrics([row], TIMING)
+
+
+@contextlib.contextmanager
+def wall_clock(workdir: Workdir, start: float) -> Iterator[Callable[[], float]]:
+    """Yields a function that returns the seconds which a run has taken so far.
+
+    Those of earlier processes count, which `timing.jsonl` holds: of every one that was not
+    killed at once.
+
+    Args:
+        workdir: of the run.
+        start: of this process, by `time.perf_counter`.
+    """
+    rows, _ = read_rows(workdir.path / TIMING)
+    before = sum(row.get("wall_s", 0.0) for row in rows)
+
+    def own() -> float:
+        return time.perf_counter() - start
+
+    refused = False
+    try:
+        yield lambda: before + own()
+    except InputError:
+        refused = True
+        raise
+    finally:
+        # What is refused leaves the folder as it was, what has not begun no file.
+        if not refused and (workdir.path / "config.json").exists():
+            with contextlib.suppress(StorageError):  # of what has ended the run
+                workdir.append_metrics([{"phase": "process", "wall_s": own()}], TIMING)
+
+
+def search_seconds(workdir: Workdir) -> dict[str, float]:
+    """Returns the seconds that a search has compiled and stepped, over all processes.
+
+    Returns:
+        `compile_s` and `steps_s`; a process that was killed leaves those of its finished
+        epochs.
+    """
+    rows, _ = read_rows(workdir.path / TIMING)
+    searched = [r for r in rows if not str(r.get("phase")).startswith("evaluate")]
+    return {
+        name: sum(row.get(name, 0.0) for row in searched)
+        for name in ("compile_s", "steps_s")
+    }
 
 
 def _device_bytes() -> dict[str, int]:

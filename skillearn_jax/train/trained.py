@@ -209,8 +209,13 @@ def _of_network(workdir: Path, name: str) -> Checkpoints:
 
 
 def _config(workdir: Path) -> Config:
-    record = read_json(workdir / "config.json") or {}
-    return Config.parse(_tuples(record.get("config", {})))
+    record = read_json(workdir / "config.json")
+    if not isinstance(record, dict) or not isinstance(record.get("config"), dict):
+        raise InputError(
+            f"{workdir / 'config.json'}, which says how its networks are built, is "
+            "missing or holds no config: restore it"
+        )
+    return Config.parse(_tuples(record["config"]))
 
 
 def _tuples(value: Any) -> Any:

@@ -94,6 +94,20 @@ class Workdir:
         """Returns the content of a JSON file; `None` if there is none."""
         return read_json(self.path / name)
 
+    def read_object(self, name: str) -> dict[str, Any]:
+        """Returns the object in a JSON file; empty if there is none.
+
+        Raises:
+            InputError: if it holds something else.
+        """
+        value = self.read_json(name)
+        if value is not None and not isinstance(value, dict):
+            raise InputError(
+                f"{self.path / name} holds no JSON object: restore it, or set --workdir to "
+                "a new folder"
+            )
+        return value or {}
+
     def append_metrics(
         self, rows: Iterable[Mapping[str, Any]], name: str = "metrics.jsonl"
     ) -> None:
@@ -132,7 +146,7 @@ class Workdir:
             if isinstance(row, dict) and keep(row):
                 kept.append(line + "\n")
         if self._writes:
-            _write(path, "".join(kept))
+            write_text(path, "".join(kept))
 
     def _check_config(self) -> None:
         """Compares this config with that of the run that is there."""
@@ -173,19 +187,45 @@ def read_json(path: Path) -> Any:
         ) from error
 
 
+def read_rows(path: Path) -> tuple[list[dict[str, Any]], int]:
+    """Returns the readable lines of a file of JSON objects, and the number of others.
+
+    A kill may cut a line. A file that is not there has none.
+    """
+    if not path.exists():
+        return [], 0
+    rows: list[dict[str, Any]] = []
+    skipped = 0
+    for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
+        try:
+            row = json.loads(line)
+        except ValueError:
+            row = None
+        if isinstance(row, dict):
+            rows.append(row)
+        else:
+            skipped += 1
+    return rows, skipped
+
+
 def write_json(path: Path, value: Any) -> None:
     """Writes a JSON file in one move.
 
     Raises:
         StorageError: if the disk does not take it; the old file is as it was.
     """
-    _write(path, json.dumps(value, indent=2) + "\n")
+    write_text(path, json.dumps(value, indent=2) + "\n")
 
 
-def _write(path: Path, text: str) -> None:
-    """Writes a file in one move."""
+def write_text(path: Path, text: str) -> None:
+    """Writes a file in one move, and its folder where there is none.
+
+    Raises:
+        StorageError: if the disk does not take it; the old file is as it was.
+    """
     partial = path.with_name(f".{path.name}.partial")
     with _storage(path):
+        path.parent.mkdir(exist_ok=True)
         partial.write_text(text, encoding="utf-8")
         partial.replace(path)
 

@@ -52,3 +52,8 @@ def _ramp(side):
 def test_channels_that_cannot_be_matched_are_refused():
     with pytest.raises(InputError, match="2 channels"):
         to_common_shape([images(4, 2), images(4, 3)])
+
+
+def test_more_pixels_than_memory_are_refused():
+    with pytest.raises(InputError, match=r"999999x999999 pixels take .* GB, and this"):
+        to_common_shape([images(4, 2)], side=999_999)

@@ -7,6 +7,7 @@ import pytest
 from skillearn_jax.errors import InputError
 from skillearn_jax.train import CompareConfig, run_comparison
 from skillearn_jax.train.comparison_problems import build_problem
+from skillearn_jax.train.lock import locked
 
 pytestmark = pytest.mark.usefixtures("quick_module")
 
@@ -46,6 +47,14 @@ def test_it_leaves_a_record_and_a_page(workdir):
     assert record["searches"] == []
 
 
+def test_one_at_a_time_works_in_a_folder(workdir):
+    with (
+        locked(workdir, print),
+        pytest.raises(InputError, match="is in use by process"),
+    ):
+        run_comparison(SMALL, workdir, quiet=True)
+
+
 def test_a_finished_one_is_only_reported(workdir, capsys):
     before = (workdir / "comparison.json").read_bytes()
     (workdir / "report" / "index.html").unlink()
@@ -70,6 +79,7 @@ def test_nonsense_is_refused_before_anything_is_written(tmp_path):
     for change, message in (
         ({"problem": "chess"}, "chess"),
         ({"dtypes": ("int8",)}, "int8"),
+        ({"dtypes": ()}, r"config.dtypes is \(\); it must name at least one of"),
         ({"radii": (0.0,)}, "radii"),
         ({"problem": "lpt", "batch_size": 5000}, "batch_size is 5000; it must be at"),
         ({"problem": "lpt", "batch_sizes": (5000,)}, "batch_sizes"),

@@ -10,12 +10,13 @@ import numpy as np
 import optax
 import pytest
 
+from skillearn_jax import data
 from skillearn_jax.data import Mixing
 from skillearn_jax.errors import InputError
 from skillearn_jax.nas import CellSpace, random_genotype
-from skillearn_jax.train import load, run
+from skillearn_jax.train import evaluation_training, load, run
 from skillearn_jax.train.evaluation_program import training_program
-from skillearn_jax.train.optimizers import by_epoch
+from skillearn_jax.train.optimizers import learning_rate
 from skillearn_jax.train.spaces import space_kind
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
@@ -87,6 +88,56 @@ def test_the_loss_of_smoothed_labels(built, batch):
     expected = jnp.mean(optax.losses.softmax_cross_entropy(logits, soft))
     found = loss_of(program, state, batch)
     np.testing.assert_allclose(found, expected, rtol=1e-6)
+
+
+def test_drop_path_rises_with_progress(built, batch):
+    network, program, state = built({"evaluation.drop_path": 0.8})
+    variables = {
+        "params": state.params["weights"],
+        "batch_stats": state.model_state["network"],
+    }
+    seen = []
+    for progress, rate in ((0.0, 0.0), (0.5, 0.4), (0.75, 0.6)):
+        apply = partial(network.apply, train=True, mutable=["batch_stats"])
+        logits, _ = apply(
+            variables,
+            batch["train"]["image"],
+            drop_path_rate=rate,
+            rngs={"drop_path": jax.random.split(jax.random.key(5))[0]},
+        )
+        expected = optax.losses.softmax_cross_entropy_with_integer_labels(
+            logits, batch["train"]["label"]
+        ).mean()
+        found = loss_of(program, state, {**batch, "progress": jnp.float32(progress)})
+        np.testing.assert_allclose(found, expected, rtol=1e-5)
+        seen.append(float(found))
+    assert len(set(seen)) == 3
+
+
+class Seen(Exception):
+    """Ends a run where what is tested is known."""
+
+
+def test_progress_is_the_share_of_epochs_that_are_done(
+    tiny_baseline, tmp_path, monkeypatch
+):
+    def compile_loop(*args, prepare, **options):
+        del args, options
+        raise Seen(prepare)
+
+    monkeypatch.setattr(evaluation_training, "compile_loop", compile_loop)
+    changes = {"genotype": "random:1", "evaluation.epochs": 4}
+    config = tiny_baseline(changes)
+    steps_per_epoch = data.load("digits").num_train // config.evaluation.batch_size
+    assert steps_per_epoch > 1
+    with pytest.raises(Seen) as seen:
+        run(config, tmp_path / "run", quiet=True)
+    (prepare,) = seen.value.args
+    found = [
+        float(prepare({}, jnp.int32(step))["progress"])
+        for step in range(4 * steps_per_epoch)
+    ]
+    np.testing.assert_array_equal(found, np.repeat(np.arange(4) / 4, steps_per_epoch))
 
 
 @pytest.mark.parametrize("name", ["mixup", "cutmix"])
@@ -180,8 +231,8 @@ def test_bfloat16_is_the_arithmetic_and_not_the_state(built, batch):
 
 def test_accumulation_leaves_the_schedule_by_epochs(tiny):
     weights = dataclasses.replace(tiny().evaluation.weights, lr=1.0, min_lr=0.0)
-    every = by_epoch(weights, 4, steps_per_epoch=5)
-    rates = by_epoch(weights, 4, steps_per_epoch=5, accumulate=2)
+    every = learning_rate(weights, 4, steps_per_epoch=5)
+    rates = learning_rate(weights, 4, steps_per_epoch=5, accumulate=2)
     for update in range(10):
         assert float(rates(jnp.int32(update))) == float(every(jnp.int32(2 * update)))
 

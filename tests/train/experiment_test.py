@@ -51,6 +51,7 @@ def test_a_run_leaves_the_documented_files(finished):
         "metrics.jsonl",
         "alphas.jsonl",
         "genotype.json",
+        "cells.json",
         "evaluation.json",
         "heldout.json",
         "exam.json",
@@ -304,6 +305,26 @@ def test_without_an_evaluation_there_is_none(searched, read_rows):
     rows = read_rows(workdir)
     assert not any("tester" in name or "exam" in name for row in rows for name in row)
     assert "<h2>The exam</h2>" not in result.report.read_text()
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("summary.json", '{"task": 1}', "is not the summary of a run: remove it"),
+        ("summary.json", "[1]", "summary.json holds no JSON object"),
+        ("evaluation.json", "[1]", "evaluation.json holds no JSON object"),
+    ],
+)
+def test_damaged_results_are_named(finished, tmp_path, name, content, message):
+    workdir = tmp_path / "run"
+    shutil.copytree(finished.workdir, workdir)
+    if name != "summary.json":
+        (workdir / "summary.json").unlink()
+    (workdir / name).write_text(content)
+    page = (workdir / "report" / "index.html").read_bytes()
+    with pytest.raises(InputError, match=message):
+        run(finished.config, workdir, quiet=True)
+    assert (workdir / "report" / "index.html").read_bytes() == page
 
 
 def test_a_finished_run_retrains_nothing(finished, tiny, tmp_path, monkeypatch):

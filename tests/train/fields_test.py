@@ -5,7 +5,7 @@ import dataclasses
 import pytest
 
 from skillearn_jax.errors import InputError
-from skillearn_jax.train.fields import choice, number, parse
+from skillearn_jax.train.fields import choice, number, parse, seed
 
 
 @dataclasses.dataclass(frozen=True)
@@ -21,6 +21,7 @@ class Outer:
     names: tuple[str, ...] = choice(("a",), ("a", "b"))
     free: str = ""
     inner: Inner = Inner()
+    key: int = seed(1)
 
 
 def test_what_is_missing_keeps_its_default():
@@ -42,7 +43,7 @@ def test_an_int_serves_as_a_float_and_becomes_one():
     [
         (
             {"sise": 3},
-            "config has no key 'sise'; known are flag, free, inner, name, names, size",
+            "config has no key 'sise'; known are flag, free, inner, key, name, names, size",
         ),
         ({"inner": {"x": 1}}, "config.inner has no key 'x'; known are rate"),
         ({"inner": 3}, "config.inner is 3; it must be a group of keys"),
@@ -74,6 +75,11 @@ def test_an_int_serves_as_a_float_and_becomes_one():
             "config.inner.rate is nan; it must be above 0 and below 1: "
             "set --config.inner.rate",
         ),
+        (
+            {"key": 2**32},
+            "config.key is 4294967296; it must be at least 0 and at most 4294967295: "
+            "set --config.key",
+        ),
         ({"name": "c"}, "config.name is 'c'; it must be among a, b: set --config.name"),
         (
             {"names": ("a", "c")},
@@ -93,3 +99,15 @@ def test_a_wrong_value_is_named_with_what_is_allowed(values, message):
     with pytest.raises(InputError) as caught:
         parse(Outer, values)
     assert str(caught.value) == message
+
+
+@pytest.mark.parametrize("value", [float("inf"), float("-inf"), (0.5, float("nan"))])
+def test_numbers_are_finite(value):
+    @dataclasses.dataclass(frozen=True)
+    class Free:
+        rate: float = 0.5
+        rates: tuple[float, ...] = ()
+
+    name = "rates" if isinstance(value, tuple) else "rate"
+    with pytest.raises(InputError, match=f"it must be finite: set --config.{name}"):
+        parse(Free, {name: value})

@@ -7,9 +7,11 @@ import pytest
 
 from skillearn_jax.errors import InputError
 from skillearn_jax.nas import KNOWN_GENOTYPES, Genotype, random_genotype
+from skillearn_jax.nas.nasbench201 import Architecture
 from skillearn_jax.train import run
 from skillearn_jax.train.experiment import check
 from skillearn_jax.train.given import given_cells
+from skillearn_jax.train.spaces import read_cells
 
 
 def test_a_published_name_a_seed_a_file_and_a_workdir(tiny, tmp_path):
@@ -30,19 +32,39 @@ def test_random_alone_takes_the_seed_of_the_run(tiny):
     assert first != given_cells(tiny({"genotype": "random", "seed": 4}))
 
 
-def test_an_architecture_of_nasbench201(tiny):
+def test_an_architecture_of_nasbench201(tiny, tmp_path):
     text = "|nor_conv_3x3~0|+|none~0|skip_connect~1|+|none~0|none~1|avg_pool_3x3~2|"
-    config = tiny({"space.name": "nasbench201", "genotype": text})
-    assert given_cells(config).to_text() == text
+    (tmp_path / "cell.txt").write_text(text)
+    cell = Architecture.from_text(text)
+    (tmp_path / "genotype.json").write_text(json.dumps(cell.to_json()))
+    for name in (text, tmp_path / "cell.txt", tmp_path):
+        config = tiny({"space.name": "nasbench201", "genotype": str(name)})
+        assert given_cells(config) == cell
 
 
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
         ({"genotype": "NO_SUCH"}, "config.genotype: .*NO_SUCH"),
+        (
+            {"genotype": "x", "space.name": "nasbench201", "evaluation.drop_path": 0.0},
+            "'x' is neither .* nor the text",
+        ),
+        ({"evaluation.stem": "imagenet", "evaluation.channels": 5}, "set an even"),
+        ({"search.stem": "imagenet", "search.channels": 5}, "set an even"),
         ({"genotype": "random:"}, "seed of random cells is a whole number"),
         ({"genotype": "random:x"}, "seed of random cells is a whole number"),
         ({"genotype": "DARTS_V2", "evaluation.epochs": 0}, "neither a search nor"),
+        (
+            {"genotype": "DARTS_V2", "profile": "1:2"},
+            "only steps of a search by gradient",
+        ),
+        (
+            {"evaluation.weights.warmup_epochs": 2},
+            "at most config.evaluation.epochs, 1",
+        ),
+        ({"search.weights.warmup_epochs": 3}, "at most config.search.epochs, 2"),
+        ({"search.weights.min_lr": 5.0}, "at most config.search.weights.lr, 0.025"),
     ],
 )
 def test_nonsense_is_refused(changes, message, tiny):
@@ -77,3 +99,30 @@ def test_a_run_evaluates_and_does_not_search(tiny_baseline, tmp_path):
     page = (tmp_path / "run" / "report" / "index.html").read_text()
     assert "A given cell was trained" in page
     assert "top-5" in page
+
+
+def test_cells_that_change_while_a_run_goes_on_are_refused(tiny_baseline, tmp_path):
+    space = tiny_baseline().space.build()
+    old, new = (random_genotype(np.random.default_rng(i), space) for i in (1, 2))
+    file, folder = tmp_path / "cell.json", tmp_path / "run"
+    changes = {
+        "genotype": str(file),
+        "evaluation.num_random": 0,
+        "evaluation.num_seeds": 1,
+    }
+    file.write_text(json.dumps(old.to_json()))
+    run(tiny_baseline(changes), folder, quiet=True)
+    more = tiny_baseline({**changes, "evaluation.num_seeds": 2})
+    file.write_text(json.dumps(new.to_json()))
+    left = (folder / "evaluation.json").read_text()
+    with pytest.raises(InputError, match=r"holds other cells now than when .* begun"):
+        run(more, folder, quiet=True)
+    assert read_cells(json.loads((folder / "genotype.json").read_text())) == old
+    # The same of those that it is compared with.
+    file.write_text(json.dumps(old.to_json()))
+    noted = json.loads((folder / "cells.json").read_text())
+    assert noted == {"derived": old.to_json()}
+    (folder / "cells.json").write_text(json.dumps({"derived": new.to_json()}))
+    with pytest.raises(InputError, match=r"the cells of 'derived' are not those"):
+        run(more, folder, quiet=True)
+    assert (folder / "evaluation.json").read_text() == left

@@ -55,6 +55,7 @@ def test_a_cell_of_another_search_is_evaluated_by_the_one_config(get_config, tmp
     (row,) = result.summary["evaluation"]["rows"]
     assert row["mobile"]["macs"] > row["macs"] > 0
     assert (row["mobile"]["limit"], row["mobile"]["kept"]) == (600_000_000, True)
+    assert "within the mobile limit of 600 M" in result.report.read_text()
     stem = load(tmp_path / "run").variables["params"]["stem"]
     assert sorted(n for n in stem if n.startswith("Conv")) == [
         f"Conv_{i}" for i in range(3)
@@ -85,3 +86,23 @@ def test_a_tail_leaves_epochs_before_it(tiny):
     ):
         check(tiny(changes))
     check(tiny({**changes, "evaluation.weights.tail_epochs": 4}))
+
+
+@pytest.mark.parametrize(
+    ("flag", "changes"),
+    [
+        ("config.data.padding", {}),
+        ("config.data.cutout", {}),
+        ("config.evaluation.cutout", {}),
+        ("config.evaluation.cutout", {"genotype": "random:1"}),
+    ],
+)
+def test_an_augmentation_leaves_something_of_an_image(flag, changes, tiny):
+    shown = Examples(jnp.zeros((1, 9, 8, 1), jnp.uint8), jnp.zeros(1, jnp.int32))
+    images = ImageData("own", shown, 10, (0,), (1,), shown)
+    key = flag.removeprefix("config.")
+    check_images(tiny({**changes, key: 7}), images)
+    with pytest.raises(
+        InputError, match=rf"{flag} is 8, .* 9x8 pixels; .* below 8: set"
+    ):
+        check_images(tiny({**changes, key: 8}), images)

@@ -35,8 +35,8 @@ def test_partial_channels_and_edges_search_and_derive(tiny_baseline, tmp_path):
     assert "skip_connect" not in [op for op, _ in result.genotype.normal]
 
 
-def test_the_auxiliary_skip_fades_with_the_epochs(tiny):
-    config = tiny({"search.auxiliary_skip": "linear", "search.epochs": 4})
+def test_the_auxiliary_skip_fades_with_the_epochs(tiny_baseline):
+    config = tiny_baseline({"search.auxiliary_skip": "linear", "search.epochs": 4})
     data = load("digits")
     setup = build_search(config, data, jax.random.key(0), steps_per_epoch=3)
     assert "auxiliary_skip" in setup.params["weights"]["cell_0"]

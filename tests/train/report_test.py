@@ -5,11 +5,13 @@ import math
 import re
 import xml.etree.ElementTree as ET
 from html.parser import HTMLParser
+from pathlib import Path
 
 import pytest
 
-from skillearn_jax.errors import InputError
+from skillearn_jax.errors import InputError, StorageError
 from skillearn_jax.nas.genotype import Genotype
+from skillearn_jax.train import report_page
 from skillearn_jax.train.report import write_report
 
 HOSTILE = "</pre><script>alert('1')</script>"
@@ -170,6 +172,20 @@ def test_missing_parts_are_left_out(tmp_path):
     assert "<h1>Custom on d</h1>" in page
     for part in ("Evaluation", "Search", "The program", "Software", "None", "<svg"):
         assert part not in page
+
+
+def test_a_full_disk_leaves_the_old_page(workdir, monkeypatch):
+    page = write_report(workdir)
+    before = page.read_bytes()
+    monkeypatch.setattr(report_page, "render", lambda **_: "x" * 10)
+
+    def full(self, target):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(Path, "replace", full)
+    with pytest.raises(StorageError, match="No space left"):
+        write_report(workdir)
+    assert page.read_bytes() == before
 
 
 def test_resumed_steps_count_once(workdir):

@@ -5,6 +5,7 @@ import json
 import pytest
 
 from skillearn_jax.errors import InputError
+from skillearn_jax.parallel import Devices
 from skillearn_jax.train import Config, run
 from skillearn_jax.train.checkpoints import Checkpoints
 from skillearn_jax.train.resume import differences
@@ -124,8 +125,17 @@ def test_a_run_grows(tiny_baseline, tmp_path, read_rows, capsys):
     ]
 
 
-def test_a_best_metric_that_is_none_is_named(tiny_baseline, tmp_path):
-    config = {"evaluation.epochs": 0, "checkpoint.best_metric": "validation/los"}
+@pytest.mark.parametrize("devices", [1, 2])
+def test_a_best_metric_that_is_none_is_named(
+    tiny_baseline, tmp_path, devices, monkeypatch
+):
+    """Before anything is compiled: a warm-up may take hours."""
+    monkeypatch.setattr(Devices, "compile", None)
+    config = {
+        "evaluation.epochs": 0,
+        "checkpoint.best_metric": "validation/los",
+        "parallel.devices": devices,
+    }
     message = (
         r"best_metric is 'validation/los'; .* validation/objective: set --config\."
     )

@@ -52,8 +52,6 @@ def test_a_search_never_touches_the_held_out_images(
     workdir = Workdir(tmp_path / "run", config)
     found = search(config, training, workdir, Devices(1), Console(quiet=True))
     assert (found.epochs, found.steps) == (3, 6)
-    assert found.compile_s > 0
-    assert found.steps_s > 0
     # One program for the warm-up and one for the search, each of them traced once.
     assert count_traces == {("learner",): 2}
     assert (tmp_path / "run" / "genotype.json").exists()

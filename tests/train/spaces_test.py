@@ -11,6 +11,7 @@ from skillearn_jax.nas.nasbench201.draw import architecture_svg
 from skillearn_jax.nas.nasbench201.table import DATASETS
 from skillearn_jax.nas.schedules import Stability
 from skillearn_jax.train import run
+from skillearn_jax.train.benchmark import load_benchmark
 from skillearn_jax.train.experiment import check
 from skillearn_jax.train.spaces import kind_of_cells, read_cells, space_kind
 
@@ -57,6 +58,22 @@ def test_a_run_reports_what_the_table_knows(tiny_baseline, table, tmp_path, read
     page = result.report.read_text()
     assert "tabulated test accuracy" in page
     assert cell.to_text() in page
+
+
+@pytest.mark.parametrize(
+    ("changes", "dataset"),
+    [
+        ({}, "cifar10"),
+        ({"data.name": "cifar100"}, "cifar100"),
+        ({"data.name": "cifar100", "benchmark.dataset": "imagenet16"}, "imagenet16"),
+        ({"skill": "joint", "tasks": ("cifar100", "cifar10")}, "cifar10"),
+    ],
+)
+def test_the_table_is_asked_for_the_data_set_of_the_run(
+    changes, dataset, tiny_baseline, table
+):
+    config = tiny_baseline({**BENCH, "benchmark.table": table, **changes})
+    assert load_benchmark(config).dataset == dataset
 
 
 @pytest.mark.long
@@ -108,13 +125,13 @@ def test_the_ranking_of_convolutions_is_watched(tiny_baseline):
     config = tiny_baseline(BENCH)
     kind, space = space_kind(config), config.space.build()
     alphas = {"cell": np.tile([0.0, 0.0, 1.0, 2.0, 0.0], (6, 1))}
-    stability = kind.rank(Stability(), alphas, space)
-    stability = kind.rank(stability, alphas, space)
-    assert stability.epochs == 1
+    ranks = kind.ranks(alphas, space)
+    assert json.loads(json.dumps(ranks)) == ranks
+    assert Stability().update(ranks).update(ranks).epochs == 1
     alphas["cell"][:, 1] = 9.0  # a skip has no parameters: it does not count
-    assert kind.rank(stability, alphas, space).epochs == 2
+    assert kind.ranks(alphas, space) == ranks
     alphas["cell"][3, 2] = 3.0
-    assert kind.rank(stability, alphas, space).epochs == 0
+    assert kind.ranks(alphas, space) != ranks
 
 
 def test_a_drawing_shows_every_operation_but_none():

@@ -8,13 +8,15 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from skillearn_jax.data import from_arrays
+from skillearn_jax.data import from_arrays, load
 from skillearn_jax.errors import InputError
 from skillearn_jax.nas import Supernet
+from skillearn_jax.nas.nasbench201 import Architecture
 from skillearn_jax.parallel import Devices
 from skillearn_jax.train import run
 from skillearn_jax.train.build import build_search
 from skillearn_jax.train.build_tasks import build_tasks, schedule_of
+from skillearn_jax.train.exams import load_bank
 from skillearn_jax.train.experiment import check
 from skillearn_jax.train.rivals import read_rivals
 from skillearn_jax.train.search_streams import streams_of
@@ -276,8 +278,35 @@ def test_a_finished_run_is_not_trained_again(done, given, tiny, monkeypatch):
     assert again.summary["evaluation"] == second.summary["evaluation"]
 
 
-def test_rivals_need_names_of_their_own(done):
+def test_rivals_need_names_of_their_own(done, tiny):
     folder, first, _ = done
-    assert read_rivals((str(folder / "first"),)) == {"first": first.genotype}
+
+    def rivals(*workdirs, **changes):
+        given = tuple(map(str, workdirs))
+        return read_rivals(tiny({"evaluation.rivals": given, **changes}))
+
+    assert rivals(folder / "first") == {"first": first.genotype}
     with pytest.raises(InputError, match="a name in the comparison already"):
-        read_rivals((str(folder / "first"), str(folder / "x" / ".." / "first")))
+        rivals(folder / "first", folder / "x" / ".." / "first")
+
+
+def test_rivals_are_of_the_same_space(tiny, tmp_path):
+    cell = Architecture.from_index(7).to_json()
+    (tmp_path / "genotype.json").write_text(json.dumps(cell))
+    config = tiny({"evaluation.rivals": (str(tmp_path),)})
+    with pytest.raises(InputError, match=r"not of the space 'darts' of this run: set"):
+        check(config)
+
+
+def test_data_that_are_not_there_are_named_with_their_own_flags(tiny, tiny_baseline):
+    bank = {"lpt.bank": "npz", "lpt.bank_dir": "/no/where.npz"}
+    with pytest.raises(InputError, match=r"set --config\.lpt\.bank_dir to"):
+        load_bank(tiny(bank), load("digits"))
+    tasks = {**TASKS, "tasks": ("mnist5k", "digit")}
+    with pytest.raises(InputError, match=r"'digit': set --config\.tasks to one of"):
+        load_images(tiny(tasks), None)
+    folders = {"tasks": ("mnist5k", "npz"), "data.dirs": ("", "/no/where.npz")}
+    with pytest.raises(InputError, match=r"set --config\.data\.dirs to"):
+        load_images(tiny({**TASKS, **folders}), None)
+    with pytest.raises(InputError, match=r"set --config\.data\.dir to"):
+        load_images(tiny_baseline({"data.name": "npz", "data.dir": "/no.npz"}), None)

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from skillearn_jax.errors import InputError, Interrupted
+from skillearn_jax.parallel import Devices
 from skillearn_jax.train import run
 from skillearn_jax.train.experiment import check
 from skillearn_jax.train.recompile import CompiledOnce, RecompilationWarning
@@ -40,7 +41,7 @@ def logged(quick_module, tiny_baseline, tmp_path_factory):
         def appended(self, rows, *name):
             rows = list(rows)
             append(self, rows, *name)
-            if any(row["step"] == 7 for row in rows):
+            if not name and any(row["step"] == 7 for row in rows):
                 signal.raise_signal(signal.SIGTERM)
 
         patch.setattr(Workdir, "append_metrics", appended)
@@ -94,9 +95,16 @@ def test_costs_are_noted_apart(logged, read_rows):
     stepped = [row for row in rows if "steps_s" in row]
     assert [(row["phase"], row["step"], row["steps"]) for row in stepped] == [
         ("search", 5, 5),
+        ("search", 7, 2),
         ("search", 10, 3),
         ("evaluate/derived/0", 5, 5),
     ]
+    walls = [row["wall_s"] for row in rows if "wall_s" in row]
+    assert len(walls) == 2
+    summary = json.loads((logged / "summary.json").read_text())
+    assert summary["search"]["steps_s"] == sum(row["steps_s"] for row in stepped[:3])
+    assert summary["search"]["compile_s"] == sum(r["compile_s"] for r in compiled[:2])
+    assert walls[0] < summary["wall_s"] <= sum(walls)
     assert all(0 < row["steps_s"] < 60 for row in stepped)
     assert not any("_s" in name for row in read_rows(logged) for name in row)
 
@@ -114,6 +122,13 @@ def test_a_profile_is_captured_once(logged):
     ]
     assert len(executed) > 10
     assert all(event.duration_ns >= 0 for event in executed)
+
+
+def test_a_profile_beyond_the_search_is_refused(tiny_baseline, tmp_path, monkeypatch):
+    monkeypatch.setattr(Devices, "compile", None)
+    config = tiny_baseline({"profile": "100:200"})
+    with pytest.raises(InputError, match=r"'100:200', but the search has 4 steps: set"):
+        run(config, tmp_path / "run", quiet=True)
 
 
 @pytest.mark.parametrize("text", ["3", "a:b", "5:5", "7:3", ":4", "1:2:3", "-1:4"])

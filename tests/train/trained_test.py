@@ -270,6 +270,16 @@ def test_the_networks_of_tasks_are_pointed_at(tmp_path):
         load(tmp_path)
 
 
+@pytest.mark.parametrize("content", [None, "[]", "{}"])
+def test_without_its_config_no_network_is_built(evaluated, tmp_path, content):
+    shutil.copytree(evaluated.workdir, tmp_path / "run")
+    (tmp_path / "run" / "config.json").unlink()
+    if content is not None:
+        (tmp_path / "run" / "config.json").write_text(content)
+    with pytest.raises(InputError, match=r"config.json, which says .* restore it$"):
+        load(tmp_path / "run")
+
+
 def test_a_damaged_network_is_refused(evaluated, tmp_path):
     shutil.copytree(evaluated.workdir, tmp_path / "run")
     kept = tmp_path / "run" / "networks" / "derived" / "0"

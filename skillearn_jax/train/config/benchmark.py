@@ -12,8 +12,10 @@ class BenchmarkConfig:
 
     Attributes:
         table: path of a CSV file, see `nas.nasbench201.load_table`; empty for none.
-        dataset: whose accuracies are reported: `cifar10`, `cifar100`, `imagenet16`.
+        dataset: whose accuracies are reported: `cifar10`, `cifar100` or `imagenet16`;
+            empty for those of the run's own data set, or of `cifar10` where the table
+            does not have it.
     """
 
     table: str = ""
-    dataset: str = choice("cifar10", tuple(DATASETS))
+    dataset: str = choice("", ("", *DATASETS))

@@ -6,8 +6,9 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
+from skillearn_jax.errors import InputError
 from skillearn_jax.framework.comparing import DTYPES, RADII
-from skillearn_jax.train.fields import choice, number, parse
+from skillearn_jax.train.fields import choice, number, parse, seed
 
 PROBLEMS = ("toy", "lpt", "interleaving", "darts")
 
@@ -34,7 +35,7 @@ class CompareConfig:
     """
 
     problem: str = choice("lpt", PROBLEMS)
-    seed: int = number(0, at_least=0)
+    seed: int = seed(0)
     batch_size: int = number(64, at_least=1)
     batch_sizes: tuple[int, ...] = number((8, 256), at_least=1)
     depths: tuple[int, ...] = number((1, 2, 4), at_least=1)
@@ -49,7 +50,13 @@ class CompareConfig:
         """Returns the checked config; see `Config.parse`."""
         if isinstance(values, ConfigDict):
             values = values.to_dict()
-        return parse(cls, values)
+        config = parse(cls, values)
+        if not config.dtypes:
+            raise InputError(
+                f"config.dtypes is (); it must name at least one of {', '.join(DTYPES)}: "
+                "set --config.dtypes"
+            )
+        return config
 
 
 def compare_config() -> ConfigDict:

@@ -64,7 +64,7 @@ class DataConfig:
     name: str = "digits"
     dir: str = ""
     dirs: tuple[str, ...] = ()
-    image_size: int = number(0, at_least=0)
+    image_size: int = number(0, at_least=0, at_most=9999)
     heldout_fraction: float = number(0.2, above=0, below=1)
     batch_size: int = number(64, at_least=1)
     train_fraction: float = number(0.5, above=0, below=1)

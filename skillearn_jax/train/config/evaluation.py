@@ -34,7 +34,7 @@ class EvaluationConfig:
             are averaged over the updates with this decay; 0 judges the last ones.
         compute: what images and activations are in training: `bfloat16` halves their
             memory. Weights, batch statistics, the heads and the judgement are float32.
-        drop_path: probability of dropping an operation, rising linearly to this.
+        drop_path: probability of dropping an operation: this times epoch / epochs.
         num_random: random cells to compare with.
         random_params_within: share by which the parameters of a random cell's network may
             differ from those of the derived one's, so that the comparison is not one of

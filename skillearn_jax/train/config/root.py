@@ -26,7 +26,7 @@ from skillearn_jax.train.config.search import (
     TesterConfig,
 )
 from skillearn_jax.train.config.tasks import InterleavingConfig
-from skillearn_jax.train.fields import choice, number, parse
+from skillearn_jax.train.fields import choice, number, parse, seed
 
 SKILLS = (
     "baseline",
@@ -49,9 +49,9 @@ class Config:
             of random cells, on one data set; `interleaving`, `joint`, `blocked` or `sequential` on several tasks.
         tasks: names of the data sets of several tasks, as in `data.name`, which is not
             read then; empty for the first three skills.
-        genotype: cells to evaluate without a search: a published name (`DARTS_V2`), a
-            file, the workdir of a search, or `random:SEED`, where `random` alone takes
-            `seed`; empty searches.
+        genotype: cells to evaluate without a search: a published name (`DARTS_V2`), in
+            the space nasbench201 an architecture's text, a file, the workdir of a search,
+            or `random:SEED`, where `random` alone takes `seed`; empty searches.
         seed: of everything that is random.
         log_every: steps between two lines of metrics.jsonl.
         profile: steps of the search to profile for xprof, as `START:STOP`: `10:20` are
@@ -61,7 +61,7 @@ class Config:
     skill: str = choice("lpt", SKILLS)
     tasks: tuple[str, ...] = ()
     genotype: str = ""
-    seed: int = number(2, at_least=0)
+    seed: int = seed(2)
     log_every: int = number(1, at_least=1)
     profile: str = ""
     data: DataConfig = DataConfig()
