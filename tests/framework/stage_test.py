@@ -10,6 +10,8 @@ from skillearn_jax.errors import InputError
 from skillearn_jax.framework import Aux, Program, Stage, Validation
 from skillearn_jax.hypergrad import Autodiff, Exact, FirstOrder
 
+pytestmark = pytest.mark.usefixtures("quick_compilation")
+
 
 def square(moves, reads, model_state, batch, key):
     return sum(jnp.sum(value**2) for value in moves.values())

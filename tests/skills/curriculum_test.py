@@ -15,6 +15,8 @@ from skillearn_jax.skills import (
 )
 from skillearn_jax.skills.exams import harden, hold
 
+pytestmark = pytest.mark.usefixtures("quick_compilation")
+
 
 @pytest.fixture(autouse=True)
 def _float64(x64):

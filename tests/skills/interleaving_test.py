@@ -22,6 +22,8 @@ from skillearn_jax.skills import (
     sequential_fine_tuning,
 )
 
+pytestmark = pytest.mark.usefixtures("quick_compilation")
+
 XI, LAMBDA = 0.07, 0.9
 NAMES = ("a", "b", "c")
 LAST = {"a": 2, "b": 3, "c": 2}  # classes differ

@@ -17,6 +17,8 @@ from skillearn_jax.framework import Aux
 from skillearn_jax.hypergrad import FirstOrder
 from skillearn_jax.skills import learning_by_passing_tests, normalized_exam_loss
 
+pytestmark = pytest.mark.usefixtures("quick_compilation")
+
 XI_W, XI_E, XI_X = 0.4, 0.3, 0.2
 GAMMA, LAMBDA = 0.7, 0.6
 
