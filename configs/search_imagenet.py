@@ -4,10 +4,10 @@ Paper:    PC-DARTS, arXiv 1907.05737, with the hyperparameters of its code: 8 ce
           channels behind the ImageNet stem, half of the channels through the operations,
           50 epochs, batches of 1024, learning rate 0.5 with 5 epochs of warm-up, the
           architecture from epoch 35. With a tester, arXiv 2011.15102: batches of 768.
-Hardware: eight GPUs for half a day as published; smoke: a laptop, in a minute or two.
-Expected: a cell to train with `configs/evaluate_imagenet.py:pcdarts`; published for cells
-          found so: 24.2 percent top-1 error (PC-DARTS, table 2). Not run here at full
-          length.
+Hardware: eight V100 for 11.5 hours as published; smoke: a laptop, in a minute.
+Expected: a cell to train with `configs/evaluate_imagenet.py:pcdarts`; 24.2 percent top-1
+          error, by the results table in PC-DARTS's repository, for the cell that its
+          authors found so (`PC_DARTS_image`). Not run here at full length.
 Command:  python launch/run.py --config=configs/search_imagenet.py --workdir=runs/search_imagenet --config.data.dir=DIR
 
 `DIR` is prepared by `python -m skillearn_jax.data.prepare` (docs/data.md). 128 and 32 images of
