@@ -13,9 +13,9 @@ from skillearn_jax.data import Examples, ImageData, load
 from skillearn_jax.train import Config
 from skillearn_jax.train.build import build_search
 from skillearn_jax.train.build_tasks import build_tasks
+from skillearn_jax.train.checks import check, check_images
 from skillearn_jax.train.config import HypergradConfig
 from skillearn_jax.train.evaluation_program import training_program
-from skillearn_jax.train.experiment import check, check_images
 from skillearn_jax.train.random_search import draw_candidates, short_training
 from skillearn_jax.train.search import search_stage
 from skillearn_jax.train.spaces import space_kind

@@ -38,11 +38,12 @@ class CheckRow(NamedTuple):
     @property
     def warning(self) -> str:
         """What is suspicious about the row; empty if nothing is."""
-        if self.norm == 0:
-            # Relative to nothing: infinite where the adjoint errs at all.
-            return "zero by autodiff: no gradient reaches this leaf here"
-        if not math.isfinite(self.norm + self.rel_error):
+        # An error relative to zero is infinite, and says nothing of the optimiser.
+        total = self.norm + self.rel_error
+        if math.isnan(total) or (math.isinf(total) and self.norm != 0):
             return "not finite; a common cause is Adam without eps_root > 0"
+        if self.norm == 0:
+            return "zero by autodiff: no gradient reaches this leaf here"
         return ""
 
 

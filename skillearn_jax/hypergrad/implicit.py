@@ -280,16 +280,17 @@ def at_solution(
 def _explicit(
     step: OptimizerStep, inputs: Inputs
 ) -> tuple[OptimizerStep, tuple[Any, ...]]:
-    """Returns the step with all that its loss may close over as one more datum.
+    """Returns the step with all that its loss may close over as one more datum, no aux.
 
     The loss is called only when the solution is pulled back, outside of the transformation
     whose values it may have closed over: their gradient would be lost in silence.
     """
     active, reads, data = inputs
-    # A method of something that has no hash would have none.
-    loss_fn, closed = jax.closure_convert(
-        lambda *args: step.loss_fn(*args), active, reads, *data
-    )
+
+    def loss(active: PyTree, reads: PyTree, *data: Any) -> Array:
+        return step.loss(Inputs(active, reads, data))[0]
+
+    loss_fn, closed = jax.closure_convert(loss, active, reads, *data)
 
     def explicit(active: PyTree, reads: PyTree, *data: Any) -> Any:
         return loss_fn(active, reads, *data[:-1], *data[-1])

@@ -16,7 +16,7 @@ def normalized_exam_loss(
     """Returns the loss of an exam per selected example, `sum(f^h l) / sum(f^h)`.
 
     Only the proportions of the scores matter: they are taken relative to the largest, so
-    that exams of any size, however small, have an exact gradient.
+    that the gradient is exact down to the smallest normal number of their type.
 
     Args:
         losses: `[B]` the learner's loss on each example of the bank.
@@ -25,20 +25,20 @@ def normalized_exam_loss(
         hardness: `[]` h, see `harden`; by default 1.
 
     Returns:
-        `[]`; zero for an exam of size zero.
+        `[]`; zero for an exam of size zero, with all scores below that number, unless h is
+        0 and it is the whole bank all the same.
     """
     # One factor for all leaves the ratio, and so its derivative, as it is. Without it
     # the square of the exam's size, in the derivative, underflows long before the size.
     largest = gather_over_devices(jnp.max(scores)[None], axis_name)
     largest = jax.lax.stop_gradient(jnp.max(largest))
-    scores = scores / jnp.where(largest == 0, 1, largest)
+    empty = largest < jnp.finfo(scores.dtype).tiny
+    scores = jnp.where(empty, 0, scores / jnp.where(empty, 1, largest))
     if hardness is not None:
-        scores = harden(scores, hardness)
+        scores, empty = harden(scores, hardness), empty & (hardness != 0)
     total, size = sum_over_devices(
         (jnp.sum(scores * losses), jnp.sum(scores)), axis_name
     )
-    # Scores that all underflow make an empty exam: a loss and a gradient of zero.
-    empty = largest == 0
     return jnp.where(empty, 0, total / jnp.where(empty, 1, size))
 
 

@@ -189,7 +189,7 @@ def supernet_forward(
     ) -> tuple[Array, PyTree]:
         epoch = state["steps"].astype(jnp.int32) // steps_per_epoch
         current: dict[str, Any] = {
-            name: learning_rate[epoch] for name, learning_rate in options.items()
+            name: values[epoch] for name, values in options.items()
         }
         outputs, changed = supernet.apply(
             {"params": weights, "batch_stats": state["batch_stats"]},

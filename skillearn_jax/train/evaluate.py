@@ -1,6 +1,6 @@
 """Floor 4: the evaluation phase: what a derived cell is worth beside random ones."""
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 
 import numpy as np
@@ -52,7 +52,6 @@ def evaluate(
     details: dict[str, dict[str, Any]] = workdir.read_object("heldout.json")
     batches = training_batches(config, data)
     genotypes = _contestants(config, data, genotype)
-    _note_cells(workdir, genotypes)
     seeds = range(config.evaluation.num_seeds)
     per_run = config.evaluation.epochs * batches.steps_per_epoch
     rows = []
@@ -60,6 +59,8 @@ def evaluate(
     options = (config.checkpoint, workdir, console, batches.steps_per_epoch, total)
     with open_records("evaluate", *options) as records:
         records.go_on(errors)
+        begun = [records.saved.note["network"]] if records.saved else []
+        _note_cells(workdir, genotypes, {*errors, *begun})
         for name, cells in genotypes.items():
             training = Training(config, data, cells, batches, devices)
             of_network = errors.setdefault(name, {})
@@ -89,11 +90,17 @@ def _contestants(config: Config, data: OneSet, genotype: Cells) -> dict[str, Cel
     return {"derived": genotype, **rivals, **random}
 
 
-def _note_cells(workdir: Workdir, cells: Mapping[str, Cells]) -> None:
-    """Writes what is trained under which name, or checks that it is still the same."""
+def _note_cells(
+    workdir: Workdir, cells: Mapping[str, Cells], begun: Collection[str]
+) -> None:
+    """Writes what is trained under which name; of those begun it must still be the same."""
     given = {name: each.to_json() for name, each in cells.items()}
     noted: dict[str, Any] = workdir.read_object("cells.json")
-    changed = [name for name in given if noted.get(name, given[name]) != given[name]]
+    changed = [
+        name
+        for name in given
+        if name in begun and noted.get(name, given[name]) != given[name]
+    ]
     if changed:
         raise InputError(
             f"the cells of {', '.join(map(repr, changed))} are not those that were trained "

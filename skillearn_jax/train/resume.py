@@ -47,8 +47,11 @@ def differences(
         evaluated: whether the evaluation of that run has begun.
     """
     accepted, refused = [], []
+    tables = [group.get("benchmark", {}).get("table") for group in (old, new)]
     for path, before, after in _leaves(old, new, defaults):
         key = path.removeprefix("config.")
+        if key == "benchmark.dataset" and not any(tables):
+            continue  # nothing is looked up
         if key.split(".")[0] in _HARMLESS and key != "parallel.batch_norm":
             accepted.append(Difference(path, before, after))
         elif _is_more(key, before, after, old, evaluated):

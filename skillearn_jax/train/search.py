@@ -6,7 +6,6 @@ from functools import partial
 from typing import Any, NamedTuple
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from skillearn_jax.data import Stream, TrainingImages, sample
@@ -37,7 +36,7 @@ from skillearn_jax.train.stages import (
 from skillearn_jax.train.tasks import SearchImages, longest_epoch
 from skillearn_jax.train.telemetry import note_compilation, observed, parse_profile
 from skillearn_jax.train.workdir import Workdir
-from skillearn_jax.types import Array, Key, Metrics
+from skillearn_jax.types import Key, Metrics
 
 _SHOWN = {
     "loss": "learner/loss",
@@ -130,7 +129,7 @@ def search(
             )
             program = str(setup.phases[-1].program)
             if index == first:
-                _check_best_metric(config, setup, streams, devices)
+                _check_best_metric(config, data, streams, steps_per_epoch, stage)
                 workdir.write_config(program)
             console.message(program)
             name = f"search {index + 1}/{num_stages}" if num_stages > 1 else "search"
@@ -155,23 +154,28 @@ def search(
 
 
 def _check_best_metric(
-    config: Config, setup: SearchSetup, streams: dict[str, Stream], devices: Devices
+    config: Config,
+    data: SearchImages,
+    streams: dict[str, Stream],
+    steps_per_epoch: int,
+    stage: SearchStage,
 ) -> None:
     """Raises `InputError` unless the search proper returns the metric; compiles nothing."""
-    name, program = config.checkpoint.best_metric, setup.phases[-1].program
+    name = config.checkpoint.best_metric
     if not config.checkpoint.keep_best or name == CheckpointConfig().best_metric:
         return
 
-    def metrics(_: Array) -> Metrics:
+    def metrics() -> Metrics:
+        key = jax.random.key(0)
+        # On one device: the number of them changes no name.
+        setup = build_program(config, data, key, steps_per_epoch, None, stage)
+        program = setup.phases[-1].program
         params = {name: setup.params[name] for name in program.sets}
-        state = program.init(params, jax.random.key(0), setup.model_state)
+        state = program.init(params, key, setup.model_state)
         read = {name: streams[name] for name in program.streams}
-        batches = sample(read, state.key, state.step, devices.part)
-        return setup.step(program)(state, batches)[1]
+        return setup.step(program)(state, sample(read, key, state.step))[1]
 
-    if devices.axis_name is not None:
-        metrics = jax.vmap(metrics, axis_name=devices.axis_name)
-    known = jax.eval_shape(metrics, jnp.zeros(devices.count))
+    known = jax.eval_shape(metrics)
     if name not in known:
         raise InputError(
             f"config.checkpoint.best_metric is {name!r}; it must be among "

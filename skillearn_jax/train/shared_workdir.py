@@ -72,6 +72,10 @@ class SharedWorkdir(Workdir):
         """Returns the content of a JSON file; `None` if there is none."""
         return on_first(lambda: self._of_first().read_json(name))
 
+    def read_rows(self, name: str) -> list[dict[str, Any]]:
+        """Returns the readable lines of a file of lines."""
+        return on_first(lambda: self._of_first().read_rows(name))
+
     def append_metrics(
         self, rows: Iterable[Mapping[str, Any]], name: str = "metrics.jsonl"
     ) -> None:

@@ -10,7 +10,7 @@ import jax
 from skillearn_jax.errors import InputError, StorageError
 from skillearn_jax.framework import State
 from skillearn_jax.train.loop import CompiledLoop, StepMetrics
-from skillearn_jax.train.workdir import Workdir, read_rows
+from skillearn_jax.train.workdir import Workdir
 
 TIMING = "timing.jsonl"
 """What differs from run to run of a config, apart from the metrics, which do not."""
@@ -94,7 +94,8 @@ def observed(
             jax.profiler.stop_trace()
         if taken:  # of an epoch that was not finished
             row = {"phase": phase, "step": step, "steps": taken, "steps_s": seconds}
-            workdir.append_metrics([row], TIMING)
+            with contextlib.suppress(StorageError):  # of what has ended the loop
+                workdir.append_metrics([row], TIMING)
 
 
 @contextlib.contextmanager
@@ -108,7 +109,7 @@ def wall_clock(workdir: Workdir, start: float) -> Iterator[Callable[[], float]]:
         workdir: of the run.
         start: of this process, by `time.perf_counter`.
     """
-    rows, _ = read_rows(workdir.path / TIMING)
+    rows = workdir.read_rows(TIMING)
     before = sum(row.get("wall_s", 0.0) for row in rows)
 
     def own() -> float:
@@ -134,7 +135,7 @@ def search_seconds(workdir: Workdir) -> dict[str, float]:
         `compile_s` and `steps_s`; a process that was killed leaves those of its finished
         epochs.
     """
-    rows, _ = read_rows(workdir.path / TIMING)
+    rows = workdir.read_rows(TIMING)
     searched = [r for r in rows if not str(r.get("phase")).startswith("evaluate")]
     return {
         name: sum(row.get(name, 0.0) for row in searched)

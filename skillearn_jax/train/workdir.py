@@ -23,7 +23,7 @@ class Workdir:
     """A run's folder: JSON files that a person or the report reads.
 
     `config.json`, `metrics.jsonl`, `alphas.jsonl`, `timing.jsonl`, `genotype.json`,
-    `evaluation.json`, `summary.json`,
+    `cells.json`, `evaluation.json`, `heldout.json`, `summary.json`,
     `checkpoints/`, `networks/` and `report/`. Files are replaced in one move, so that a run that is
     killed leaves either the old one or the new one. Of several processes, the first writes.
 
@@ -108,6 +108,10 @@ class Workdir:
             )
         return value or {}
 
+    def read_rows(self, name: str) -> list[dict[str, Any]]:
+        """Returns the readable lines of a file of lines."""
+        return read_rows(self.path / name)[0]
+
     def append_metrics(
         self, rows: Iterable[Mapping[str, Any]], name: str = "metrics.jsonl"
     ) -> None:
@@ -137,14 +141,7 @@ class Workdir:
         path = self.path / name
         if not path.exists():
             return
-        kept = []
-        for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
-            try:
-                row = json.loads(line)
-            except ValueError:
-                continue
-            if isinstance(row, dict) and keep(row):
-                kept.append(line + "\n")
+        kept = [json.dumps(row) + "\n" for row in read_rows(path)[0] if keep(row)]
         if self._writes:
             write_text(path, "".join(kept))
 

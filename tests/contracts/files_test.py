@@ -25,7 +25,7 @@ from skillearn_jax.train import (
     compare_config,
     default_config,
 )
-from skillearn_jax.train.experiment import check
+from skillearn_jax.train.checks import check
 
 # Of ml_collections, where it loads a config file.
 pytestmark = pytest.mark.filterwarnings("ignore:the load_module:DeprecationWarning")

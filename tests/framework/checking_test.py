@@ -151,6 +151,8 @@ def test_a_gradient_of_zero_is_no_sign_of_adam():
         assert row.norm == 0
         assert row.warning.startswith("zero by autodiff")
     assert report.warnings == ()
+    broken = report.rows[0]._replace(rel_error=float("nan"))
+    assert broken.warning.startswith("not finite")
 
 
 def test_the_table():

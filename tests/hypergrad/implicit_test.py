@@ -365,3 +365,14 @@ def test_a_traced_step_sweeps_over_many(quadratic, x64):
     for row, step in zip(swept, steps, strict=True):
         np.testing.assert_allclose(row, slope(float(step)), rtol=1e-12)
     assert swept.shape == (2, len(a))
+
+
+def test_the_auxiliary_output_may_be_anything():
+    def loss(w, a):
+        return (w - a) ** 2, {"name": "x"}
+
+    sgd = optax.sgd(0.1)
+    step = one_step(loss, sgd, ConjugateGradient(3))
+    slope, info = jax.grad(lambda a: step(1.0, a, sgd.init(1.0)), has_aux=True)(2.0)
+    assert slope == 1
+    assert info.aux == {"name": "x"}

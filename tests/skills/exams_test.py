@@ -94,6 +94,21 @@ def test_exams_of_any_size_have_the_gradient_of_their_proportions(shift, hardnes
     np.testing.assert_allclose(gradient, want, rtol=1e-4, atol=1e-7)
 
 
+@pytest.mark.parametrize("hardness", [None, 0.0, 0.5, 4.0])
+@pytest.mark.parametrize("shift", [-89.0, -200.0])
+def test_an_exam_below_all_numbers_is_empty_or_the_bank(shift, hardness):
+    losses = jnp.array([0.5, 2.0, 3.0], jnp.float32)
+
+    def exam(logits):
+        return normalized_exam_loss(losses, jax.nn.sigmoid(logits), hardness=hardness)
+
+    logits = jnp.array([0.3, -0.5, 0.1], jnp.float32) + shift
+    value, gradient = jax.value_and_grad(exam)(logits)
+    want = losses.mean() if hardness == 0 else 0
+    np.testing.assert_allclose(value, want, rtol=1e-6)
+    np.testing.assert_array_equal(gradient, 0)
+
+
 @pytest.mark.parametrize("h", [0.0, 0.5, 3.0])
 def test_scores_that_underflow_have_a_finite_gradient(h):
     grads = jax.grad(lambda c: jnp.sum(harden(jax.nn.sigmoid(c), h)))(

@@ -9,8 +9,8 @@ from skillearn_jax.errors import InputError
 from skillearn_jax.hypergrad import Exact, FiniteDifference, FirstOrder
 from skillearn_jax.nas import DARTS_OPS
 from skillearn_jax.train import Config, default_config
+from skillearn_jax.train.checks import check
 from skillearn_jax.train.config import HypergradConfig
-from skillearn_jax.train.experiment import check
 
 
 def leaves(kind, path="config"):

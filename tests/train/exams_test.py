@@ -12,9 +12,9 @@ from skillearn_jax.errors import InputError
 from skillearn_jax.hypergrad import Exact, FirstOrder
 from skillearn_jax.train import run
 from skillearn_jax.train.build import build_search
+from skillearn_jax.train.checks import check
 from skillearn_jax.train.config import CurriculumConfig
 from skillearn_jax.train.exams import check_exams, load_bank
-from skillearn_jax.train.experiment import check
 from skillearn_jax.train.search_streams import streams_of
 
 pytestmark = pytest.mark.usefixtures("quick_module")

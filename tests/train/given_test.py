@@ -8,8 +8,9 @@ import pytest
 from skillearn_jax.errors import InputError
 from skillearn_jax.nas import KNOWN_GENOTYPES, Genotype, random_genotype
 from skillearn_jax.nas.nasbench201 import Architecture
+from skillearn_jax.parallel import Devices
 from skillearn_jax.train import run
-from skillearn_jax.train.experiment import check
+from skillearn_jax.train.checks import check
 from skillearn_jax.train.given import given_cells
 from skillearn_jax.train.spaces import read_cells
 
@@ -64,6 +65,8 @@ def test_an_architecture_of_nasbench201(tiny, tmp_path):
             "at most config.evaluation.epochs, 1",
         ),
         ({"search.weights.warmup_epochs": 3}, "at most config.search.epochs, 2"),
+        ({"tester.weights.min_lr": 5.0}, "at most config.tester.weights.lr, 0.025"),
+        ({"tester.weights.warmup_epochs": 9}, "at most config.search.epochs, 2"),
         ({"search.weights.min_lr": 5.0}, "at most config.search.weights.lr, 0.025"),
     ],
 )
@@ -126,3 +129,18 @@ def test_cells_that_change_while_a_run_goes_on_are_refused(tiny_baseline, tmp_pa
     with pytest.raises(InputError, match=r"the cells of 'derived' are not those"):
         run(more, folder, quiet=True)
     assert (folder / "evaluation.json").read_text() == left
+
+
+def test_cells_that_nobody_has_trained_may_change(tiny_baseline, tmp_path, monkeypatch):
+    """A crash before the first checkpoint leaves their names alone."""
+    folder = tmp_path / "run"
+    changes = {"genotype": "random:1", "evaluation.num_seeds": 1}
+    with monkeypatch.context() as patch:
+        patch.setattr(Devices, "compile", None)
+        with pytest.raises(TypeError):
+            run(tiny_baseline(changes), folder, quiet=True)
+    noted = json.loads((folder / "cells.json").read_text())
+    noted["random 1"] = noted["derived"]
+    (folder / "cells.json").write_text(json.dumps(noted))
+    run(tiny_baseline(changes), folder, quiet=True)
+    assert json.loads((folder / "cells.json").read_text()) != noted

@@ -10,7 +10,7 @@ from skillearn_jax.data import Examples, ImageData
 from skillearn_jax.errors import InputError
 from skillearn_jax.nas import KNOWN_GENOTYPES
 from skillearn_jax.train import Config, load, run
-from skillearn_jax.train.experiment import check, check_images
+from skillearn_jax.train.checks import check, check_images
 from skillearn_jax.train.spaces import network_params, space_kind
 
 

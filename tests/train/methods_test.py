@@ -12,7 +12,7 @@ from skillearn_jax.nas import drop_candidates
 from skillearn_jax.train import run
 from skillearn_jax.train.build import build_search
 from skillearn_jax.train.checkpoints import Checkpoints
-from skillearn_jax.train.experiment import check, check_images
+from skillearn_jax.train.checks import check, check_images
 from skillearn_jax.train.stages import search_stage
 
 pytestmark = pytest.mark.usefixtures("quick_module")

@@ -10,7 +10,7 @@ from skillearn_jax.data import from_arrays, halves, load
 from skillearn_jax.errors import InputError
 from skillearn_jax.train import run
 from skillearn_jax.train.checkpoints import Checkpoints
-from skillearn_jax.train.experiment import check
+from skillearn_jax.train.checks import check
 from skillearn_jax.train.random_search import best_candidate, draw_candidates
 from skillearn_jax.train.resume import differences
 from skillearn_jax.train.rivals import random_cells

@@ -125,23 +125,44 @@ def test_a_run_grows(tiny_baseline, tmp_path, read_rows, capsys):
     ]
 
 
-@pytest.mark.parametrize("devices", [1, 2])
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"parallel.devices": 1},
+        {"parallel.devices": 2},
+        {"parallel.devices": 2, "parallel.tester_optimizer": "sharded", "skill": "lpt"},
+    ],
+)
 def test_a_best_metric_that_is_none_is_named(
-    tiny_baseline, tmp_path, devices, monkeypatch
+    tiny_baseline, tmp_path, changes, monkeypatch
 ):
     """Before anything is compiled: a warm-up may take hours."""
     monkeypatch.setattr(Devices, "compile", None)
     config = {
         "evaluation.epochs": 0,
         "checkpoint.best_metric": "validation/los",
-        "parallel.devices": devices,
+        **changes,
     }
     message = (
         r"best_metric is 'validation/los'; .* validation/objective: set --config\."
     )
+    if "skill" in changes:
+        message = message.replace("objective:", "objective, .*:")
     with pytest.raises(InputError, match=message) as e:
         run(tiny_baseline(config), tmp_path / "run", quiet=True)
     assert "\n" not in str(e.value)
+
+
+def test_a_data_set_of_no_table_makes_no_difference(tiny_baseline):
+    """Workdirs from before it could be empty go on."""
+    old, new = (
+        tiny_baseline({"benchmark.dataset": name}).to_dict() for name in ("cifar10", "")
+    )
+    assert differences(old, new, {}, evaluated=True) == ([], [])
+    for config in (old, new):
+        config["benchmark"] = {**config["benchmark"], "table": "t.csv"}
+    _, (refused,) = differences(old, new, {}, evaluated=True)
+    assert refused.path == "config.benchmark.dataset"
 
 
 @pytest.mark.long

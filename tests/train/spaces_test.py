@@ -12,7 +12,7 @@ from skillearn_jax.nas.nasbench201.table import DATASETS
 from skillearn_jax.nas.schedules import Stability
 from skillearn_jax.train import run
 from skillearn_jax.train.benchmark import load_benchmark
-from skillearn_jax.train.experiment import check
+from skillearn_jax.train.checks import check
 from skillearn_jax.train.spaces import kind_of_cells, read_cells, space_kind
 
 pytestmark = pytest.mark.usefixtures("quick_module")

@@ -11,8 +11,8 @@ from skillearn_jax.data import TrainingImages
 from skillearn_jax.errors import InputError, Interrupted
 from skillearn_jax.predict import predict
 from skillearn_jax.train import load, run
+from skillearn_jax.train.checks import check
 from skillearn_jax.train.evaluation_data import heldout_batches, training_batches
-from skillearn_jax.train.experiment import check
 from skillearn_jax.train.judge import judge
 from skillearn_jax.train.saving import Saver
 from skillearn_jax.train.tasks import load_images, search_images

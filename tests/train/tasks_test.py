@@ -16,8 +16,8 @@ from skillearn_jax.parallel import Devices
 from skillearn_jax.train import run
 from skillearn_jax.train.build import build_search
 from skillearn_jax.train.build_tasks import build_tasks, schedule_of
+from skillearn_jax.train.checks import check
 from skillearn_jax.train.exams import load_bank
-from skillearn_jax.train.experiment import check
 from skillearn_jax.train.rivals import read_rivals
 from skillearn_jax.train.search_streams import streams_of
 from skillearn_jax.train.tasks import load_images, longest_epoch, task_config

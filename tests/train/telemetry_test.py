@@ -11,7 +11,7 @@ import pytest
 from skillearn_jax.errors import InputError, Interrupted
 from skillearn_jax.parallel import Devices
 from skillearn_jax.train import run
-from skillearn_jax.train.experiment import check
+from skillearn_jax.train.checks import check
 from skillearn_jax.train.recompile import CompiledOnce, RecompilationWarning
 from skillearn_jax.train.telemetry import parse_profile
 from skillearn_jax.train.workdir import Workdir

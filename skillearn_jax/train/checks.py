@@ -1,0 +1,146 @@
+"""Floor 4: what a run refuses before it begins: values that are fine alone, not together."""
+
+from skillearn_jax.data import StreamingData
+from skillearn_jax.errors import InputError
+from skillearn_jax.parallel import Devices
+from skillearn_jax.train.benchmark import load_benchmark
+from skillearn_jax.train.config import Config, SgdConfig
+from skillearn_jax.train.evaluation_program import check_accumulation
+from skillearn_jax.train.exams import check_exams
+from skillearn_jax.train.given import check_given
+from skillearn_jax.train.random_search import check_random_search
+from skillearn_jax.train.rivals import read_rivals
+from skillearn_jax.train.search_streams import search_parts
+from skillearn_jax.train.spaces import auxiliary_head, space_kind
+from skillearn_jax.train.stages import check_stages
+from skillearn_jax.train.tasks import OneSet, check_data, check_tasks
+from skillearn_jax.train.telemetry import parse_profile
+
+
+def check(config: Config) -> None:
+    """Raises `InputError` for values that are fine alone and not together."""
+    search = config.search
+    config.space.build()
+    check_stages(config)
+    if parse_profile(config.profile) and (config.genotype or config.skill == "random"):
+        raise InputError(
+            f"config.profile is {config.profile!r}, but only steps of a search by gradient "
+            "are profiled: set --config.profile="
+        )
+    check_data(config)
+    check_tasks(config)
+    check_exams(config)
+    check_random_search(config)
+    space_kind(config).check(config)
+    load_benchmark(config)
+    read_rivals(config)
+    check_given(config)
+    if search.channels % search.partial:
+        raise InputError(
+            f"config.search.channels is {search.channels}; it must be a multiple "
+            f"of config.search.partial, {search.partial}: set "
+            "--config.search.channels"
+        )
+    if search.max_skips >= 0 and set(config.space.ops) <= {
+        "none",
+        "skip_connect",
+    }:
+        raise InputError(
+            f"config.search.max_skips is {search.max_skips}, but the space has no "
+            "other operation than skips: set --config.search.max_skips=-1"
+        )
+    for phase in ("search", "evaluation"):
+        group = getattr(config, phase)
+        if group.epochs:
+            _check_rate(f"config.{phase}", group.weights, phase, group.epochs)
+    if config.skill == "lpt":
+        _check_rate("config.tester", config.tester.weights, "search", search.epochs)
+    if search.warmup_epochs >= search.epochs:
+        raise InputError(
+            f"config.search.warmup_epochs is {search.warmup_epochs}; it must be "
+            f"below config.search.epochs, {search.epochs}: set "
+            "--config.search.warmup_epochs"
+        )
+
+
+def _check_rate(path: str, weights: SgdConfig, phase: str, epochs: int) -> None:
+    """Raises `InputError` for a learning rate that never gets where it should."""
+    if weights.warmup_epochs > epochs:
+        raise InputError(
+            f"{path}.weights.warmup_epochs is {weights.warmup_epochs}; it must be at most "
+            f"config.{phase}.epochs, {epochs}: set --{path}.weights.warmup_epochs"
+        )
+    if weights.tail_epochs >= epochs:
+        raise InputError(
+            f"{path}.weights.tail_epochs is {weights.tail_epochs}; it must be below "
+            f"config.{phase}.epochs, {epochs}: set --{path}.weights.tail_epochs"
+        )
+    if weights.schedule != "exponential" and weights.min_lr > weights.lr:
+        raise InputError(
+            f"{path}.weights.min_lr is {weights.min_lr}; it must be at most "
+            f"{path}.weights.lr, {weights.lr}: set --{path}.weights.min_lr"
+        )
+
+
+def _check_augmentation(config: Config, data: OneSet) -> None:
+    """Raises `InputError` for squares and shifts that leave nothing of an image."""
+    side = min(data.image_shape[:2])
+    sizes = {"config.data.padding": config.data.padding}
+    if not config.genotype:
+        sizes["config.data.cutout"] = config.data.cutout
+    if config.evaluation.epochs:
+        sizes["config.evaluation.cutout"] = config.evaluation.cutout
+    for flag, size in sizes.items():
+        if size >= side:
+            height, width = data.image_shape[:2]
+            raise InputError(
+                f"{flag} is {size}, but the images of {data.name} have {height}x{width} "
+                f"pixels; it must be below {side}: set --{flag}"
+            )
+
+
+def check_images(config: Config, data: OneSet) -> None:
+    """Raises `InputError` for images that a run cannot augment or a network read."""
+    _check_augmentation(config, data)
+    if any(config.data.colours) and data.image_shape[2] != 3:
+        raise InputError(
+            f"config.data.colours is {config.data.colours}, but the images of {data.name} "
+            f"have {data.image_shape[2]} channels and not 3: set "
+            "--config.data.colours='(0.0,0.0,0.0,0.0)'"
+        )
+    head = auxiliary_head(config)
+    if not (config.evaluation.epochs and head):
+        return
+    height, width = data.image_shape[:2]
+    # Two reduction cells come before the head, and the stem; each halving rounds up.
+    shrunk = 4 if config.evaluation.stem == "cifar" else 32
+    if -(-min(height, width) // shrunk) < head.min_side:
+        raise InputError(
+            f"the images of {data.name} have {height}x{width} pixels; the auxiliary head "
+            f"needs {shrunk * (head.min_side - 1) + 1} or more: set "
+            "--config.evaluation.auxiliary_weight=0"
+        )
+
+
+def check_batches(config: Config, data: OneSet, devices: Devices) -> None:
+    """Raises `InputError` for batches that the data or the devices cannot give."""
+    batches = [
+        ("config.evaluation.batch_size", config.evaluation.batch_size, data.num_train)
+    ]
+    if not config.genotype:
+        sizes = (
+            [data.num_classes * number for number in config.data.per_class]
+            if isinstance(data, StreamingData)
+            else [part.size for part in search_parts(config, data.train)]
+        )
+        batches.append(("config.data.batch_size", config.data.batch_size, min(sizes)))
+    for flag, batch_size, size in batches:
+        devices.share(batch_size, flag)
+        if batch_size > size:
+            raise InputError(
+                f"{flag} is {batch_size}; it must be at most {size}, the images that it "
+                f"is drawn from: set --{flag}"
+            )
+    if config.evaluation.epochs:
+        steps_per_epoch = data.num_train // config.evaluation.batch_size
+        check_accumulation(config.evaluation, steps_per_epoch)
