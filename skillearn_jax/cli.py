@@ -45,7 +45,12 @@ On several machines, the same command on each, with a workdir that all see, and
 
 or, on Slurm and TPU pods, --distributed, which is not needed under srun and on GKE
 (--nodistributed: each process is a run of its own). On one machine: launch/local.sh N,
-with the flags of the command. See docs/scaling.md.
+with the flags of the command. See docs/scaling.md. Processes wait --start_timeout
+seconds for each other, and --heartbeat_timeout for one that is silent.
+
+All keys, with meaning and default: skillearn_jax/train/config/*.py. Exit codes: 0 done;
+2 a mistake in what was given; 3 a loss is not finite; 4 the disk is full or not writable;
+5 a process did not come; 130 and 143 ended by Ctrl-C or SIGTERM, saved.
 """
 
 _OVERRIDE = re.compile(r"--?(no)?config\.(?P<path>[\w.]+)")
