@@ -32,7 +32,16 @@ import matplotlib.pyplot as plt
 import numpy as np
 import optax
 
-from skillearn_jax import Aux, Learner, Program, Stage, Validation
+from skillearn_jax import (
+    Aux,
+    Learner,
+    LearnerModel,
+    Program,
+    Stage,
+    TesterModel,
+    Validation,
+    learning_by_passing_tests,
+)
 from skillearn_jax.data import load
 
 digits = load("digits").train
@@ -175,6 +184,37 @@ everything = {
 report = program.check(state, everything)
 print(report)
 assert all(row.rel_error < 1e-4 for row in report.rows if row.adjoint == "exact")
+
+
+# %%
+# The same skill, ready made: it is handed the functions above.
+adam, sgd = optax.adam(0.02, b1=0.5), optax.sgd(0.5, momentum=0.9)
+ready = learning_by_passing_tests(
+    LearnerModel(
+        train_loss=study,
+        example_losses=lambda weights, sets, model_state, batch, key: learner_losses(
+            weights, sets["alphas"], *batch
+        ),
+        optimizer=sgd,
+        supporting={"alphas": adam},
+    ),
+    TesterModel(
+        encode=lambda encoder, model_state, batch, key: (encode(encoder, batch[0]), {}),
+        losses=lambda executor, features, batch: cross_entropy(
+            features @ executor, batch[1]
+        ),
+        scores=scores,
+        optimizers={"encoder": sgd, "executor": sgd, "creator": adam},
+        accuracies=lambda executor, features, batch: jnp.float32(
+            jnp.argmax(features @ executor, -1) == batch[1]
+        ),
+    ),
+)
+streams = {**everything, "val": everything["bank"]}
+ready_grads, _ = ready.hypergrad(ready.init(params, keys[5]), streams)
+grads, _ = program.hypergrad(state, everything)
+for name in ("alphas", "creator"):
+    np.testing.assert_allclose(ready_grads[name], grads[name], rtol=1e-3, atol=1e-7)
 
 
 # %%
