@@ -74,6 +74,9 @@ def main() -> None:
     parser.add_argument("--implicit", action="store_true", help="time those too")
     parser.add_argument("--peers", action="store_true")
     args = parser.parse_args()
+    for dtype in args.dtypes.split(","):
+        if dtype not in ("float32", "bfloat16", "float16"):  # float64 is the reference
+            parser.error(f"--dtypes has {dtype!r}; float32, bfloat16, float16")
     jax.config.update("jax_default_matmul_precision", args.precision)
     adjoints = ADJOINTS if args.implicit else ADJOINTS[:4]
     if args.problem == "chain":
