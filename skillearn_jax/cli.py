@@ -23,6 +23,7 @@ import jax
 from absl import flags
 from ml_collections import ConfigDict, config_flags
 
+from skillearn_jax.commands import complain
 from skillearn_jax.errors import InputError, Interrupted, UserError
 from skillearn_jax.parallel import Processes
 from skillearn_jax.train import run, run_comparison
@@ -208,6 +209,5 @@ def _quiet_libraries() -> None:
 
 
 def _fail(error: BaseException | str, code: int) -> int:
-    text = " ".join(str(error).split())
-    print(f"skillearn_jax: {text}", file=sys.stderr)
+    complain("skillearn_jax", str(error))
     return code

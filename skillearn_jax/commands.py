@@ -1,4 +1,4 @@
-"""Floor 0: what the small commands, `python -m skillearn_jax.NAME`, have in common."""
+"""Floor 0: what the commands have in common, the launcher and the small ones."""
 
 import argparse
 import sys
@@ -31,11 +31,10 @@ def run_command(
     try:
         return command() or 0
     except UserError as error:
-        complain(parser, str(error))
+        complain(parser.prog.rpartition(".")[2], str(error))
         return error.exit_code
 
 
-def complain(parser: argparse.ArgumentParser, line: str) -> None:
+def complain(name: str, line: str) -> None:
     """Prints a line on stderr, under the command's name."""
-    name = parser.prog.rpartition(".")[2]
     print(f"{name}: {' '.join(line.split())}", file=sys.stderr)

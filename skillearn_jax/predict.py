@@ -118,7 +118,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
         def say(line: str) -> None:
             damaged.append(line)
-            complain(parser, line)
+            complain("predict", line)
 
         trained = load(flags.workdir, flags.network, flags.seed)
         WRITERS[flags.format](predict(trained, Path(flags.images), say))

@@ -114,7 +114,7 @@ class Neumann(Implicit):
     step: float = 0.1
 
     def __post_init__(self) -> None:
-        _check_count("Neumann num_terms", self.num_terms)
+        check_count("Neumann num_terms", self.num_terms)
         # A traced step sweeps over many in one compilation; it cannot be looked at.
         traced = isinstance(self.step, jax.core.Tracer)
         if not traced and not 0 < self.step < math.inf:
@@ -161,7 +161,7 @@ class ConjugateGradient(Implicit):
     damping: float = 0.0
 
     def __post_init__(self) -> None:
-        _check_count("ConjugateGradient num_steps", self.num_steps)
+        check_count("ConjugateGradient num_steps", self.num_steps)
         if not 0 <= self.damping < math.inf:
             raise InputError(
                 f"ConjugateGradient damping is {self.damping}; it must be at least 0"
@@ -206,7 +206,7 @@ class FixedPoint(Implicit):
     num_steps: int = 10
 
     def __post_init__(self) -> None:
-        _check_count("FixedPoint num_steps", self.num_steps)
+        check_count("FixedPoint num_steps", self.num_steps)
 
     def pull_back(
         self, step: OptimizerStep, inputs: Inputs, opt_state: PyTree, v: PyTree
@@ -380,6 +380,7 @@ def _zero(probe: Array | None) -> Array:
     return jnp.zeros(()) if probe is None else probe
 
 
-def _check_count(what: str, value: int) -> None:
+def check_count(what: str, value: int) -> None:
+    """Raises `InputError` unless the value is a whole number, at least 1."""
     if not isinstance(value, Integral) or value < 1:
         raise InputError(f"{what} is {value}; it must be a whole number, at least 1")

@@ -3,7 +3,6 @@
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from numbers import Integral
 from typing import Any, Literal
 
 import jax
@@ -12,7 +11,7 @@ import optax
 
 from skillearn_jax.errors import InputError
 from skillearn_jax.hypergrad.adjoints import Adjoint, Autodiff, Exact, StepFn
-from skillearn_jax.hypergrad.implicit import Implicit
+from skillearn_jax.hypergrad.implicit import Implicit, check_count
 from skillearn_jax.hypergrad.one_step import one_step
 from skillearn_jax.hypergrad.optimizer_step import StepInfo
 from skillearn_jax.types import Array, LossFn, PyTree
@@ -47,11 +46,7 @@ class Steps:
     loop: Literal["auto", "scan", "python"] = "auto"
 
     def __post_init__(self) -> None:
-        if not isinstance(self.num_steps, Integral) or self.num_steps < 1:
-            raise InputError(
-                f"Steps num_steps is {self.num_steps}; it must be a whole number, at "
-                "least 1"
-            )
+        check_count("Steps num_steps", self.num_steps)
         if self.segment is not None and not 1 <= self.segment <= self.num_steps:
             raise InputError(
                 f"Steps segment is {self.segment}; it must be 1 to num_steps, "

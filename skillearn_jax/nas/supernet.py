@@ -117,7 +117,7 @@ class Supernet(nn.Module):
         """
         self.space.check_alphas(alphas)
         self._check_options(skip_weight, skip_dropout_rate)
-        draw = INITIALIZATIONS[self.initialization].kernel
+        drawn = INITIALIZATIONS[self.initialization]
         mixtures = {
             kind: self._mixture(kind, alphas, skip_weight) for kind in CELL_KINDS
         }
@@ -128,7 +128,7 @@ class Supernet(nn.Module):
             images,
             train=train,
             axis_name=self.axis_name,
-            draw=draw,
+            draw=drawn.kernel,
         )
         make = nn.remat(MixedCell, static_argnums=(4,)) if self.remat else MixedCell
         places = cell_places(
@@ -141,7 +141,7 @@ class Supernet(nn.Module):
                 partial=self.partial,
                 axis_name=self.axis_name,
                 form=self.form,
-                draw=draw,
+                draw=drawn.kernel,
                 name=f"cell_{i}",
             )
             mixture = mixtures[place.kind]
@@ -151,7 +151,6 @@ class Supernet(nn.Module):
         pooled = jnp.mean(newer, axis=(1, 2))
         if not self.num_classes:
             return pooled
-        drawn = INITIALIZATIONS[self.initialization]
         return Dense(self.num_classes, *drawn, name="head")(pooled)
 
     def _check_options(

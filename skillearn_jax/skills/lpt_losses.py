@@ -144,7 +144,7 @@ class ExamLosses:
         }
         if self.curriculum is not None:
             metrics |= self._held_exam(
-                moves, reads, model_state, bank, features, learner_key
+                moves, reads, model_state, bank, features, scores, learner_key
             )
         if not (self.tester_trains and self.tester_weight):
             return exam_loss, Aux(metrics)
@@ -184,6 +184,7 @@ class ExamLosses:
         model_state: ModelState,
         bank: Batch,
         features: PyTree,
+        scores: Array,
         learner_key: Key,
     ) -> dict[str, Array]:
         """Returns the error rates of the discrete exam, of which there is no gradient."""
@@ -194,7 +195,6 @@ class ExamLosses:
         errors = self.learner.example_errors(
             reads["weights"], supporting, model_state, bank, learner_key
         )
-        scores = self.tester.scores(moves["creator"], features)
         all_errors, all_scores = (
             gather_over_devices(part, self.axis_name) for part in (errors, scores)
         )
