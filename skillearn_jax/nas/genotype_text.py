@@ -31,9 +31,9 @@ def parse_genotype_text(text: str) -> dict[str, Any]:
     try:
         call = ast.parse(text.strip(), mode="eval").body
     except (SyntaxError, ValueError, RecursionError, MemoryError):
-        raise InputError(f"not a genotype: {_shorten(text)}") from None
+        raise InputError(f"not a genotype: {shown(text)}") from None
     if not _is_call_of(call, "Genotype") or call.args:
-        raise InputError(f"expected Genotype(normal=.., ..), got {_shorten(text)}")
+        raise InputError(f"expected Genotype(normal=.., ..), got {shown(text)}")
     names = [str(keyword.arg) for keyword in call.keywords]
     if sorted(names) != sorted(_FIELDS):
         raise InputError(
@@ -81,11 +81,6 @@ def _is_call_of(node: ast.expr, name: str) -> TypeGuard[ast.Call]:
 def _source(node: ast.expr) -> str:
     """Returns an expression for a message, cut where it is long."""
     try:
-        return _shorten(ast.unparse(node))
+        return shown(ast.unparse(node))
     except (RecursionError, ValueError):
         return "what is too deep or too long to be shown"
-
-
-def _shorten(text: str) -> str:
-    """Returns the text on one line, cut where it is long."""
-    return repr(text if len(text) <= 60 else f"{text[:57]}...")
