@@ -140,7 +140,11 @@ def several(config):
 
 
 def il(config):
-    """Interleaving learning, two rounds, with the trade-off of the authors' code."""
+    """Interleaving learning, two rounds, with the trade-off of the authors' code.
+
+    The encoder decays as in the method beside its pull towards the encoder before; in the
+    authors' code the pull takes the place of its decay after the first batch.
+    """
     several(config)
     config.skill = "interleaving"
     config.interleaving.rounds = 2

@@ -47,7 +47,10 @@ ABLATIONS = {
     "difficulty_only": {"lpt.ablation": "difficulty_only"},
     "exam_only": {"lpt.ablation": "exam_only"},
     "released_code": {"lpt.variant": "released_code"},
-    "released_first": {"lpt.variant": "released_code_first_order"},
+    "released_first": {
+        "lpt.variant": "released_code_first_order",
+        "hypergrad.adjoint": "first_order",
+    },
     "unnormalized": {"lpt.exam_loss": "mean"},
     "stale": {"lpt.stale_reads": True},
     "alternate": {"lpt.order": "alternate"},

@@ -141,15 +141,21 @@ def gather_over_devices(array: Array, axis_name: str | None) -> Array:
 
 
 def cast_floats(tree: PyTree, dtype: str) -> PyTree:
-    """Returns the tree with all floats in one type; integers and keys as they are."""
-    return jax.tree.map(
-        lambda leaf: (
-            jnp.asarray(np.asarray(leaf), jnp.dtype(dtype))
-            if is_differentiable(leaf)
-            else leaf
-        ),
-        tree,
-    )
+    """Returns the tree with all floats in one type; integers and keys as they are.
+
+    But for integers of 64 bits: JAX has them where it has float64, and not elsewhere.
+    """
+    narrow = {"int64": "int32", "uint64": "uint32"} if dtype != "float64" else {}
+
+    def cast(leaf: PyTree) -> PyTree:
+        kind = jnp.dtype(dtype) if is_differentiable(leaf) else narrow.get(_type(leaf))
+        return leaf if kind is None else jnp.asarray(np.asarray(leaf).astype(kind))
+
+    return jax.tree.map(cast, tree)
+
+
+def _type(leaf: PyTree) -> str:
+    return str(getattr(leaf, "dtype", ""))
 
 
 def widen(tree: PyTree) -> PyTree:

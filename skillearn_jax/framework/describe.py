@@ -36,7 +36,10 @@ def _describe_stage(program: Program, stage: Stage, index: int) -> list[str]:
     active = graph.active_learners(program, stage)
     if active:
         lines.append(f"    active   {_names(active)}")
-    starts = {target: f" from {source}'" for target, source in stage.start.items()}
+    starts = {
+        target: f" from {_primed(program, stage, (source,), index)[0]}"
+        for target, source in stage.start.items()
+    }
     moves = [name + starts.get(name, "") for name in stage.moves]
     lines.append(f"    moves    {_names(moves)}")
     lines += _describe_objective(program, stage, index)

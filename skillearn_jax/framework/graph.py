@@ -16,6 +16,7 @@ from skillearn_jax.tree import is_differentiable
 
 if TYPE_CHECKING:
     from skillearn_jax.framework.program import Program
+    from skillearn_jax.framework.state import State
 
 VALIDATION = "validation"
 """The name of the validation stage; no training stage may take it."""
@@ -78,6 +79,7 @@ def check_program(program: Program) -> None:
     _check_owners(program)
     _check_reads(program)
     _check_commit(program)
+    _check_streams(program)
     _check_learners(program)
     if program.validation is not None:
         arriving = _arriving(program)
@@ -93,7 +95,10 @@ def check_program(program: Program) -> None:
 
 
 def check_params(program: Program, params: Mapping[str, Any]) -> None:
-    """Raises `InputError` unless `params` are the program's sets, and floats if moved."""
+    """Raises `InputError` unless `params` are the program's sets and fit its stages.
+
+    Moved sets hold floats, and a set that starts from another one is like it.
+    """
     known = set(known_sets(program))
     missing, extra = sorted(known - set(params)), sorted(set(params) - known)
     if missing:
@@ -109,6 +114,30 @@ def check_params(program: Program, params: Mapping[str, Any]) -> None:
                     f"params[{name!r}]{jax.tree_util.keystr(path)} is "
                     f"{jnp.result_type(leaf)}; a set that is moved holds floats"
                 )
+    for stage in program.stages:
+        for target, source in stage.start.items():
+            if form(params[target]) != form(params[source]):
+                raise InputError(
+                    f"stage {stage.name!r} starts {target!r} from {source!r}, but their "
+                    f"structures, shapes or types differ: {shown(params[target])} and "
+                    f"{shown(params[source])}"
+                )
+
+
+def check_state(program: Program, state: State) -> None:
+    """Raises `InputError` for a state of another program."""
+    readers = {stage.name for stage in program.stages}
+    if program.validation is not None:
+        readers.add(VALIDATION)
+    for what, needed, given in (
+        ("sets", set(known_sets(program)), set(state.params)),
+        ("optimiser states", readers, set(state.opt_states)),
+    ):
+        if not needed <= given:
+            raise InputError(
+                f"the state lacks the {what} {sorted(needed - given)}; it has "
+                f"{sorted(given)}: take one from this program's init"
+            )
 
 
 def check_batches(program: Program, batches: Mapping[str, Any]) -> None:
@@ -181,7 +210,7 @@ def _check_reads(program: Program) -> None:
     used = {name for part in _parts(program).values() for name in part.all_reads}
     used |= {source for stage in program.stages for source in stage.start.values()}
     unused = sorted(set(program.frozen) - used)
-    if unused:
+    if unused and program.validation is not None:  # else they may rest
         raise InputError(f"frozen sets {unused} are read by nobody; leave them out")
     if program.validation is not None:
         doubled = sorted(set(program.validation.all_reads) & set(_supporting(program)))
@@ -211,6 +240,25 @@ def _check_commit(program: Program) -> None:
                 )
 
 
+def _check_streams(program: Program) -> None:
+    """A stream has as many batches a step as each of its readers takes."""
+    readers: dict[str, dict[int | None, str]] = {}
+    for reader, part in _parts(program).items():
+        solver = part.solver if isinstance(part, Stage) else None
+        count = None if solver is None else solver.num_steps
+        for name in part.all_data:
+            readers.setdefault(name, {}).setdefault(count, reader)
+    for name, by_count in readers.items():
+        if len(by_count) > 1:
+            takes = ", ".join(
+                f"{reader!r} takes {f'{count} batches' if count else 'one batch'}"
+                for count, reader in by_count.items()
+            )
+            raise InputError(
+                f"of the stream {name!r} {takes} a step; give each a stream of its own"
+            )
+
+
 def _check_learners(program: Program) -> None:
     """A training loss reads one learner; data and sets of learners must exist."""
     known = known_sets(program)
@@ -229,13 +277,27 @@ def _check_learners(program: Program) -> None:
                     f"{reader!r} reads the stream {name!r}, which no learner has; "
                     f"theirs are {sorted(declared)}"
                 )
+    unread = sorted(declared - set(streams(program)))
+    if unread:
+        raise InputError(
+            f"learners have the streams {unread}, which nothing reads; read are "
+            f"{sorted(streams(program))}"
+        )
     for stage in program.stages:
+        active = active_learners(program, stage)
+        own = {n for x in program.learners if x.name in active for n in x.data}
+        for name in stage.data if active and declared else ():
+            if name not in own:
+                raise InputError(
+                    f"the training loss of stage {stage.name!r} reads the stream {name!r}, "
+                    f"which is not of {_listed(active)}; name it in Learner(data=...), or "
+                    "read it in an interaction"
+                )
         touched = _learned(program, stage)
         if touched and not any(touched <= set(x.sets) for x in program.learners):
-            active = list(active_learners(program, stage))
             raise InputError(
                 f"the training loss of stage {stage.name!r} reads the learners "
-                f"{active}; learners meet in interactions: use interaction_reads="
+                f"{list(active)}; learners meet in interactions: use interaction_reads="
             )
 
 
@@ -300,6 +362,24 @@ def _parts(program: Program) -> dict[str, Objective]:
     if program.validation is not None:
         parts[VALIDATION] = program.validation
     return parts
+
+
+def form(tree: Any) -> Any:
+    """Returns what a compiled step depends on: structure, shapes and types."""
+    leaves, structure = jax.tree.flatten(tree)
+    return structure, [(jnp.shape(x), jnp.result_type(x)) for x in leaves]
+
+
+def shown(tree: Any) -> str:
+    """Returns the first leaves of a tree, as `type[shape]`."""
+    leaves = [
+        f"{jnp.result_type(x)}{list(jnp.shape(x))}" for x in jax.tree.leaves(tree)
+    ]
+    return ", ".join(leaves[:3]) + (", ..." if len(leaves) > 3 else "")
+
+
+def _listed(names: Iterable[str]) -> str:
+    return " or ".join(map(repr, names))
 
 
 def _unique(names: Iterable[str]) -> tuple[str, ...]:

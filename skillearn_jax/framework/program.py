@@ -100,11 +100,9 @@ class Program:
     def training_only(self) -> "Program":
         """Returns the program without its validation stage: supporting sets rest."""
         supporting = self.validation.supporting if self.validation else {}
-        read = {name for stage in self.stages for name in stage.all_reads}
+        # Those that no stage reads as well: a phase carries the sets of its program.
         return self.replace(
-            validation=None,
-            learners=(),
-            frozen=tuple(n for n in (*self.frozen, *supporting) if n in read),
+            validation=None, learners=(), frozen=(*self.frozen, *supporting)
         )
 
     def init(
@@ -122,7 +120,8 @@ class Program:
 
         Raises:
             InputError: if a set is missing, or is given and nobody moves or reads it, or
-                is moved and holds other numbers than floats.
+                is moved and holds other numbers than floats, or differs in structure,
+                shapes or types from one that it starts from.
         """
         graph.check_params(self, params)
         # Strongly typed, since a weak type would compile the step twice, and copied, so
@@ -156,11 +155,13 @@ class Program:
             batches: for each of `self.streams` whatever the loss functions read.
 
         Raises:
-            InputError: while tracing, if a stream is missing.
+            InputError: while tracing, if a stream is missing, the state is of another
+                program, or a function asks for what it has not declared.
 
         Cost: for K stages with the exact adjoint, about 4 gradients a stage (look-ahead,
         product, real step) and the gradient of the objective.
         """
+        graph.check_state(self, state)
         graph.check_batches(self, batches)
         metrics: dict[str, Array] = {}
         if self.validation is None:
@@ -266,6 +267,7 @@ class Program:
     def _hypergrad(
         self, state: State, batches: Batches
     ) -> tuple[ParamSets, HypergradInfo, _Run]:
+        graph.check_state(self, state)
         graph.check_batches(self, batches)
         if self.validation is None:
             raise InputError(
@@ -320,6 +322,11 @@ class Program:
             batches,
             self._key(state, len(self.stages)),
         )
+        if jnp.shape(value) != ():
+            raise InputError(
+                f"the validation objective has shape {jnp.shape(value)}, but a scalar is "
+                "needed: reduce it with .mean() or .sum()"
+            )
         metrics = {**aux.metrics, "objective": value}
         if self.validation.interaction is None:
             del metrics["loss"]  # it is the objective
@@ -389,6 +396,12 @@ def _record(run: _Run, name: str, opt_state: PyTree, aux: Aux) -> None:
             f"stage {name!r} returned model states {sorted(unknown)}, but init was "
             f"given {sorted(run.model_state)}"
         )
+    for key, new in aux.model_state.items():
+        if graph.form(new) != graph.form(run.model_state[key]):
+            raise InputError(
+                f"stage {name!r} returned the model state {key!r} in another form: "
+                f"{graph.shown(new)} for {graph.shown(run.model_state[key])}"
+            )
     run.opt_states[name] = opt_state
     # Held fixed: statistics are no path for gradients, in no stage and no adjoint.
     run.model_state.update(jax.lax.stop_gradient(dict(aux.model_state)))

@@ -1,10 +1,14 @@
 """Floor 2: the parts of a program, as data: learners, training stages, validation."""
 
+import math
+import numbers
 from collections.abc import Mapping
 from dataclasses import KW_ONLY, dataclass, field
 from typing import Any, Literal, NamedTuple, TypeAlias
 
 import jax
+import jax.numpy as jnp
+import numpy as np
 import optax
 
 from skillearn_jax.errors import InputError
@@ -74,7 +78,8 @@ class Objective:
         interaction: the interaction function, if there is one.
         interaction_reads: names of further sets that only the interaction reads.
         interaction_data: names of the (auxiliary) streams that it reads.
-        interaction_weight: gamma, the trade-off.
+        interaction_weight: gamma, the trade-off: a number. One that is learned is a
+            supporting set in `interaction_reads`, by which the interaction multiplies.
         detached: those of the reads that are held fixed: no gradient flows back
             through them, whatever the adjoint.
     """
@@ -215,7 +220,8 @@ class Validation(Objective):
         min_{minimize} max_{maximize}  loss_fn({W*_k}, {U_k}; D_val)
 
     `loss_fn` is called with the supporting sets in `moves` and the declared results of
-    the training stages in `reads`.
+    the training stages in `reads`; with model states as they were before the step, not as
+    the look-ahead leaves them.
 
     Attributes:
         minimize: the supporting sets that descend, with their optimisers.
@@ -241,6 +247,12 @@ class Validation(Objective):
 
     def __post_init__(self) -> None:
         _check_objective(self, "indirect", "before")
+        for name in ("minimize", "maximize"):
+            if not isinstance(getattr(self, name), Mapping):
+                raise InputError(
+                    f"{name}={getattr(self, name)!r} must map sets to optimisers: "
+                    "{'alphas': optax.adam(3e-4)}"
+                )
         _check_optimizers("the validation stage", self.supporting)
         if not self.supporting:
             raise InputError(
@@ -279,7 +291,18 @@ class Validation(Objective):
 
 def _value_and_aux(fn: LossFn, *args: Any) -> tuple[Array, Aux]:
     """Calls a loss function; gives it an empty `Aux` where it returns none."""
-    out = fn(*args)
+    try:
+        out = fn(*args)
+    except KeyError as error:
+        given = dict(
+            zip(("moves", "reads", "model_state", "batch"), args, strict=False)
+        )
+        raise InputError(
+            f"{getattr(fn, '__name__', fn)} asks for {error}; it is given "
+            + ", ".join(f"{name} {sorted(value)}" for name, value in given.items())
+            + ": declare what it reads in reads= and data=, or for an interaction in "
+            "interaction_reads= and interaction_data="
+        ) from error
     if not isinstance(out, tuple):
         return out, Aux()
     value, aux = out
@@ -294,6 +317,12 @@ def _value_and_aux(fn: LossFn, *args: Any) -> tuple[Array, Aux]:
             f"{getattr(fn, '__name__', fn)} returned the metrics {taken}, which are the "
             "framework's own; give them other names"
         )
+    for name, metric in aux.metrics.items():
+        if jnp.shape(metric) != ():
+            raise InputError(
+                f"{getattr(fn, '__name__', fn)} returned the metric {name!r} of shape "
+                f"{jnp.shape(metric)}; metrics are scalars"
+            )
     return value, aux
 
 
@@ -316,8 +345,20 @@ def _check_objective(part: Objective, *names: str) -> None:
         value = getattr(part, name)
         if isinstance(value, str):
             raise InputError(f"{name}={value!r} must be a tuple of names: ({value!r},)")
+        if not isinstance(value, tuple | list):
+            raise InputError(f"{name}={value!r} must be a tuple of names")
+        if len(set(value)) < len(value):
+            raise InputError(f"{name}={value!r} names a set or stream twice")
         if value and part.interaction is None and name.startswith("interaction_"):
             raise InputError(f"{name}={value!r} without an interaction= function")
+    weight = part.interaction_weight
+    if not isinstance(weight, numbers.Real | jax.Array | np.ndarray):
+        raise InputError(
+            f"interaction_weight={weight!r} must be a number; to learn it, read a "
+            "supporting set in the interaction and multiply there"
+        )
+    if isinstance(weight, numbers.Real) and not math.isfinite(weight):
+        raise InputError(f"interaction_weight={weight}; it must be finite")
     unread = sorted(set(part.detached) - set(part.all_reads))
     if unread:
         raise InputError(f"detached={unread} are not read; name them in reads= too")

@@ -350,6 +350,12 @@ def _mixed_product(
     step: OptimizerStep, inputs: Inputs, q: PyTree, v: PyTree, damping: float
 ) -> tuple[Inputs, Array]:
     """Returns `-d2L/d(R, D)dW . q` and how well `(H + damping) q = v` holds."""
+    if any(jnp.iscomplexobj(leaf) for leaf in jax.tree.leaves(inputs.active)):
+        # Products with a Hessian are not linear in complex numbers.
+        raise InputError(
+            "Neumann and ConjugateGradient are for real parameters, and these are "
+            "complex; use Exact() or split them into real and imaginary parts"
+        )
     product = mixed_hvp(
         _gradient_fn(step, inputs), inputs.active, like(q, inputs.active)
     )

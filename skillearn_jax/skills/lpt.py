@@ -47,7 +47,8 @@ LPT_VARIANTS: Mapping[str, Mapping[str, Any]] = MappingProxyType(
 `"released_code_first_order"` its P-DARTS and PC-DARTS variants. Not reproduced: gradients
 of the tester that are left over from the iteration before and enter its virtual step; the
 gradient of the tester's exam training that stays in C's; the tester's validation gradient in
-the vector of the exam's mixed product; running statistics that move in every pass.
+the vector of the exam's mixed product; running statistics that move in every pass; a
+virtual step without the clipping of the real one.
 """
 
 

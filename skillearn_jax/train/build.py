@@ -311,11 +311,14 @@ def _tester(
     def logits(params: PyTree, features: Array) -> Array:
         return cast(Array, executor.apply({"params": params}, features))
 
+    # Where the tester does not train, its encoder ascends with the creator.
+    ascends = config.lpt.ablation == "difficulty_only"
     weights = sgd(
         config.tester.weights,
         config.search.epochs,
         steps_per_epoch,
         split_over=split_over,
+        start_epoch=config.search.warmup_epochs if ascends else 0,
     )
     tester = TesterModel(
         encode=encode,

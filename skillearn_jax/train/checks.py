@@ -27,6 +27,12 @@ def check(config: Config) -> None:
             f"config.profile is {config.profile!r}, but only steps of a search by gradient "
             "are profiled: set --config.profile="
         )
+    if config.hypergrad.per_set and config.hypergrad.adjoint != "finite_difference":
+        raise InputError(
+            f"config.hypergrad.per_set is for finite differences, and "
+            f"config.hypergrad.adjoint is {config.hypergrad.adjoint!r}: set "
+            "--config.hypergrad.adjoint=finite_difference"
+        )
     check_data(config)
     check_tasks(config)
     check_exams(config)

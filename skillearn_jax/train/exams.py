@@ -48,6 +48,20 @@ def check_exams(config: Config) -> None:
                 f"config.lpt.{name} is {getattr(options, name)!r}, but the variant "
                 f"{options.variant!r} decides it: set --config.lpt.variant=paper"
             )
+    adjoint = config.hypergrad.adjoint
+    if "adjoint" in LPT_VARIANTS[options.variant] and adjoint != "first_order":
+        raise InputError(
+            f"config.hypergrad.adjoint is {adjoint!r}, but the variant "
+            f"{options.variant!r} is of first order: set "
+            "--config.hypergrad.adjoint=first_order"
+        )
+    unread = ("interaction_weight", "tester_weight", "exam_scores")
+    for name in unread if options.ablation == "difficulty_only" else ():
+        if getattr(options, name) != getattr(LptConfig(), name):
+            raise InputError(
+                f"config.lpt.{name} is {getattr(options, name)!r}, but a tester that does "
+                "not train reads it not: set --config.lpt.ablation=none"
+            )
     if options.ablation == "exam_only" and not options.interaction_weight:
         raise InputError(
             "config.lpt.ablation is 'exam_only', but with interaction_weight 0 there is "

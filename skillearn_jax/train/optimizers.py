@@ -63,6 +63,7 @@ def sgd(
     steps_per_epoch: int,
     accumulate: int = 1,
     split_over: str | None = None,
+    start_epoch: int = 0,
 ) -> optax.GradientTransformation:
     """Returns SGD in PyTorch's order: clip, decay into the gradient, momentum.
 
@@ -74,8 +75,14 @@ def sgd(
             the others the parameters stay.
         split_over: the device axis that the momentum is split over; `None` keeps all of
             it on every device.
+        start_epoch: of the first update, for what rests in the epochs before.
     """
-    schedule = learning_rate(config, epochs, steps_per_epoch, accumulate)
+    rate = learning_rate(config, epochs, steps_per_epoch, accumulate)
+    rested = start_epoch * steps_per_epoch // accumulate
+
+    def schedule(count: Array) -> Array:
+        return rate(count + rested)
+
     momentum = config.momentum or None
     update = optax.chain(
         clip_by_global_norm(config.clip) if config.clip else optax.identity(),
@@ -88,22 +95,29 @@ def sgd(
     return update if split_over else _computed_once(update)
 
 
-_norm = subroutine(optax.tree.norm)
+@subroutine
+def _norm(tree: PyTree) -> Array:
+    """Returns the Euclidean norm, and where all squares underflow 0 with derivative 0."""
+    square = optax.tree.norm(tree, squared=True)
+    positive = square > 0
+    return jnp.where(positive, jnp.sqrt(jnp.where(positive, square, 1)), 0)
 
 
 def clip_by_global_norm(max_norm: float) -> optax.GradientTransformation:
     """Returns optax's clipping, `g <- g max_norm / ||g||` where the norm is not below.
 
     With the norm in a subroutine: else its cotangent, a sum over all arrays, is computed
-    anew for each of them in the pull-back, which takes XLA long to compile.
+    anew for each of them in the pull-back, which takes XLA long to compile. And with a
+    derivative where gradients are so small that their squares are 0 (optax's is NaN).
     """
 
     def clip(updates: PyTree, params: PyTree = None) -> PyTree:
         del params
         norm = _norm(updates)
         within = norm < max_norm
+        divisor = jnp.where(within, 1, norm)
         return jax.tree.map(
-            lambda g: jnp.where(within, g, (g / norm.astype(g.dtype)) * max_norm),
+            lambda g: jnp.where(within, g, (g / divisor.astype(g.dtype)) * max_norm),
             updates,
         )
 

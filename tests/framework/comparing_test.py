@@ -15,6 +15,7 @@ from skillearn_jax.hypergrad import (
     FiniteDifference,
     FirstOrder,
 )
+from skillearn_jax.tree import cast_floats
 
 RADII = (1e-3, 1e-2)
 
@@ -175,3 +176,18 @@ def test_an_adjoint_that_cuts_every_path_is_left_out_and_said(toy):
     assert {row.adjoint for row in report.rows} == {"Exact()"}
     assert any("FirstOrder(at='lookahead') left out" in w for w in report.warnings)
     assert "'c' has no path" in str(report)
+
+
+def test_labels_of_64_bits_are_narrowed_beside_narrow_floats(x64):
+    tree = {
+        "label": np.arange(3),
+        "image": np.ones(2),
+        "key": jax.random.key(0),
+        "n": 3,
+    }
+    narrow = cast_floats(tree, "float32")
+    assert str(narrow["label"].dtype) == "int32"
+    assert str(narrow["image"].dtype) == "float32"
+    assert narrow["key"] is tree["key"]
+    assert narrow["n"] == 3
+    assert str(cast_floats(tree, "float64")["label"].dtype) == "int64"

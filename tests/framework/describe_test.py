@@ -1,5 +1,6 @@
 """`print(program)`: the levels, who reads what, where gradients flow."""
 
+import dataclasses
 import textwrap
 
 import optax
@@ -112,6 +113,9 @@ def test_starts_frozen_sets_commit_and_adjoints_are_shown(toy):
     assert "    adjoint  FiniteDifference(radius=0.02)" in lines
     assert "    interact 1 x _agreement" in lines
     assert lines[-1] == "  frozen     ice"
+    resting = dataclasses.replace(stages[1], start={"u": "ice"})
+    still = str(Program((stages[0], resting), validation, frozen=("ice",)))
+    assert "    moves    u from ice, v\n" in still
     # One supporting set has no order, and nothing is maximised.
     assert not any("order" in line or "maximize" in line for line in lines)
     assert "    a -> first -> copy -> objective" in lines

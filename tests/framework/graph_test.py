@@ -2,13 +2,14 @@
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 import pytest
 
 from skillearn_jax.errors import InputError
 from skillearn_jax.framework import Learner, Program, Stage, Validation
 from skillearn_jax.framework.graph import active_learners, paths
-from skillearn_jax.hypergrad import Autodiff, FiniteDifference, FirstOrder
+from skillearn_jax.hypergrad import Autodiff, FiniteDifference, FirstOrder, Steps
 
 SGD = optax.sgd(0.1)
 
@@ -148,6 +149,38 @@ def test_a_stage_may_start_from_a_frozen_set():
     assert "ice" in made.sets
 
 
+@pytest.mark.parametrize(
+    "source", [np.zeros(5), np.zeros(3, np.float16), {"kernel": np.zeros(3)}]
+)
+def test_a_start_from_a_set_of_another_form_is_refused(source):
+    made = program((stage(start={"w": "ice"}),), frozen=("ice",))
+    match = (
+        r"starts 'w' from 'ice', but their structures, shapes or types differ: float"
+    )
+    with pytest.raises(InputError, match=match):
+        made.init({"w": np.zeros(3), "a": 1.0, "ice": source}, jax.random.key(0))
+
+
+# Streams.
+
+
+def test_stages_that_take_different_numbers_of_batches_share_no_stream():
+    match = r"'train' 'first' takes 4 batches, 'second' takes one batch a step"
+    second = stage("second", moves=("v",), data=("train",))
+    with pytest.raises(InputError, match=match):
+        program((stage(data=("train",), solver=Steps(4)), second))
+    with pytest.raises(InputError, match="'validation' takes one batch"):
+        program(
+            (stage(data=("train",), solver=Steps(4)),),
+            checks={
+                "interaction": square,
+                "interaction_data": ("train",),
+            },
+        )
+    same = stage("second", moves=("v",), data=("train",), solver=Steps(4, segment=1))
+    assert program((stage(data=("train",), solver=Steps(4)), same))
+
+
 # Commits.
 
 
@@ -187,6 +220,29 @@ def test_a_stream_that_no_learner_has_is_refused():
     # Learners that declare no data at all check none.
     silent = Learner("pupil", sets=("w", "a"))
     assert program(checks={"data": ("val",)}, learners=(silent,))
+
+
+def test_a_training_loss_reads_the_streams_of_its_learner():
+    one = Learner("one", sets=("w",), data=("train",))
+    two = Learner("two", sets=("v",), data=("aux",))
+    stages = (stage(data=("train",)), stage("second", moves=("v",), data=("train",)))
+    match = r"stage 'second' reads the stream 'train', which is not of 'two'"
+    with pytest.raises(InputError, match=match):
+        program(stages, checks={"data": ("aux",)}, learners=(one, two))
+    meeting = stage(
+        "second", moves=("v",), interaction=square, interaction_data=("train",)
+    )
+    stages = (stage(data=("train",)), meeting)
+    assert program(stages, checks={"data": ("aux",)}, learners=(one, two))
+
+
+def test_a_stream_of_a_learner_that_nothing_reads_is_refused():
+    learner = Learner("one", sets=("w",), data=("train", "trian"))
+    match = (
+        r"learners have the streams \['trian'\], which nothing reads; .* \['train'\]"
+    )
+    with pytest.raises(InputError, match=match):
+        program((stage(data=("train",)),), learners=(learner,))
 
 
 def test_a_training_loss_that_reads_two_learners_is_refused():

@@ -874,6 +874,62 @@ def test_a_loss_that_returns_something_else_beside_its_value_is_told_so(toy):
         program.step(state, toy.batches)
 
 
+@pytest.mark.parametrize(
+    ("changes", "match"),
+    [
+        (
+            {"reads": (), "loss_fn": lambda m, r, s, batch, key: r["a"]},
+            r"asks for 'a'; it is given moves \['w'\], reads \[\], model_state "
+            r"\['norm'\], batch \['train'\]: declare",
+        ),
+        (
+            {"data": (), "loss_fn": lambda m, r, s, batch, key: batch["train"]},
+            r"asks for 'train'; .* batch \[\]",
+        ),
+        (
+            {"loss_fn": lambda m, *rest: (m["w"].sum(), Aux({"each": m["w"]}))},
+            r"returned the metric 'each' of shape \(2, 3\); metrics are scalars",
+        ),
+        (
+            {
+                "loss_fn": lambda m, *rest: (
+                    m["w"].sum(),
+                    Aux(model_state={"norm": m["w"]}),
+                )
+            },
+            r"'first' returned the model state 'norm' in another form: .* for .*\[\]",
+        ),
+    ],
+)
+def test_a_loss_that_breaks_its_contract_is_told_so(toy, changes, match):
+    program = toy.program(changes)
+    params = {**toy.params, "w": jnp.ones((2, 3))}
+    state = program.init(params, jax.random.key(0), {"norm": 0.0})
+    with pytest.raises(InputError, match=match):
+        program.look_ahead(state, toy.batches)
+
+
+def test_an_objective_that_is_no_scalar_is_told_so(toy):
+    program = toy.program(
+        validation=toy.validation(loss_fn=lambda moves, *rest: jnp.ones(2))
+    )
+    state = program.init(toy.params, jax.random.key(0))
+    with pytest.raises(InputError, match=r"objective has shape \(2,\), but a scalar"):
+        program.hypergrad(state, toy.batches)
+
+
+def test_a_state_of_another_program_is_refused(toy):
+    program = toy.program()
+    params = {name: toy.params[name] for name in ("w", "a")}
+    other = Program(toy.stages()[:1], frozen=("a",)).init(params, jax.random.key(0))
+    with pytest.raises(InputError, match=r"the state lacks the sets \['c', 'v'\]"):
+        program.step(other, toy.batches)
+    trained = program.training_only().init(toy.params, jax.random.key(0))
+    match = r"the state lacks the optimiser states \['validation'\]"
+    with pytest.raises(InputError, match=match):
+        program.hypergrad(trained, toy.batches)
+
+
 def test_init_takes_the_same_array_twice_for_a_step_that_donates(toy):
     """Copies of one initial value, as in interleaving, are buffers of their own."""
     program = Program(

@@ -758,3 +758,49 @@ def test_what_was_before_must_have_been_moved_and_be_named_apart():
         )
     with pytest.raises(InputError, match="before='w' must be a tuple"):
         validation(before="w")
+
+
+@pytest.mark.parametrize(
+    ("changes", "match"),
+    [
+        ({"moves": ("w", "w")}, "moves=.* names a set or stream twice"),
+        ({"moves": (name for name in "w")}, "moves=.* must be a tuple of names"),
+        ({"reads": {"a"}}, "reads={'a'} must be a tuple of names"),
+        ({"interaction_weight": "rho"}, "'rho' must be a number; to learn it, read a"),
+        (
+            {"interaction_weight": optax.constant_schedule(1.0)},
+            "must be a number; to learn it",
+        ),
+        (
+            {"interaction_weight": float("nan")},
+            "interaction_weight=nan; it must be fin",
+        ),
+    ],
+)
+def test_what_no_stage_can_mean_is_refused(changes, match):
+    with pytest.raises(InputError, match=match):
+        stage(**changes)
+
+
+def test_supporting_sets_are_given_with_their_optimisers():
+    with pytest.raises(
+        InputError, match=r"minimize=.*'a'.* must map sets to optimisers"
+    ):
+        validation(minimize=("a",))
+
+
+def test_a_trade_off_may_be_an_array_to_sweep_over():
+    def objective(weight):
+        friend = stage(
+            interaction=lambda moves, reads, *rest: reads["a"] * moves["w"],
+            interaction_reads=("a",),
+            interaction_weight=weight,
+        )
+        judged = validation(loss_fn=lambda m, r, *rest: r["w"] ** 2 + m["a"] ** 2)
+        program = Program((friend,), judged)
+        state = program.init({"w": 1.0, "a": 2.0}, jax.random.key(0))
+        return program.hypergrad(state, {})[0]["a"]
+
+    found = jax.vmap(objective)(jnp.asarray([0.5, 2.0]))
+    # w' = 1 - 0.1 (2 + 2 weight), J = w'^2 + a^2, dJ/da = 2 a - 0.2 weight w'.
+    np.testing.assert_allclose(found, [4 - 0.1 * 0.7, 4 - 0.4 * 0.4], rtol=1e-6)

@@ -376,3 +376,17 @@ def test_the_auxiliary_output_may_be_anything():
     slope, info = jax.grad(lambda a: step(1.0, a, sgd.init(1.0)), has_aux=True)(2.0)
     assert slope == 1
     assert info.aux == {"name": "x"}
+
+
+@pytest.mark.parametrize("adjoint", [Neumann(3), ConjugateGradient(3)])
+def test_complex_parameters_are_refused(adjoint):
+    """A product with their Hessian is not linear, and the series would be wrong."""
+
+    def outer(a):
+        solution = at_solution(lambda w, a: jnp.abs(w - a).sum() ** 2, adjoint)
+        return jnp.abs(solution(jax.lax.stop_gradient(a * (1 + 0j)), a)).sum()
+
+    with pytest.raises(
+        InputError, match="are for real parameters, and these are compl"
+    ):
+        jax.grad(outer)(jnp.asarray([1.0, 2.0]))

@@ -9,6 +9,7 @@ from skillearn_jax.data import load
 from skillearn_jax.framework import Program
 from skillearn_jax.hypergrad import Exact, FirstOrder
 from skillearn_jax.train.build import build_search
+from skillearn_jax.train.optimizers import learning_rate
 
 
 @pytest.fixture(scope="module")
@@ -38,6 +39,33 @@ def test_the_warmup_moves_weights_only(lpt):
         ("weights",),
         ("encoder", "executor"),
     ]
+
+
+def test_a_tester_that_does_not_train_rests_in_the_warmup_and_goes_on(tiny, data):
+    """Its encoder ascends with the creator, at the rate of the epoch."""
+    config = tiny({"lpt.ablation": "difficulty_only", "search.epochs": 4})
+    setup = build_search(config, data, jax.random.key(0), 2)
+    warmup, searching = setup.phases
+    params = {name: setup.params[name] for name in searching.program.sets}
+    marked = {
+        name: jax.tree.map(lambda leaf: leaf + 7, value)
+        for name, value in params.items()
+    }
+    state = searching.program.init(marked, jax.random.key(0), setup.model_state)
+    for phase in (warmup, searching):  # of the next stage
+        state = phase.enter(params, state.key, setup.model_state, state)
+    for name in ("encoder", "creator"):
+        equal = jax.tree.map(np.array_equal, state.params[name], marked[name])
+        assert all(jax.tree.leaves(equal)), name
+    equal = jax.tree.map(np.array_equal, state.params["weights"], marked["weights"])
+    assert not any(jax.tree.leaves(equal))
+
+    encoder = {"w": jnp.zeros(1)}
+    optimizer = searching.program.validation.maximize["encoder"]
+    step, _ = optimizer.update({"w": jnp.ones(1)}, optimizer.init(encoder), encoder)
+    rate = learning_rate(config.tester.weights, 4, 2)
+    assert float(step["w"][0]) == pytest.approx(-float(rate(2)), rel=1e-6)
+    assert float(rate(2)) < float(rate(0))
 
 
 def test_no_warmup_is_no_phase(baseline):

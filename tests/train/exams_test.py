@@ -77,7 +77,10 @@ def test_options_reach_the_program_and_can_be_traced(changes, expected, tiny, da
     [("released_code", Exact), ("released_code_first_order", FirstOrder)],
 )
 def test_a_variant_decides_the_adjoints(variant, adjoint, tiny, data):
-    _, program = program_of(tiny({"lpt.variant": variant}), data)
+    name = "exact" if adjoint is Exact else "first_order"
+    config = tiny({"lpt.variant": variant, "hypergrad.adjoint": name})
+    check_exams(config)
+    _, program = program_of(config, data)
     assert {type(stage.adjoint) for stage in program.stages} == {adjoint}
     assert program.validation.order == "alternate"
 
@@ -94,6 +97,15 @@ def test_the_weights_of_the_config_are_those_of_the_program(tiny, data):
     [
         ({"search.stop": "curriculum"}, "lpt.curriculum.active"),
         ({"lpt.variant": "released_code", "lpt.exam_loss": "mean"}, "variant=paper"),
+        ({"lpt.variant": "released_code_first_order"}, "adjoint=first_order"),
+        (
+            {"lpt.ablation": "difficulty_only", "lpt.tester_weight": 3.0},
+            "tester_weight",
+        ),
+        (
+            {"lpt.ablation": "difficulty_only", "lpt.exam_scores": "fixed"},
+            "exam_scores",
+        ),
         (
             {"lpt.ablation": "exam_only", "lpt.interaction_weight": 0.0},
             "lpt.interaction_weight",

@@ -72,6 +72,28 @@ def test_clip_zero_does_not_clip_and_momentum_zero_keeps_no_buffer(x64):
     np.testing.assert_allclose(value, w - 0.5 * grad, rtol=1e-12)
 
 
+@pytest.mark.parametrize("size", [0.0, 1e-30, 1e-21, 1e-3])
+def test_clipping_has_a_derivative_where_squares_underflow(size):
+    """Which optax's has not: hardened exams have gradients of that size in float32."""
+
+    def clipped(scale):
+        grads = {"w": jnp.float32(size) * scale * jnp.asarray([3.0, 4.0])}
+        clip = clip_by_global_norm(5.0)
+        return clip.update(grads, clip.init(grads))[0]["w"].sum()
+
+    want = 7 * size if size * 5 < 5 else 0.0
+    assert float(jax.grad(clipped)(1.0)) == pytest.approx(want, rel=1e-6)
+
+
+def test_an_optimiser_may_start_in_a_later_epoch(x64):
+    config = SgdConfig(lr=0.5, min_lr=0.1, momentum=0.0, weight_decay=0.0, clip=0.0)
+    for accumulate, updates in ((1, 1), (2, 2)):
+        optimizer = sgd(config, 4, 6, accumulate, start_epoch=3)
+        ones = [jnp.ones(1)] * updates
+        *_, w = steps_of(optimizer, jnp.zeros(1), ones)
+        np.testing.assert_allclose(w, -cosine(0.5, 0.1, 3, 4), rtol=1e-12)
+
+
 def test_adam_has_its_decay_inside_the_gradient(x64):
     config = AdamConfig(lr=0.1, beta1=0.5, beta2=0.75, weight_decay=0.5)
     w = np.asarray([2.0, -1.0, 0.5])

@@ -157,8 +157,8 @@ class LptConfig:
         interaction_weight: gamma, of the exam in the tester's training.
         tester_weight: lambda, of the tester's validation loss in the objective.
         variant: `paper`, or a bundle of deviations, `skills.LPT_VARIANTS`, which then
-            decides `exam_loss`, `stale_reads`, `order` and, where it is of first order,
-            the adjoints.
+            decides `exam_loss`, `stale_reads` and `order`, and may need
+            `hypergrad.adjoint=first_order`.
         exam_loss: of the validation stage: `normalized` by the exam's size, or `mean`.
         exam_scores: of the tester's training: `live`, `fixed` (in E) or `normalized`.
         stale_reads: A meets the exam of the old E, and C the losses of the old W.
