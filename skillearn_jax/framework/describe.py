@@ -73,6 +73,8 @@ def _describe_validation(program: Program) -> list[str]:
                 lines.append(f"    {name} -> {stage.name}  (cut: held fixed)")
             elif name in stage.all_reads and not graph.passes_reads(stage):
                 lines.append(f"    {name} -> {stage.name}  (cut: {stage.adjoint})")
+            if name in stage.start.values() and not graph.passes_start(stage):
+                lines.append(f"    {name} -> {stage.name}  (cut: {stage.adjoint})")
     return lines
 
 

@@ -44,7 +44,7 @@ def paths(program: Program, name: str) -> list[tuple[str, ...]]:
     assert validation is not None
     chains: list[tuple[str, ...]] = [()] if name in validation.direct else []
     for index, stage in enumerate(program.stages):
-        if name in stage.attached and passes_reads(stage):
+        if _takes(stage, name):
             chains += _chains_from(program, index)
     return chains
 
@@ -54,7 +54,14 @@ def passes_reads(stage: Stage) -> bool:
     return not isinstance(stage.adjoint, FirstOrder)
 
 
-def _passes_start(stage: Stage) -> bool:
+def _takes(stage: Stage, name: str) -> bool:
+    """Returns whether gradient flows from a stage's result to a set, as a read or start."""
+    if name in stage.attached and passes_reads(stage):
+        return True
+    return name in stage.start.values() and passes_start(stage)
+
+
+def passes_start(stage: Stage) -> bool:
     """Returns whether gradient flows from a stage's result to where it started."""
     return stage.adjoint != FirstOrder(at="lookahead") and not isinstance(
         stage.adjoint, Implicit
@@ -85,7 +92,7 @@ def check_program(program: Program) -> None:
         arriving = _arriving(program)
         for name in program.validation.supporting:
             if name not in program.validation.direct and not any(
-                name in stage.attached and passes_reads(stage) and index in arriving
+                _takes(stage, name) and index in arriving
                 for index, stage in enumerate(program.stages)
             ):
                 raise InputError(
@@ -116,11 +123,11 @@ def check_params(program: Program, params: Mapping[str, Any]) -> None:
                 )
     for stage in program.stages:
         for target, source in stage.start.items():
-            if form(params[target]) != form(params[source]):
+            if _form(params[target]) != _form(params[source]):
                 raise InputError(
                     f"stage {stage.name!r} starts {target!r} from {source!r}, but their "
-                    f"structures, shapes or types differ: {shown(params[target])} and "
-                    f"{shown(params[source])}"
+                    f"structures, shapes or types differ: {_shown(params[target])} and "
+                    f"{_shown(params[source])}"
                 )
 
 
@@ -149,6 +156,24 @@ def check_batches(program: Program, batches: Mapping[str, Any]) -> None:
                     f"{reader!r} reads the stream {name!r}, but no batch provides it; "
                     f"given are {sorted(batches)}"
                 )
+
+
+def check_model_state(
+    stage: str, new: Mapping[str, Any], old: Mapping[str, Any]
+) -> None:
+    """Raises `InputError` for model states that a stage may not return."""
+    unknown = set(new) - set(old)
+    if unknown:
+        raise InputError(
+            f"stage {stage!r} returned model states {sorted(unknown)}, but init was "
+            f"given {sorted(old)}"
+        )
+    for name, value in new.items():
+        if _form(value) != _form(old[name]):
+            raise InputError(
+                f"stage {stage!r} returned the model state {name!r} in another form: "
+                f"{_shown(value)} for {_shown(old[name])}"
+            )
 
 
 def _check_names(program: Program) -> None:
@@ -194,10 +219,10 @@ def _check_reads(program: Program) -> None:
                     f"stage {stage.name!r} has start={{{target!r}: ...}}, but moves "
                     f"{sorted(stage.moves)}"
                 )
-            if source not in known or source in _supporting(program):
+            if source not in known:
                 raise InputError(
-                    f"stage {stage.name!r} starts {target!r} from {source!r}; it must be "
-                    "a set that a training stage moves, or a frozen one"
+                    f"stage {stage.name!r} starts {target!r} from {source!r}, which "
+                    f"nobody moves; known are {sorted(known)}"
                 )
     for name in program.validation.before if program.validation else ():
         if not any(name in stage.moves for stage in program.stages):
@@ -345,7 +370,7 @@ def _readers(program: Program, index: int) -> tuple[list[int], bool]:
     for later_index in range(index + 1, len(program.stages)):
         later = program.stages[later_index]
         starts = {later.start.get(name, name) for name in later.moves}
-        continues = alive & starts and _passes_start(later)
+        continues = alive & starts and passes_start(later)
         if continues or (alive & set(later.attached) and passes_reads(later)):
             readers.append(later_index)
         alive -= set(later.moves)
@@ -364,13 +389,13 @@ def _parts(program: Program) -> dict[str, Objective]:
     return parts
 
 
-def form(tree: Any) -> Any:
+def _form(tree: Any) -> Any:
     """Returns what a compiled step depends on: structure, shapes and types."""
     leaves, structure = jax.tree.flatten(tree)
     return structure, [(jnp.shape(x), jnp.result_type(x)) for x in leaves]
 
 
-def shown(tree: Any) -> str:
+def _shown(tree: Any) -> str:
     """Returns the first leaves of a tree, as `type[shape]`."""
     leaves = [
         f"{jnp.result_type(x)}{list(jnp.shape(x))}" for x in jax.tree.leaves(tree)

@@ -322,11 +322,6 @@ class Program:
             batches,
             self._key(state, len(self.stages)),
         )
-        if jnp.shape(value) != ():
-            raise InputError(
-                f"the validation objective has shape {jnp.shape(value)}, but a scalar is "
-                "needed: reduce it with .mean() or .sum()"
-            )
         metrics = {**aux.metrics, "objective": value}
         if self.validation.interaction is None:
             del metrics["loss"]  # it is the objective
@@ -344,12 +339,9 @@ class Program:
         run = _Run(values, dict(state.opt_states), dict(state.model_state), {})
         jacobi = self.commit == "jacobi" and probes is None
         for index, stage in enumerate(self.stages):
-            seen = state.params if jacobi else values
+            seen = {**(state.params if jacobi else values), **copies[stage.name]}
             active = {name: seen[stage.start.get(name, name)] for name in stage.moves}
-            reads = {
-                name: copies[stage.name].get(name, seen[name])
-                for name in stage.all_reads
-            }
+            reads = {name: seen[name] for name in stage.all_reads}
             new, opt_state, aux = advance(
                 stage,
                 # The real step is the optimiser's own, whatever approximates its
@@ -376,7 +368,10 @@ class Program:
         if self.validation is None:
             return {stage.name: {} for stage in self.stages}
         supporting = self.validation.supporting
-        reads = {stage.name: stage.all_reads for stage in self.stages}
+        reads = {
+            stage.name: (*stage.all_reads, *stage.start.values())
+            for stage in self.stages
+        }
         reads[VALIDATION] = self.validation.direct
         return {
             reader: {name: params[name] for name in names if name in supporting}
@@ -390,18 +385,7 @@ class Program:
 
 def _record(run: _Run, name: str, opt_state: PyTree, aux: Aux) -> None:
     """Notes what a stage's step returned beside the parameters."""
-    unknown = set(aux.model_state) - set(run.model_state)
-    if unknown:
-        raise InputError(
-            f"stage {name!r} returned model states {sorted(unknown)}, but init was "
-            f"given {sorted(run.model_state)}"
-        )
-    for key, new in aux.model_state.items():
-        if graph.form(new) != graph.form(run.model_state[key]):
-            raise InputError(
-                f"stage {name!r} returned the model state {key!r} in another form: "
-                f"{graph.shown(new)} for {graph.shown(run.model_state[key])}"
-            )
+    graph.check_model_state(name, aux.model_state, run.model_state)
     run.opt_states[name] = opt_state
     # Held fixed: statistics are no path for gradients, in no stage and no adjoint.
     run.model_state.update(jax.lax.stop_gradient(dict(aux.model_state)))

@@ -171,7 +171,8 @@ class Stage(Objective):
             in the look-ahead and for real, and every leaf of the stage's streams then
             has a leading axis of k, one batch a step.
         start: for sets in `moves`, the set whose value they start from instead of their
-            own; the gradient follows. `{"encoder_b": "encoder_a"}` hands an encoder on.
+            own; the gradient follows. `{"encoder_b": "encoder_a"}` hands an encoder on;
+            from a supporting set it is a learned initialisation.
     """
 
     name: str
@@ -272,6 +273,16 @@ class Validation(Objective):
             raise InputError(
                 f"order={self.order!r}; it must be 'simultaneous' or 'alternate'"
             )
+
+    def __call__(self, *args: Any) -> tuple[Array, Aux]:
+        """See `Objective`; refuses a value that is no scalar."""
+        value, aux = super().__call__(*args)
+        if jnp.shape(value) != ():
+            raise InputError(
+                f"the validation objective has shape {jnp.shape(value)}, but a scalar is "
+                "needed: reduce it with .mean() or .sum()"
+            )
+        return value, aux
 
     @property
     def loss_reads(self) -> tuple[str, ...]:

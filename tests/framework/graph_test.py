@@ -135,13 +135,19 @@ def test_a_start_of_a_set_that_is_not_moved_is_refused():
         program((stage(start={"v": "w"}),))
 
 
-@pytest.mark.parametrize("source", ["ghost", "a"])
-def test_a_start_from_a_set_that_no_stage_moves_is_refused(source):
-    match = (
-        f"stage 'first' starts 'w' from '{source}'; it must be a set that a training"
-    )
+def test_a_start_from_a_set_that_nobody_moves_is_refused():
+    match = "stage 'first' starts 'w' from 'ghost', which nobody moves; known are"
     with pytest.raises(InputError, match=match):
-        program((stage(start={"w": source}),))
+        program((stage(start={"w": "ghost"}),))
+
+
+def test_a_start_from_a_supporting_set_is_a_path():
+    learned = {"checks": {"indirect": ("a",)}}
+    begun = stage(start={"w": "a"}, adjoint=FirstOrder(at="current"))
+    assert paths(program((begun,), **learned), "a") == [("first",)]
+    cut = stage(start={"w": "a"}, adjoint=FirstOrder(at="lookahead"))
+    with pytest.raises(InputError, match="supporting set 'a' has no path to the obj"):
+        program((cut,), **learned)
 
 
 def test_a_stage_may_start_from_a_frozen_set():

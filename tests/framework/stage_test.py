@@ -8,7 +8,7 @@ import pytest
 
 from skillearn_jax.errors import InputError
 from skillearn_jax.framework import Aux, Program, Stage, Validation
-from skillearn_jax.hypergrad import Autodiff, Exact, FirstOrder
+from skillearn_jax.hypergrad import Autodiff, Exact, FirstOrder, Steps
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
 
@@ -804,3 +804,43 @@ def test_a_trade_off_may_be_an_array_to_sweep_over():
     found = jax.vmap(objective)(jnp.asarray([0.5, 2.0]))
     # w' = 1 - 0.1 (2 + 2 weight), J = w'^2 + a^2, dJ/da = 2 a - 0.2 weight w'.
     np.testing.assert_allclose(found, [4 - 0.1 * 0.7, 4 - 0.4 * 0.4], rtol=1e-6)
+
+
+@pytest.mark.parametrize("solver", [None, Steps(3)])
+@pytest.mark.parametrize("adjoint", [Exact(), Autodiff(), FirstOrder(at="current")])
+def test_a_stage_may_start_from_a_supporting_set(adjoint, solver, x64):
+    """A learned initialisation: J(u) = L_val(w'(u)), w' some steps of descent from u."""
+    curvature, goal = np.asarray([1.0, 3.0]), np.asarray([0.5, -2.0])
+
+    def train(moves, reads, model_state, batch, key):
+        return jnp.sum(curvature * moves["w"] ** 2) / 2 + jnp.sum(moves["w"] ** 4) / 4
+
+    def judge(moves, reads, model_state, batch, key):
+        return jnp.sum((reads["w"] - goal) ** 2)
+
+    program = Program(
+        (stage(loss_fn=train, start={"w": "u"}, adjoint=adjoint, solver=solver),),
+        Validation(
+            judge, reads=("w",), minimize={"u": optax.sgd(0.5)}, indirect=("u",)
+        ),
+    )
+    u = np.asarray([0.7, -0.4])
+    state = program.init({"w": np.zeros(2), "u": u}, jax.random.key(0))
+
+    def descent(u):
+        for _ in range(solver.num_steps if solver else 1):
+            u = u - 0.1 * (curvature * u + u**3)
+        return u
+
+    grads, info = program.hypergrad(state, {})
+    if adjoint == FirstOrder(at="current"):
+        want = 2 * (u - goal)  # no step is taken
+    else:
+        want = jax.grad(lambda u: jnp.sum((descent(u) - goal) ** 2))(u)
+    np.testing.assert_allclose(grads["u"], want, rtol=1e-12)
+    np.testing.assert_allclose(info.terms["only"]["u"], want, rtol=1e-12)
+    state, _ = program.step(state, {})
+    np.testing.assert_allclose(state.params["u"], u - 0.5 * want, rtol=1e-12)
+    np.testing.assert_allclose(state.params["w"], descent(u - 0.5 * want), rtol=1e-12)
+    assert "moves    w from u\n" in str(program)
+    assert "    u -> only -> objective" in str(program)
