@@ -1,22 +1,15 @@
-"""Floor 2: who moves what and who reads what; refuses programs that cannot be meant."""
+"""Floor 2: who moves what, who reads what, and where gradients flow."""
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Iterable, Mapping
-from typing import TYPE_CHECKING, Any
+from collections.abc import Iterable
+from typing import TYPE_CHECKING
 
-import jax
-import jax.numpy as jnp
-
-from skillearn_jax.errors import InputError
-from skillearn_jax.framework.stage import Objective, Stage, Validation
+from skillearn_jax.framework.stage import Objective, Stage
 from skillearn_jax.hypergrad import FirstOrder, Implicit
-from skillearn_jax.tree import is_differentiable
 
 if TYPE_CHECKING:
     from skillearn_jax.framework.program import Program
-    from skillearn_jax.framework.state import State
 
 VALIDATION = "validation"
 """The name of the validation stage; no training stage may take it."""
@@ -25,12 +18,12 @@ VALIDATION = "validation"
 def known_sets(program: Program) -> tuple[str, ...]:
     """Returns the names of all parameter sets: moved, supporting, frozen."""
     moved = (name for stage in program.stages for name in stage.moves)
-    return _unique((*moved, *_supporting(program), *program.frozen))
+    return _unique((*moved, *supporting_sets(program), *program.frozen))
 
 
 def streams(program: Program) -> tuple[str, ...]:
     """Returns the names of all data streams that the program reads."""
-    return _unique(name for part in _parts(program).values() for name in part.all_data)
+    return _unique(name for part in parts(program).values() for name in part.all_data)
 
 
 def paths(program: Program, name: str) -> list[tuple[str, ...]]:
@@ -44,7 +37,7 @@ def paths(program: Program, name: str) -> list[tuple[str, ...]]:
     assert validation is not None
     chains: list[tuple[str, ...]] = [()] if name in validation.direct else []
     for index, stage in enumerate(program.stages):
-        if _takes(stage, name):
+        if takes(stage, name):
             chains += _chains_from(program, index)
     return chains
 
@@ -54,13 +47,6 @@ def passes_reads(stage: Stage) -> bool:
     return not isinstance(stage.adjoint, FirstOrder)
 
 
-def _takes(stage: Stage, name: str) -> bool:
-    """Returns whether gradient flows from a stage's result to a set, as a read or start."""
-    if name in stage.attached and passes_reads(stage):
-        return True
-    return name in stage.start.values() and passes_start(stage)
-
-
 def passes_start(stage: Stage) -> bool:
     """Returns whether gradient flows from a stage's result to where it started."""
     return stage.adjoint != FirstOrder(at="lookahead") and not isinstance(
@@ -68,262 +54,11 @@ def passes_start(stage: Stage) -> bool:
     )
 
 
-def check_program(program: Program) -> None:
-    """Raises `InputError`, with the names, for a program that cannot be meant."""
-    if isinstance(program.stages, Stage) or not program.stages:
-        raise InputError(
-            "a program needs a tuple of training stages, at least one: (stage,)"
-        )
-    if not isinstance(program.validation, Validation | None):
-        raise InputError(
-            f"validation={program.validation!r}; it must be a Validation(...) or None"
-        )
-    if program.commit not in ("sequential", "jacobi", "lookahead"):
-        raise InputError(
-            f"commit={program.commit!r}; it must be 'sequential', 'jacobi' or 'lookahead'"
-        )
-    _check_names(program)
-    _check_owners(program)
-    _check_reads(program)
-    _check_commit(program)
-    _check_streams(program)
-    _check_learners(program)
-    if program.validation is not None:
-        arriving = _arriving(program)
-        for name in program.validation.supporting:
-            if name not in program.validation.direct and not any(
-                _takes(stage, name) and index in arriving
-                for index, stage in enumerate(program.stages)
-            ):
-                raise InputError(
-                    f"supporting set {name!r} has no path to the objective: no stage "
-                    "whose result the objective depends on reads it with a gradient"
-                )
-
-
-def check_params(program: Program, params: Mapping[str, Any]) -> None:
-    """Raises `InputError` unless `params` are the program's sets and fit its stages.
-
-    Moved sets hold floats, and a set that starts from another one is like it.
-    """
-    known = set(known_sets(program))
-    missing, extra = sorted(known - set(params)), sorted(set(params) - known)
-    if missing:
-        raise InputError(f"params lack the sets {missing}; given are {sorted(params)}")
-    if extra:
-        raise InputError(
-            f"nobody moves or reads the sets {extra}; the program's are {sorted(known)}"
-        )
-    for name in sorted(known - set(program.frozen)):
-        for path, leaf in jax.tree.leaves_with_path(params[name]):
-            if not is_differentiable(leaf):
-                raise InputError(
-                    f"params[{name!r}]{jax.tree_util.keystr(path)} is "
-                    f"{jnp.result_type(leaf)}; a set that is moved holds floats"
-                )
-    for stage in program.stages:
-        for target, source in stage.start.items():
-            if _form(params[target]) != _form(params[source]):
-                raise InputError(
-                    f"stage {stage.name!r} starts {target!r} from {source!r}, but their "
-                    f"structures, shapes or types differ: {_shown(params[target])} and "
-                    f"{_shown(params[source])}"
-                )
-
-
-def check_state(program: Program, state: State) -> None:
-    """Raises `InputError` for a state of another program."""
-    readers = {stage.name for stage in program.stages}
-    if program.validation is not None:
-        readers.add(VALIDATION)
-    for what, needed, given in (
-        ("sets", set(known_sets(program)), set(state.params)),
-        ("optimiser states", readers, set(state.opt_states)),
-    ):
-        if not needed <= given:
-            raise InputError(
-                f"the state lacks the {what} {sorted(needed - given)}; it has "
-                f"{sorted(given)}: take one from this program's init"
-            )
-
-
-def check_batches(program: Program, batches: Mapping[str, Any]) -> None:
-    """Raises `InputError` if a stage reads a stream that `batches` lacks."""
-    for reader, part in _parts(program).items():
-        for name in part.all_data:
-            if name not in batches:
-                raise InputError(
-                    f"{reader!r} reads the stream {name!r}, but no batch provides it; "
-                    f"given are {sorted(batches)}"
-                )
-
-
-def check_model_state(
-    stage: str, new: Mapping[str, Any], old: Mapping[str, Any]
-) -> None:
-    """Raises `InputError` for model states that a stage may not return."""
-    unknown = set(new) - set(old)
-    if unknown:
-        raise InputError(
-            f"stage {stage!r} returned model states {sorted(unknown)}, but init was "
-            f"given {sorted(old)}"
-        )
-    for name, value in new.items():
-        if _form(value) != _form(old[name]):
-            raise InputError(
-                f"stage {stage!r} returned the model state {name!r} in another form: "
-                f"{_shown(value)} for {_shown(old[name])}"
-            )
-
-
-def _check_names(program: Program) -> None:
-    for name, count in Counter(stage.name for stage in program.stages).items():
-        if count > 1:
-            raise InputError(f"{count} stages are named {name!r}; names must differ")
-        if name == VALIDATION:
-            raise InputError(f"a training stage may not be named {VALIDATION!r}")
-
-
-def _check_owners(program: Program) -> None:
-    """Every set has one owner: training stages, the validation stage, or nobody."""
-    moved = {name for stage in program.stages for name in stage.moves}
-    supporting, frozen = set(_supporting(program)), set(program.frozen)
-    for first, second, what in (
-        (moved, supporting, "moved by a training stage and by the validation stage"),
-        (moved, frozen, "moved by a training stage and frozen"),
-        (supporting, frozen, "moved by the validation stage and frozen"),
-    ):
-        if first & second:
-            raise InputError(f"sets {sorted(first & second)} are both {what}")
-
-
-def _check_reads(program: Program) -> None:
-    known = known_sets(program)
-    for reader, part in _parts(program).items():
-        for name in part.all_reads:
-            if name not in known:
-                raise InputError(
-                    f"{reader!r} reads the set {name!r}, which nobody moves; known are "
-                    f"{sorted(known)}; a constant set belongs in Program(frozen=...)"
-                )
-    for stage in program.stages:
-        both = sorted(set(stage.moves) & set(stage.all_reads))
-        if both:
-            raise InputError(
-                f"stage {stage.name!r} both moves and reads {both}; leave moved sets "
-                "out of reads"
-            )
-        for target, source in stage.start.items():
-            if target not in stage.moves:
-                raise InputError(
-                    f"stage {stage.name!r} has start={{{target!r}: ...}}, but moves "
-                    f"{sorted(stage.moves)}"
-                )
-            if source not in known:
-                raise InputError(
-                    f"stage {stage.name!r} starts {target!r} from {source!r}, which "
-                    f"nobody moves; known are {sorted(known)}"
-                )
-    for name in program.validation.before if program.validation else ():
-        if not any(name in stage.moves for stage in program.stages):
-            raise InputError(
-                f"validation has before={name!r}, which no training stage moves; name "
-                "it in reads="
-            )
-        if f"{name}_before" in known:
-            raise InputError(f"before={name!r} needs the name '{name}_before', a set's")
-    used = {name for part in _parts(program).values() for name in part.all_reads}
-    used |= {source for stage in program.stages for source in stage.start.values()}
-    unused = sorted(set(program.frozen) - used)
-    if unused and program.validation is not None:  # else they may rest
-        raise InputError(f"frozen sets {unused} are read by nobody; leave them out")
-    if program.validation is not None:
-        doubled = sorted(set(program.validation.all_reads) & set(_supporting(program)))
-        if doubled:
-            raise InputError(
-                f"validation reads its own supporting sets {doubled}; it is given them "
-                "in `moves`: leave them out of reads"
-            )
-
-
-def _check_commit(program: Program) -> None:
-    if program.commit == "jacobi":
-        counts = Counter(name for stage in program.stages for name in stage.moves)
-        shared = sorted(name for name, count in counts.items() if count > 1)
-        if shared:
-            raise InputError(
-                f"commit='jacobi' would lose steps: {shared} are moved by several "
-                "stages; use commit='sequential'"
-            )
-    if program.commit == "lookahead":
-        for stage in program.stages:
-            if stage.adjoint == FirstOrder(at="current"):
-                raise InputError(
-                    f"commit='lookahead' would never move stage {stage.name!r}: "
-                    "FirstOrder(at='current') takes no virtual step; use "
-                    "FirstOrder(at='lookahead') or commit='sequential'"
-                )
-
-
-def _check_streams(program: Program) -> None:
-    """A stream has as many batches a step as each of its readers takes."""
-    readers: dict[str, dict[int | None, str]] = {}
-    for reader, part in _parts(program).items():
-        solver = part.solver if isinstance(part, Stage) else None
-        count = None if solver is None else solver.num_steps
-        for name in part.all_data:
-            readers.setdefault(name, {}).setdefault(count, reader)
-    for name, by_count in readers.items():
-        if len(by_count) > 1:
-            takes = ", ".join(
-                f"{reader!r} takes {f'{count} batches' if count else 'one batch'}"
-                for count, reader in by_count.items()
-            )
-            raise InputError(
-                f"of the stream {name!r} {takes} a step; give each a stream of its own"
-            )
-
-
-def _check_learners(program: Program) -> None:
-    """A training loss reads one learner; data and sets of learners must exist."""
-    known = known_sets(program)
-    for learner in program.learners:
-        for name in learner.sets:
-            if name not in known:
-                raise InputError(
-                    f"learner {learner.name!r} has the set {name!r}, which nobody "
-                    f"moves; known are {sorted(known)}"
-                )
-    declared = {name for learner in program.learners for name in learner.data}
-    for reader, part in _parts(program).items() if declared else ():
-        for name in part.all_data:
-            if name not in declared:
-                raise InputError(
-                    f"{reader!r} reads the stream {name!r}, which no learner has; "
-                    f"theirs are {sorted(declared)}"
-                )
-    unread = sorted(declared - set(streams(program)))
-    if unread:
-        raise InputError(
-            f"learners have the streams {unread}, which nothing reads; read are "
-            f"{sorted(streams(program))}"
-        )
-    for stage in program.stages:
-        active = active_learners(program, stage)
-        own = {n for x in program.learners if x.name in active for n in x.data}
-        for name in stage.data if active and declared else ():
-            if name not in own:
-                raise InputError(
-                    f"the training loss of stage {stage.name!r} reads the stream {name!r}, "
-                    f"which is not of {_listed(active)}; name it in Learner(data=...), or "
-                    "read it in an interaction"
-                )
-        touched = _learned(program, stage)
-        if touched and not any(touched <= set(x.sets) for x in program.learners):
-            raise InputError(
-                f"the training loss of stage {stage.name!r} reads the learners "
-                f"{list(active)}; learners meet in interactions: use interaction_reads="
-            )
+def takes(stage: Stage, name: str) -> bool:
+    """Returns whether gradient flows from a stage's result to a set, as a read or start."""
+    if name in stage.attached and passes_reads(stage):
+        return True
+    return name in stage.start.values() and passes_start(stage)
 
 
 def active_learners(program: Program, stage: Stage) -> tuple[str, ...]:
@@ -332,13 +67,13 @@ def active_learners(program: Program, stage: Stage) -> tuple[str, ...]:
     That is one learner, or several that share all the sets read; if no learner has them
     all, it is everyone who has any.
     """
-    touched = _learned(program, stage)
+    touched = learned_sets(program, stage)
     holders = [x.name for x in program.learners if touched <= set(x.sets)]
     meeting = [x.name for x in program.learners if touched & set(x.sets)]
     return tuple(holders or meeting) if touched else ()
 
 
-def _learned(program: Program, stage: Stage) -> set[str]:
+def learned_sets(program: Program, stage: Stage) -> set[str]:
     """Returns the sets of learners that a stage's training loss moves or reads."""
     owned = {name for learner in program.learners for name in learner.sets}
     return {*stage.moves, *stage.reads} & owned
@@ -352,7 +87,7 @@ def _chains_from(program: Program, index: int) -> list[tuple[str, ...]]:
     return [*chains, (name,)] if arrives else chains
 
 
-def _arriving(program: Program) -> set[int]:
+def arriving_stages(program: Program) -> set[int]:
     """Returns the stages whose result reaches the objective, through others or not."""
     arriving: set[int] = set()
     for index in reversed(range(len(program.stages))):
@@ -377,34 +112,17 @@ def _readers(program: Program, index: int) -> tuple[list[int], bool]:
     return readers, bool(alive & set(program.validation.attached))
 
 
-def _supporting(program: Program) -> tuple[str, ...]:
+def supporting_sets(program: Program) -> tuple[str, ...]:
+    """Returns the names of the sets that the validation stage moves."""
     return tuple(program.validation.supporting) if program.validation else ()
 
 
-def _parts(program: Program) -> dict[str, Objective]:
+def parts(program: Program) -> dict[str, Objective]:
     """Returns the training stages and the validation stage by name."""
     parts: dict[str, Objective] = {stage.name: stage for stage in program.stages}
     if program.validation is not None:
         parts[VALIDATION] = program.validation
     return parts
-
-
-def _form(tree: Any) -> Any:
-    """Returns what a compiled step depends on: structure, shapes and types."""
-    leaves, structure = jax.tree.flatten(tree)
-    return structure, [(jnp.shape(x), jnp.result_type(x)) for x in leaves]
-
-
-def _shown(tree: Any) -> str:
-    """Returns the first leaves of a tree, as `type[shape]`."""
-    leaves = [
-        f"{jnp.result_type(x)}{list(jnp.shape(x))}" for x in jax.tree.leaves(tree)
-    ]
-    return ", ".join(leaves[:3]) + (", ..." if len(leaves) > 3 else "")
-
-
-def _listed(names: Iterable[str]) -> str:
-    return " or ".join(map(repr, names))
 
 
 def _unique(names: Iterable[str]) -> tuple[str, ...]:

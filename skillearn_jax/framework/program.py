@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import optax
 
 from skillearn_jax.errors import InputError
-from skillearn_jax.framework import checking, describe, graph
+from skillearn_jax.framework import checking, describe, graph, refusals
 from skillearn_jax.framework.advance import advance
 from skillearn_jax.framework.stage import Aux, Learner, Stage, Validation
 from skillearn_jax.framework.state import Batches, Copies, HypergradInfo, State
@@ -73,7 +73,7 @@ class Program:
     axis_name: str | None = None
 
     def __post_init__(self) -> None:
-        graph.check_program(self)
+        refusals.check_program(self)
 
     def __str__(self) -> str:
         return describe.describe(self)
@@ -123,7 +123,7 @@ class Program:
                 is moved and holds other numbers than floats, or differs in structure,
                 shapes or types from one that it starts from.
         """
-        graph.check_params(self, params)
+        refusals.check_params(self, params)
         # Strongly typed, since a weak type would compile the step twice, and copied, so
         # that a donated state shares no buffer with itself or with the caller.
         params, states = jax.tree.map(
@@ -161,8 +161,8 @@ class Program:
         Cost: for K stages with the exact adjoint, about 4 gradients a stage (look-ahead,
         product, real step) and the gradient of the objective.
         """
-        graph.check_state(self, state)
-        graph.check_batches(self, batches)
+        refusals.check_state(self, state)
+        refusals.check_batches(self, batches)
         metrics: dict[str, Array] = {}
         if self.validation is None:
             run = self._run(state, self._copies(state.params), batches)
@@ -209,7 +209,7 @@ class Program:
 
     def look_ahead(self, state: State, batches: Batches) -> State:
         """Returns the state as the look-ahead leaves it; supporting sets are at rest."""
-        graph.check_batches(self, batches)
+        refusals.check_batches(self, batches)
         run = self._run(state, self._copies(state.params), batches, {})
         return state._replace(
             params=run.values, opt_states=run.opt_states, model_state=run.model_state
@@ -217,7 +217,7 @@ class Program:
 
     def objective(self, state: State, batches: Batches) -> Array:
         """Returns the validation objective after the look-ahead, at `state`."""
-        graph.check_batches(self, batches)
+        refusals.check_batches(self, batches)
         value, _ = self._objective(self._copies(state.params), {}, state, batches)
         return mean_over_devices(value, self.axis_name)
 
@@ -267,8 +267,8 @@ class Program:
     def _hypergrad(
         self, state: State, batches: Batches
     ) -> tuple[ParamSets, HypergradInfo, _Run]:
-        graph.check_state(self, state)
-        graph.check_batches(self, batches)
+        refusals.check_state(self, state)
+        refusals.check_batches(self, batches)
         if self.validation is None:
             raise InputError(
                 "a program without a validation stage has no hypergradient"
@@ -385,7 +385,7 @@ class Program:
 
 def _record(run: _Run, name: str, opt_state: PyTree, aux: Aux) -> None:
     """Notes what a stage's step returned beside the parameters."""
-    graph.check_model_state(name, aux.model_state, run.model_state)
+    refusals.check_model_state(name, aux.model_state, run.model_state)
     run.opt_states[name] = opt_state
     # Held fixed: statistics are no path for gradients, in no stage and no adjoint.
     run.model_state.update(jax.lax.stop_gradient(dict(aux.model_state)))
