@@ -7,6 +7,7 @@ shows its traceback.
 """
 
 import contextlib
+import dataclasses
 import difflib
 import functools
 import io
@@ -15,7 +16,7 @@ import os
 import re
 import sys
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -200,12 +201,26 @@ def _cache_compilations() -> None:
 def _quiet_libraries() -> None:
     """Leaves errors to the one line that says them.
 
-    Where a checkpoint is damaged, Orbax logs through absl, and the tasks that it drops
-    complain through asyncio and as warnings.
+    Where a checkpoint is damaged or a disk full, Orbax logs through absl, and the tasks
+    that it drops complain through asyncio, as warnings and, when they end after all, of
+    a loop that is gone.
     """
     for name in ("absl", "asyncio"):
         logging.getLogger(name).setLevel(logging.CRITICAL)
     warnings.filterwarnings("ignore", "coroutine .* was never awaited", RuntimeWarning)
+    if not isinstance(sys.unraisablehook, _ButClosedLoops):
+        sys.unraisablehook = _ButClosedLoops(sys.unraisablehook)
+
+
+@dataclasses.dataclass(frozen=True)
+class _ButClosedLoops:
+    """A hook for exceptions that nobody can catch, without those of closed loops."""
+
+    hook: Callable[..., None]
+
+    def __call__(self, unraisable: Any) -> None:
+        if str(unraisable.exc_value) != "Event loop is closed":
+            self.hook(unraisable)
 
 
 def _fail(error: BaseException | str, code: int) -> int:

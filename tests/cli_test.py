@@ -5,6 +5,7 @@ import re
 import shutil
 import subprocess
 import sys
+import types
 
 import jax
 import numpy as np
@@ -489,3 +490,18 @@ def test_compiled_programs_are_kept_unless_the_user_says_where(
 def test_a_config_error_is_an_input_error(digits):
     with pytest.raises(InputError):
         parse_flags(["run.py", digits])
+
+
+def test_of_dropped_saves_nothing_is_heard_and_of_other_threads_all(
+    tmp_path, digits, monkeypatch
+):
+    """On a full disk each of Orbax's tasks ends in a loop that is gone: by the dozen."""
+    heard = []
+    monkeypatch.setattr(sys, "unraisablehook", lambda u: heard.append(u.exc_value))
+    monkeypatch.setattr(cli, "run", lambda config, workdir: None)
+    for _ in range(2):
+        assert main(["launch/run.py", digits, f"--workdir={tmp_path}/run"]) == 0
+    bug = RuntimeError("a bug")
+    for error in (RuntimeError("Event loop is closed"), bug):
+        sys.unraisablehook(types.SimpleNamespace(exc_value=error))
+    assert heard == [bug]
