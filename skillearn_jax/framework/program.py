@@ -161,8 +161,7 @@ class Program:
         Cost: for K stages with the exact adjoint, about 4 gradients a stage (look-ahead,
         product, real step) and the gradient of the objective.
         """
-        refusals.check_state(self, state)
-        refusals.check_batches(self, batches)
+        refusals.check_inputs(self, state, batches)
         metrics: dict[str, Array] = {}
         if self.validation is None:
             run = self._run(state, self._copies(state.params), batches)
@@ -209,7 +208,7 @@ class Program:
 
     def look_ahead(self, state: State, batches: Batches) -> State:
         """Returns the state as the look-ahead leaves it; supporting sets are at rest."""
-        refusals.check_batches(self, batches)
+        refusals.check_inputs(self, state, batches)
         run = self._run(state, self._copies(state.params), batches, {})
         return state._replace(
             params=run.values, opt_states=run.opt_states, model_state=run.model_state
@@ -217,7 +216,7 @@ class Program:
 
     def objective(self, state: State, batches: Batches) -> Array:
         """Returns the validation objective after the look-ahead, at `state`."""
-        refusals.check_batches(self, batches)
+        refusals.check_inputs(self, state, batches)
         value, _ = self._objective(self._copies(state.params), {}, state, batches)
         return mean_over_devices(value, self.axis_name)
 
@@ -267,8 +266,7 @@ class Program:
     def _hypergrad(
         self, state: State, batches: Batches
     ) -> tuple[ParamSets, HypergradInfo, _Run]:
-        refusals.check_state(self, state)
-        refusals.check_batches(self, batches)
+        refusals.check_inputs(self, state, batches)
         if self.validation is None:
             raise InputError(
                 "a program without a validation stage has no hypergradient"

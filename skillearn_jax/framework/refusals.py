@@ -93,8 +93,8 @@ def check_params(program: Program, params: Mapping[str, Any]) -> None:
                 )
 
 
-def check_state(program: Program, state: State) -> None:
-    """Raises `InputError` for a state of another program."""
+def check_inputs(program: Program, state: State, batches: Mapping[str, Any]) -> None:
+    """Raises `InputError` for a state of another program or a stream that is missing."""
     readers = {stage.name for stage in program.stages}
     if program.validation is not None:
         readers.add(VALIDATION)
@@ -107,10 +107,6 @@ def check_state(program: Program, state: State) -> None:
                 f"the state lacks the {what} {sorted(needed - given)}; it has "
                 f"{sorted(given)}: take one from this program's init"
             )
-
-
-def check_batches(program: Program, batches: Mapping[str, Any]) -> None:
-    """Raises `InputError` if a stage reads a stream that `batches` lacks."""
     for reader, part in parts(program).items():
         for name in part.all_data:
             if name not in batches:
