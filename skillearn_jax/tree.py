@@ -9,6 +9,12 @@ import numpy as np
 from skillearn_jax.types import Array, PyTree
 
 
+def form(tree: PyTree) -> PyTree:
+    """Returns what a compiled step depends on: the structure, shapes and types."""
+    leaves, structure = jax.tree.flatten(tree)
+    return structure, [(jnp.shape(leaf), jnp.result_type(leaf)) for leaf in leaves]
+
+
 def is_differentiable(leaf: PyTree) -> bool:
     """Returns whether a leaf is a real or complex number: not an integer or a key."""
     return jnp.issubdtype(jnp.result_type(leaf), jnp.inexact)

@@ -71,9 +71,9 @@ def _describe_validation(program: Program) -> list[str]:
         for stage in program.stages:
             if name in stage.detached:
                 lines.append(f"    {name} -> {stage.name}  (cut: held fixed)")
-            elif name in stage.all_reads and not graph.passes_reads(stage):
-                lines.append(f"    {name} -> {stage.name}  (cut: {stage.adjoint})")
-            if name in stage.start.values() and not graph.passes_start(stage):
+            unpassed = name in stage.attached and not graph.passes_reads(stage)
+            begun = name in stage.start.values() and not graph.passes_start(stage)
+            if unpassed or begun:
                 lines.append(f"    {name} -> {stage.name}  (cut: {stage.adjoint})")
     return lines
 

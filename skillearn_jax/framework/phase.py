@@ -3,12 +3,11 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-import jax
-
 from skillearn_jax.errors import InputError
 from skillearn_jax.framework.graph import VALIDATION
 from skillearn_jax.framework.program import Program
 from skillearn_jax.framework.state import State
+from skillearn_jax.tree import form
 from skillearn_jax.types import Key, ParamSets, PyTree
 
 
@@ -96,7 +95,7 @@ class Phase:
         """Returns the optimiser state that a stage or supporting set begins with."""
         if name in self.reset or name not in old:
             return fresh[name]
-        if _shapes(fresh[name]) != _shapes(old[name]):
+        if form(fresh[name]) != form(old[name]):
             raise InputError(
                 f"phase {self.name!r} gives {name!r} another optimiser, which cannot go "
                 f"on from the old one's state: add {name!r} to reset="
@@ -129,7 +128,7 @@ class Phase:
                 raise InputError(
                     f"phase {self.name!r} carries {name!r}, which is not in both phases"
                 )
-            if _shapes(new[name]) != _shapes(old[name]):
+            if form(new[name]) != form(old[name]):
                 raise InputError(
                     f"phase {self.name!r} carries {name!r}, whose shapes have changed; "
                     f"leave it out of carry= for a fresh {kind}"
@@ -144,8 +143,3 @@ def _take(
         name: old[name] if name in names and name in old else value
         for name, value in fresh.items()
     }
-
-
-def _shapes(tree: PyTree) -> PyTree:
-    leaves, structure = jax.tree.flatten(tree)
-    return structure, [(leaf.shape, leaf.dtype) for leaf in leaves]

@@ -194,6 +194,7 @@ class Program:
             state: from `init` or `step`; not changed.
             batches: as for `step`.
         """
+        refusals.check_inputs(self, state, batches)
         grads, info, _ = self._hypergrad(state, batches)
         return grads, info
 
@@ -266,7 +267,6 @@ class Program:
     def _hypergrad(
         self, state: State, batches: Batches
     ) -> tuple[ParamSets, HypergradInfo, _Run]:
-        refusals.check_inputs(self, state, batches)
         if self.validation is None:
             raise InputError(
                 "a program without a validation stage has no hypergradient"

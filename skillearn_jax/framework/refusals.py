@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 import jax
@@ -23,7 +23,7 @@ from skillearn_jax.framework.graph import (
 )
 from skillearn_jax.framework.stage import Stage, Validation
 from skillearn_jax.hypergrad import FirstOrder
-from skillearn_jax.tree import is_differentiable
+from skillearn_jax.tree import form, is_differentiable
 
 if TYPE_CHECKING:
     from skillearn_jax.framework.program import Program
@@ -85,7 +85,7 @@ def check_params(program: Program, params: Mapping[str, Any]) -> None:
                 )
     for stage in program.stages:
         for target, source in stage.start.items():
-            if _form(params[target]) != _form(params[source]):
+            if form(params[target]) != form(params[source]):
                 raise InputError(
                     f"stage {stage.name!r} starts {target!r} from {source!r}, but their "
                     f"structures, shapes or types differ: {_shown(params[target])} and "
@@ -127,7 +127,7 @@ def check_model_state(
             f"given {sorted(old)}"
         )
     for name, value in new.items():
-        if _form(value) != _form(old[name]):
+        if form(value) != form(old[name]):
             raise InputError(
                 f"stage {stage!r} returned the model state {name!r} in another form: "
                 f"{_shown(value)} for {_shown(old[name])}"
@@ -235,12 +235,12 @@ def _check_streams(program: Program) -> None:
             readers.setdefault(name, {}).setdefault(count, reader)
     for name, by_count in readers.items():
         if len(by_count) > 1:
-            takes = ", ".join(
+            counts = ", ".join(
                 f"{reader!r} takes {f'{count} batches' if count else 'one batch'}"
                 for count, reader in by_count.items()
             )
             raise InputError(
-                f"of the stream {name!r} {takes} a step; give each a stream of its own"
+                f"of the stream {name!r} {counts} a step; give each a stream of its own"
             )
 
 
@@ -275,7 +275,7 @@ def _check_learners(program: Program) -> None:
             if name not in own:
                 raise InputError(
                     f"the training loss of stage {stage.name!r} reads the stream {name!r}, "
-                    f"which is not of {_listed(active)}; name it in Learner(data=...), or "
+                    f"which is not of {' or '.join(map(repr, active))}; name it in Learner(data=...), or "
                     "read it in an interaction"
                 )
         touched = learned_sets(program, stage)
@@ -286,19 +286,9 @@ def _check_learners(program: Program) -> None:
             )
 
 
-def _form(tree: Any) -> Any:
-    """Returns what a compiled step depends on: structure, shapes and types."""
-    leaves, structure = jax.tree.flatten(tree)
-    return structure, [(jnp.shape(x), jnp.result_type(x)) for x in leaves]
-
-
 def _shown(tree: Any) -> str:
     """Returns the first leaves of a tree, as `type[shape]`."""
     leaves = [
         f"{jnp.result_type(x)}{list(jnp.shape(x))}" for x in jax.tree.leaves(tree)
     ]
     return ", ".join(leaves[:3]) + (", ..." if len(leaves) > 3 else "")
-
-
-def _listed(names: Iterable[str]) -> str:
-    return " or ".join(map(repr, names))
