@@ -24,7 +24,7 @@ from skillearn_jax.data import (
     Stream,
     from_arrays,
     load,
-    stream_key,
+    named_key,
     to_common_shape,
 )
 from skillearn_jax.data.streams import eval_batches
@@ -125,7 +125,7 @@ def learn(
         def run(params: Any, first: jax.Array, stream: Stream) -> Any:
             known = {**params, "encoder_before": params["encoder"]}
             given = {n: known[n] for n in program.sets}
-            draw = stream_key(key, name)
+            draw = named_key(key, name)
 
             def step(state: State, i: jax.Array) -> tuple[State, None]:
                 batch = {name: stream.batch(draw, first + i)}

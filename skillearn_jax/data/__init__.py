@@ -29,7 +29,7 @@ from skillearn_jax.data.streams import (
     Stream,
     eval_batches,
     sample,
-    stream_key,
+    named_key,
 )
 from skillearn_jax.data.subset import read_subset
 
@@ -62,6 +62,6 @@ __all__ = [
     "random_flip",
     "read_subset",
     "sample",
-    "stream_key",
+    "named_key",
     "to_common_shape",
 ]

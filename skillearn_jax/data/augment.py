@@ -77,6 +77,11 @@ class Augmentation:
         return normalized
 
 
+def even_chances(keys: Key) -> Array:
+    """Returns true or false for each key, as likely, the same with float64 enabled."""
+    return jax.vmap(lambda key: jax.random.bernoulli(key, jnp.float32(0.5)))(keys)
+
+
 def example_keys(key: Key, index: Array) -> Key:
     """Returns `[B]` keys, one per example: `key` folded with `index`, `[B] int32`."""
     return jax.vmap(jax.random.fold_in, in_axes=(None, 0))(key, index)
@@ -121,7 +126,7 @@ def random_flip(images: Array, keys: Key) -> Array:
 
     `keys`: `[B]`; consumed.
     """
-    return flip(images, jax.vmap(jax.random.bernoulli)(keys))
+    return flip(images, even_chances(keys))
 
 
 def random_cutout(images: Array, keys: Key, side: int) -> Array:

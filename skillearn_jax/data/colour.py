@@ -1,6 +1,7 @@
 """Random changes of colour on the device, inside jit."""
 
 import dataclasses
+from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -59,14 +60,17 @@ class ColourJitter:
                 f"colours can be changed in RGB images only, not with "
                 f"{images.shape[-1]} channels: leave the colour jitter out"
             )
-        spread = jnp.asarray([self.brightness, self.contrast, self.saturation])
+        spread = jnp.asarray(
+            [self.brightness, self.contrast, self.saturation], images.dtype
+        )
+        uniform = partial(jax.random.uniform, dtype=images.dtype)
 
         def jitter(image: Array, key: Key) -> Array:
             factor_key, shift_key, order_key, turn_key = jax.random.split(key, 4)
-            factors = 1 + spread * jax.random.uniform(factor_key, (3,), minval=-1.0)
-            shift = jax.random.uniform(shift_key, (), minval=-self.hue, maxval=self.hue)
-            order = jax.random.permutation(order_key, 3)
-            turn = jax.random.randint(turn_key, (), 0, 4)
+            factors = 1 + spread * uniform(factor_key, (3,), minval=-1.0)
+            shift = uniform(shift_key, (), minval=-self.hue, maxval=self.hue)
+            order = jax.random.permutation(order_key, jnp.arange(3, dtype=jnp.int32))
+            turn = jax.random.randint(turn_key, (), 0, 4, jnp.int32)
             return jitter_in_order(image, factors, shift, order, turn)
 
         return jax.vmap(jitter)(images, keys)

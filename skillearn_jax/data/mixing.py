@@ -5,7 +5,7 @@ import dataclasses
 import jax
 import jax.numpy as jnp
 
-from skillearn_jax.data.augment import example_keys
+from skillearn_jax.data.augment import even_chances, example_keys
 from skillearn_jax.data.streams import Batch
 from skillearn_jax.errors import InputError
 from skillearn_jax.types import Array, Key
@@ -59,18 +59,18 @@ class Mixing:
         """
         image = batch["image"]
         other = previous(image, axis_name)
-        kind_keys, share_keys, box_keys = jax.vmap(
-            lambda key: jax.random.split(key, 3), out_axes=1
+        kind_keys, blend_keys, box_keys, cut_keys = jax.vmap(
+            lambda key: jax.random.split(key, 4), out_axes=1
         )(example_keys(key, batch["index"]))
         blended, cut = image, image
-        blended_share = cut_share = jnp.ones(len(image))
+        blended_share = cut_share = jnp.ones(len(image), jnp.float32)
         if self.mixup:
-            blended_share = _shares(share_keys, self.mixup)
+            blended_share = _shares(blend_keys, self.mixup)
             blended = mixup(image, other, blended_share)
         if self.cutmix:
-            drawn = _shares(share_keys, self.cutmix)
+            drawn = _shares(cut_keys, self.cutmix)
             cut, cut_share = cutmix(image, other, drawn, _centers(box_keys, image))
-        takes_cut = jax.vmap(jax.random.bernoulli)(kind_keys)
+        takes_cut = even_chances(kind_keys)
         if not (self.mixup and self.cutmix):
             takes_cut = jnp.full(len(image), bool(self.cutmix))
         return {
@@ -134,7 +134,9 @@ def cutmix(
 
     rows, columns = inside(0), inside(1)
     box = rows[:, :, None] & columns[:, None, :]
-    return jnp.where(box[..., None], others, images), 1 - jnp.mean(box, (1, 2))
+    return jnp.where(box[..., None], others, images), 1 - jnp.mean(
+        box, (1, 2), jnp.float32
+    )
 
 
 def _shares(keys: Key, alpha: float) -> Array:

@@ -163,7 +163,7 @@ def sample(
         Batches under the names of the streams.
     """
     return {
-        name: stream.draw(stream_key(key, name), step, part)
+        name: stream.draw(named_key(key, name), step, part)
         for name, stream in streams.items()
     }
 
@@ -180,8 +180,12 @@ def augmentation_keys(key: Key, step: Array | int, index: Array) -> Key:
     return example_keys(jax.random.fold_in(augment_key, step), index)
 
 
-def stream_key(key: Key, name: str) -> Key:
-    """Returns the key of the stream `name`; the same in every process and run."""
+def named_key(key: Key, name: str) -> Key:
+    """Returns the child `name` of a key; the same in every process and run.
+
+    A name becomes a number of 32 bits, far from the small numbers of steps, seeds and the
+    like, which are children too. (`jax.random.split` gives the children 0, 1, ...)
+    """
     return jax.random.fold_in(key, zlib.crc32(name.encode()))
 
 

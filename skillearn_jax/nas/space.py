@@ -140,10 +140,11 @@ class CellSpace:
           scale: standard deviation.
         """
         shape = (len(CELL_KINDS), self.num_edges, self.num_candidates)
-        draws = scale * jax.random.normal(key, shape)
+        operation_key, edge_key = jax.random.split(key)
+        draws = scale * jax.random.normal(operation_key, shape)
         alphas = dict(zip(CELL_KINDS, draws, strict=True))
         if self.edge_normalization:
-            draws = scale * jax.random.normal(jax.random.fold_in(key, 1), shape[:2])
+            draws = scale * jax.random.normal(edge_key, shape[:2])
             alphas |= dict(zip(EDGE_LOGITS.values(), draws, strict=True))
         return alphas
 

@@ -175,14 +175,17 @@ def check_same(value: Any, what: str) -> None:
         )
 
 
-def in_any(flag: bool) -> bool:
-    """Returns in all processes whether a flag is set in one of them, at least.
+def in_any(*flags: bool) -> tuple[bool, ...]:
+    """Returns in all processes whether each flag is set in one of them, at least.
 
     All processes must come here, in the same order.
+
+    Cost: one message, of however many flags.
     """
     if jax.process_count() == 1:
-        return flag
-    return bool(np.any(multihost_utils.process_allgather(np.int32(flag))))
+        return flags
+    of_all = multihost_utils.process_allgather(np.asarray(flags, np.int32))
+    return tuple(bool(flag) for flag in np.any(of_all, axis=0))
 
 
 def gather_rows(rows: np.ndarray) -> np.ndarray:

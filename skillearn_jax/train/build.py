@@ -89,7 +89,7 @@ def build_search(
     variables = supernet.lazy_init(weights_key, images, alphas, train=False)
     params = {"weights": variables["params"], "alphas": alphas}
     model_state: dict[str, Any] = {
-        "learner": {"batch_stats": variables["batch_stats"], "steps": jnp.zeros(())}
+        "learner": {"batch_stats": variables["batch_stats"], "steps": jnp.int32(0)}
     }
     learner = _supernet_learner(supernet, config, steps_per_epoch, stage)
     adjoint, curriculum, models = config.hypergrad.build(), None, None
@@ -187,7 +187,7 @@ def supernet_forward(
     def forward(
         weights: PyTree, alphas: PyTree, state: PyTree, images: Array, key: Key
     ) -> tuple[Array, PyTree]:
-        epoch = state["steps"].astype(jnp.int32) // steps_per_epoch
+        epoch = state["steps"] // steps_per_epoch
         current: dict[str, Any] = {
             name: values[epoch] for name, values in options.items()
         }

@@ -88,7 +88,7 @@ def build_tasks(
         heads[name] = head.lazy_init(head_key, features)["params"]
         model_state[_state_of(name)] = {
             "batch_stats": variables["batch_stats"],
-            "steps": jnp.zeros(()),
+            "steps": jnp.int32(0),
         }
         turns = schedule_of(config).count(name)
         forward = supernet_forward(supernet, config, turns * steps_per_epoch, stage)

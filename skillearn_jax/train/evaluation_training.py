@@ -26,6 +26,12 @@ from skillearn_jax.train.telemetry import Steps, note_compilation, observed
 from skillearn_jax.types import Array, Key, PyTree
 
 
+def training_keys(root: Key, seed: int) -> tuple[Key, Key]:
+    """Returns the keys of one training: of its first weights, and of its steps."""
+    init_key, run_key = jax.random.split(jax.random.fold_in(root, seed))
+    return init_key, run_key
+
+
 class Training:
     """The training of one network: compiled at its first seed, used for all."""
 
@@ -158,7 +164,7 @@ class Training:
         }
 
     def _initial_state(self, seed: int) -> State:
-        init_key, run_key = jax.random.split(jax.random.fold_in(self._root, seed))
+        init_key, run_key = training_keys(self._root, seed)
         # Draw by draw: one program of all draws takes minutes to compile.
         images = jax.ShapeDtypeStruct((2, *self._data.image_shape), jnp.float32)
         variables = self._init(init_key, images, train=False)

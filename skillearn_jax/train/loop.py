@@ -10,7 +10,7 @@ from typing import NamedTuple
 import jax
 import numpy as np
 
-from skillearn_jax.data import Batch, Delivered, Drawn, sample, stream_key
+from skillearn_jax.data import Batch, Delivered, Drawn, sample, named_key
 from skillearn_jax.errors import NonFiniteError
 from skillearn_jax.framework import Program, State
 from skillearn_jax.parallel import Devices
@@ -120,7 +120,7 @@ def compile_loop(
     chunk = 1 if single else _divisor(whole, 50)
 
     def one(state: State, streams: Streams) -> tuple[State, Metrics]:
-        data_key = stream_key(state.key, "data")
+        data_key = named_key(state.key, "data")
         batches = sample(streams, data_key, state.step, devices.part)
         if prepare is not None:
             batches = prepare(batches, state.step)

@@ -7,7 +7,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from skillearn_jax.data import ImageData, TrainingImages
+from skillearn_jax.data import ImageData, TrainingImages, named_key
 from skillearn_jax.errors import InputError
 from skillearn_jax.parallel import Devices
 from skillearn_jax.train.benchmark import Benchmark
@@ -66,7 +66,7 @@ def random_search(
     short, halved = short_training(config), _halved(config, data)
     candidates, batches = draw_candidates(config), training_batches(short, halved)
     per_run = short.evaluation.epochs * batches.steps_per_epoch
-    key = jax.random.fold_in(jax.random.key(config.seed), _TAG)
+    key = named_key(jax.random.key(config.seed), "random_search")
     found: dict[str, dict[str, Any]] = workdir.read_object(CANDIDATES)
     workdir.write_config(
         f"Random search: each of {len(candidates)} random cells is trained for "

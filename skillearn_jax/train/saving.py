@@ -68,7 +68,7 @@ class Saver:
             StorageError: if the disk did not take a save.
         """
         # Both are asked at every step: the processes come here together.
-        asked, late = in_any(interrupt.requested()), in_any(self._is_late())
+        asked, late = in_any(interrupt.requested(), self._is_late())
         if not (last or asked or late or any(map(self._is_due, steps))):
             return
         metric = float(np.mean(self._values)) if self._values else None

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from skillearn_jax.data import Stream, TrainingImages, sample
+from skillearn_jax.data import Stream, TrainingImages, named_key, sample
 from skillearn_jax.errors import InputError
 from skillearn_jax.framework import Phase, State
 from skillearn_jax.nas.schedules import Stability, has_settled
@@ -93,7 +93,7 @@ def search(
     """
     streams = streams_of(config, data, bank)
     steps_per_epoch = longest_epoch(streams)
-    build_key, run_key = jax.random.split(jax.random.key(config.seed))
+    build_key, run_key = search_keys(config.seed)
     num_stages = config.search.num_stages
     total = num_stages * config.search.epochs * steps_per_epoch
     profiled = parse_profile(config.profile)
@@ -122,7 +122,7 @@ def search(
             setup = build_program(
                 config,
                 data,
-                jax.random.fold_in(build_key, index) if index else build_key,
+                jax.random.fold_in(build_key, index),
                 steps_per_epoch,
                 devices.axis_name,
                 stage,
@@ -151,6 +151,15 @@ def search(
     if steps < total:
         console.message(f"stopped by the rule {config.search.stop!r} at step {steps}")
     return SearchResult(genotype, steps // steps_per_epoch, steps)
+
+
+def search_keys(seed: int) -> tuple[Key, Key]:
+    """Returns the keys of a search: of what its stages build, and of its steps.
+
+    Children of a name: the seeds of the evaluation are those of a number.
+    """
+    build_key, run_key = jax.random.split(named_key(jax.random.key(seed), "search"))
+    return build_key, run_key
 
 
 def _check_best_metric(

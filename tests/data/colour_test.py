@@ -134,3 +134,20 @@ def test_grey_images_are_refused():
 def test_factors_out_of_range_are_refused(name, value, limit):
     with pytest.raises(InputError, match=f"{name} is {value}; .* 0 to {limit}"):
         ColourJitter(**{name: value})
+
+
+def test_float64_images_are_jittered_in_float64():
+    with jax.enable_x64(True):
+        images = jnp.asarray(image(shape=(2, 5, 7, 3)), jnp.float64)
+        assert IMAGENET.apply(images, keys(2)).dtype == jnp.float64
+
+
+def test_a_program_of_float64_augments_as_one_of_float32():
+    images = np.random.default_rng(0).integers(0, 256, (2, 8, 8, 3), np.uint8)
+    augmentation = Augmentation(padding=2, flip=True, cutout=4, colours=IMAGENET)
+    stats = (0.5, 0.4, 0.3), (0.25, 0.25, 0.25)
+    expected = augmentation.apply(images, keys(2), *stats)
+    with jax.enable_x64(True):
+        wide = augmentation.apply(images, keys(2), *stats)
+    assert wide.dtype == jnp.float32
+    np.testing.assert_allclose(wide, expected, atol=1e-5)

@@ -1,5 +1,6 @@
 """Mixup and cutmix: pixels and labels, by hand."""
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -95,3 +96,17 @@ def test_off_is_false_and_negative_is_refused():
     assert Mixing(cutmix=0.5)
     with pytest.raises(InputError, match=r"--config\.evaluation\.mixup"):
         Mixing(mixup=-1.0)
+
+
+def test_a_program_of_float64_mixes_as_one_of_float32():
+    batch = {
+        "image": jnp.asarray(np.random.default_rng(0).random((6, 4, 4, 1), np.float32)),
+        "label": jnp.arange(6, dtype=jnp.int32),
+        "index": jnp.arange(6, dtype=jnp.int32),
+    }
+    mixing, key = Mixing(mixup=0.8, cutmix=1.0), jax.random.key(3)
+    expected = mixing.apply(batch, key)
+    with jax.enable_x64(True):
+        wide = mixing.apply(batch, key)
+    chex.assert_trees_all_equal_dtypes(wide, expected)
+    chex.assert_trees_all_close(wide, expected, rtol=1e-5)

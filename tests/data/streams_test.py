@@ -13,7 +13,7 @@ from skillearn_jax.data import (
     eval_batches,
     normalize,
     sample,
-    stream_key,
+    named_key,
 )
 from skillearn_jax.errors import InputError
 
@@ -138,7 +138,7 @@ def test_sample_gives_each_name_a_key_of_its_own():
 
 def test_the_key_of_a_name_is_fixed():
     expected = jax.random.fold_in(KEY, 0xD860BF7A)  # CRC-32 of "bank"
-    assert stream_key(KEY, "bank") == expected
+    assert named_key(KEY, "bank") == expected
 
 
 @pytest.mark.parametrize("batch_size", [0, 12])

@@ -8,7 +8,7 @@ import numpy as np
 import optax
 import pytest
 
-from skillearn_jax.data import Examples, Stream, stream_key
+from skillearn_jax.data import Examples, Stream, named_key
 from skillearn_jax.errors import NonFiniteError
 from skillearn_jax.framework import Aux, Program, Stage
 from skillearn_jax.parallel import Devices
@@ -102,7 +102,7 @@ def test_batches_are_those_of_the_key_and_the_step(stream, monkeypatch):
     _, state, metrics, _ = run_toy(stream, 3, monkeypatch=monkeypatch)
     program = toy_program()
     again = program.init({"w": jnp.zeros(4)}, jax.random.key(1))
-    key = stream_key(stream_key(again.key, "data"), "train")
+    key = named_key(named_key(again.key, "data"), "train")
     for step in range(3):
         batches = {"train": stream.batch(key, step), "step": step}
         again, wanted = program.step(again, batches)
