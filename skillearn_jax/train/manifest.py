@@ -82,7 +82,12 @@ def to_tree(arrays: Arrays, like: PyTree) -> PyTree:
 
 
 def write_manifest(
-    path: Path, arrays: Arrays, step: int, note: Any, metric: float | None
+    path: Path,
+    arrays: Arrays,
+    step: int,
+    note: Any,
+    metric: float | None,
+    metric_name: str,
 ) -> None:
     """Writes the manifest of a checkpoint.
 
@@ -92,12 +97,14 @@ def write_manifest(
         step: that it was taken at.
         note: what else a run needs to go on; JSON.
         metric: to tell the best checkpoint by; the lower the better.
+        metric_name: of what that is the value: those of another do not compare.
     """
     content = {
         "format": FORMAT,
         "step": step,
         "saved": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         "metric": metric,
+        "metric_name": metric_name,
         "note": note,
         "arrays": {name: _describe(array) for name, array in sorted(arrays.items())},
         "files": _files(path.parent),

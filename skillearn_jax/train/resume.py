@@ -6,6 +6,9 @@ from typing import Any, NamedTuple
 _HARMLESS = ("log_every", "profile", "checkpoint", "logging", "parallel")
 """Groups and keys that change what is written or where it runs, not what is computed."""
 
+_LIMITS = ("data.stream.max_damaged",)
+"""Keys that only say what ends a run: who is told to set one goes on with it."""
+
 
 class Difference(NamedTuple):
     """A key with another value than the run began with.
@@ -52,7 +55,8 @@ def differences(
         key = path.removeprefix("config.")
         if key == "benchmark.dataset" and not any(tables):
             continue  # nothing is looked up
-        if key.split(".")[0] in _HARMLESS and key != "parallel.batch_norm":
+        harmless = key.split(".")[0] in _HARMLESS and key != "parallel.batch_norm"
+        if harmless or key in _LIMITS:
             accepted.append(Difference(path, before, after))
         elif _is_more(key, before, after, old, evaluated):
             accepted.append(Difference(path, before, after, more=True))

@@ -107,6 +107,7 @@ def search(
         workdir.path / "checkpoints" / "search",
         keep=config.checkpoint.keep,
         keep_best=config.checkpoint.keep_best,
+        best_metric=config.checkpoint.best_metric,
         beside=workdir.path / "metrics.jsonl",
         say=console.message,
     )

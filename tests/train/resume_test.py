@@ -39,6 +39,8 @@ def outcome(old, new, evaluated=False):
         ({"log_every": 10}, True, True),
         ({"checkpoint__every_steps": 7}, True, True),
         ({"parallel__devices": 8}, True, True),
+        ({"data__stream__max_damaged": 3}, True, True),
+        ({"data__stream__least_area": 0.2}, True, False),
         ({"search__epochs": 60}, False, True),
         ({"search__epochs": 60}, True, False),
         ({"search__epochs": 40}, False, False),
