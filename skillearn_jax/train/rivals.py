@@ -1,6 +1,7 @@
 """Floor 4: the cells that are trained beside the one that a run has derived."""
 
 import json
+import re
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +15,7 @@ from skillearn_jax.train.spaces import (
     read_cells,
     space_kind,
 )
+from skillearn_jax.train.trained import network_folder
 
 _DRAWS = 1000  # of random cells of the wrong size in a row, before giving up
 
@@ -29,13 +31,18 @@ def read_rivals(config: Config) -> dict[str, Cells]:
             and for names that repeat.
     """
     rivals: dict[str, Cells] = {}
+    taken = {"derived"}
     for workdir in config.evaluation.rivals:
-        name = Path(workdir).name
-        if name in rivals or name == "derived" or name.startswith("random "):
+        name = Path(workdir).resolve().name
+        # What is trained lies in a folder; some file systems know no capitals.
+        folder = network_folder(name).casefold()
+        if not folder or folder in taken or re.fullmatch(r"random_\d+", folder):
             raise InputError(
                 f"config.evaluation.rivals names {workdir!r}, but {name!r} is a name in "
-                "the comparison already: set --config.evaluation.rivals"
+                "the comparison already: set --config.evaluation.rivals to folders with "
+                "names of their own"
             )
+        taken.add(folder)
         path = Path(workdir) / "genotype.json"
         try:
             rivals[name] = read_cells(json.loads(path.read_text("utf-8")))
