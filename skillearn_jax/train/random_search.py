@@ -5,11 +5,11 @@ from collections.abc import Mapping
 from typing import Any
 
 import jax
-import numpy as np
 
 from skillearn_jax.data import ImageData, TrainingImages
 from skillearn_jax.errors import InputError
 from skillearn_jax.parallel import Devices
+from skillearn_jax.randomness import Use, generator
 from skillearn_jax.train.benchmark import Benchmark
 from skillearn_jax.train.config import Config, EvaluationConfig
 from skillearn_jax.train.console import Console
@@ -22,7 +22,6 @@ from skillearn_jax.train.spaces import Cells, read_cells, space_kind
 from skillearn_jax.train.workdir import Workdir
 
 CANDIDATES = "candidates.json"
-_TAG = 1  # apart from the evaluation's draws, which take the seed as it is
 
 
 def random_search(
@@ -66,7 +65,7 @@ def random_search(
     short, halved = short_training(config), _halved(config, data)
     candidates, batches = draw_candidates(config), training_batches(short, halved)
     per_run = short.evaluation.epochs * batches.steps_per_epoch
-    key = jax.random.fold_in(jax.random.key(config.seed), _TAG)
+    key = jax.random.fold_in(jax.random.key(config.seed), Use.CANDIDATES)
     found: dict[str, dict[str, Any]] = workdir.read_object(CANDIDATES)
     workdir.write_config(
         f"Random search: each of {len(candidates)} random cells is trained for "
@@ -114,7 +113,7 @@ def best_candidate(found: Mapping[str, Mapping[str, Any]]) -> str:
 
 def draw_candidates(config: Config) -> dict[str, Cells]:
     """Returns the cells by name, in the order of the draws; more draws begin alike."""
-    rng = np.random.default_rng((config.seed, _TAG))
+    rng = generator(config.seed, Use.CANDIDATES)
     kind, space = space_kind(config), config.space.build()
     drawn = [kind.random(rng, space) for _ in range(config.search.num_random)]
     return {f"candidate {i}": cells for i, cells in enumerate(dict.fromkeys(drawn), 1)}

@@ -4,9 +4,8 @@ import json
 import re
 from pathlib import Path
 
-import numpy as np
-
 from skillearn_jax.errors import InputError
+from skillearn_jax.randomness import Use, generator
 from skillearn_jax.train.config import Config
 from skillearn_jax.train.spaces import (
     Cells,
@@ -86,7 +85,7 @@ def random_cells(
         InputError: if the space holds too few cells of that size to be found by chance.
     """
     kind, space = space_kind(config), config.space.build()
-    rng = np.random.default_rng(config.seed)
+    rng = generator(config.seed, Use.RANDOM_CELLS)
     within = config.evaluation.random_params_within
 
     def size(cells: Cells) -> int:
