@@ -16,7 +16,7 @@ from skillearn_jax.train.console import Console
 from skillearn_jax.train.evaluation_data import training_batches
 from skillearn_jax.train.evaluation_training import Training
 from skillearn_jax.train.records import open_records
-from skillearn_jax.train.search import SearchResult
+from skillearn_jax.train.search import SearchResult, refuse_to_repeat
 from skillearn_jax.train.search_streams import search_parts
 from skillearn_jax.train.spaces import Cells, read_cells, space_kind
 from skillearn_jax.train.workdir import Workdir
@@ -54,6 +54,7 @@ def random_search(
         benchmark: to look the candidates up in.
 
     Raises:
+        InputError: if a finished search has lost its candidates.
         NonFiniteError: if a loss becomes NaN or infinite.
         Interrupted: after a save, if a signal asked for the end.
         StorageError: if the disk does not take what is to be written.
@@ -67,6 +68,8 @@ def random_search(
     per_run = short.evaluation.epochs * batches.steps_per_epoch
     key = jax.random.fold_in(jax.random.key(config.seed), Use.CANDIDATES)
     found: dict[str, dict[str, Any]] = workdir.read_object(CANDIDATES)
+    if not found:
+        refuse_to_repeat(workdir, CANDIDATES)
     workdir.write_config(
         f"Random search: each of {len(candidates)} random cells is trained for "
         f"{short.evaluation.epochs} epochs and judged on the validation half."

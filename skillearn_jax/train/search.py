@@ -87,7 +87,8 @@ def search(
 
     Raises:
         NonFiniteError: if a loss or a gradient becomes NaN or infinite.
-        InputError: if no checkpoint of those that are there can be read.
+        InputError: if no checkpoint of those that are there can be read, and if a
+            finished search has none.
         Interrupted: after a save, if a signal asked for the end.
         StorageError: if the disk does not take what is to be written.
     """
@@ -117,6 +118,8 @@ def search(
         first = 0
         if saved is not None:
             first, space = noted_stage(config, saved.note)
+        else:
+            refuse_to_repeat(workdir, "checkpoints/search")
         saver = Saver(checkpoints, config.checkpoint, steps_per_epoch)
         for index in range(first, num_stages):
             stage = search_stage(config, index, space)
@@ -152,6 +155,22 @@ def search(
     if steps < total:
         console.message(f"stopped by the rule {config.search.stop!r} at step {steps}")
     return SearchResult(genotype, steps // steps_per_epoch, steps)
+
+
+def refuse_to_repeat(workdir: Workdir, lost: str) -> None:
+    """Raises `InputError` for a finished search that could not go on, only begin anew.
+
+    Args:
+        workdir: of the run.
+        lost: that a search goes on from, and is not there.
+    """
+    if workdir.read_json("genotype.json") is not None:
+        path = workdir.path
+        raise InputError(
+            f"{path} holds the genotype.json of a finished search, but no {lost}, which it "
+            f"would go on from: restore it, set --config.genotype={path} and --workdir to "
+            f"a new folder, or remove {path / 'genotype.json'} to search again"
+        )
 
 
 def _check_best_metric(

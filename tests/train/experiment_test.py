@@ -346,6 +346,18 @@ def test_a_finished_run_retrains_nothing(finished, tiny, tmp_path, monkeypatch):
     assert result.genotype == finished.result.genotype
 
 
+def test_a_search_without_its_checkpoints_is_not_repeated(finished, tiny, tmp_path):
+    workdir = tmp_path / "run"
+    shutil.copytree(finished.workdir, workdir)
+    shutil.rmtree(workdir / "checkpoints" / "search")
+    before = left_by(workdir)
+    more = tiny({"evaluation.num_seeds": 3})
+    with pytest.raises(InputError, match=r"no checkpoints/search, .*genotype") as e:
+        run(more, workdir, quiet=True)
+    assert "\n" not in str(e.value)
+    assert left_by(workdir) == before
+
+
 @pytest.mark.parametrize("trained", [True, False])
 def test_an_interrupted_evaluation_goes_on(
     finished, tiny, tmp_path, count_traces, trained
