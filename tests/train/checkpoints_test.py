@@ -149,7 +149,7 @@ def test_a_manifest_without_the_name_of_its_metric_is_of_the_default(tmp_path):
     path = tmp_path / "1" / "manifest.json"
     content = json.loads(path.read_text())
     del content["metric_name"], content["digest"]
-    content["digest"] = manifest_module._digest_of_content(content)
+    content["digest"] = manifest_module.digest_of(content)
     path.write_text(json.dumps(content))
     for step in (2, 3):
         checkpoints.save(step, {"a": jnp.ones(2)}, metric=0.5)

@@ -28,8 +28,8 @@ def changed(**changes):
     return values
 
 
-def outcome(old, new, evaluated=False):
-    accepted, refused = differences(old, new, DEFAULTS, evaluated)
+def outcome(old, new, evaluated=False, compared=False):
+    accepted, refused = differences(old, new, DEFAULTS, evaluated, compared)
     return [other.path for other in accepted], [other.path for other in refused]
 
 
@@ -60,6 +60,13 @@ def test_a_difference_is_accepted_or_refused(changes, evaluated, fine):
     accepted, refused = outcome(DEFAULTS, changed(**changes), evaluated)
     path = "config." + next(iter(changes)).replace("__", ".")
     assert (accepted, refused) == (([path], []) if fine else ([], [path]))
+
+
+@pytest.mark.parametrize("key", ["data__dir", "data__dirs", "lpt__bank_dir"])
+def test_data_that_are_compared_may_lie_elsewhere(key):
+    new, path = changed(**{key: "elsewhere"}), "config." + key.replace("__", ".")
+    assert outcome(DEFAULTS, new) == ([], [path])
+    assert outcome(DEFAULTS, new, evaluated=True, compared=True) == ([path], [])
 
 
 def test_a_search_in_stages_has_the_epochs_it_began_with():
