@@ -94,8 +94,8 @@ def run(
         config = Config.parse(config)
     check(config)
     console = Console(quiet=quiet or not is_first())
-    if on_first(lambda: os.path.exists(Path(workdir) / _SUMMARY)):
-        # A finished run needs no data, which may be gone.
+    if data is None and on_first(lambda: os.path.exists(Path(workdir) / _SUMMARY)):
+        # A finished run needs no data to be read, which may be gone.
         with _locked(workdir, config, None, console) as folder:
             finished = _finished(folder, console)
             if finished is not None:
