@@ -24,12 +24,12 @@ from skillearn_jax.data import (
     Stream,
     from_arrays,
     load,
-    named_key,
     to_common_shape,
 )
 from skillearn_jax.data.streams import eval_batches
 from skillearn_jax.framework import Program, Stage, State
 from skillearn_jax.models import MLP
+from skillearn_jax.randomness import named_key
 from skillearn_jax.skills import blocked, interleaved, last_turns, retention
 
 SIDE, BATCH, LR = 8, 64, 0.1

@@ -29,7 +29,6 @@ from skillearn_jax.data.streams import (
     Stream,
     eval_batches,
     sample,
-    named_key,
 )
 from skillearn_jax.data.subset import read_subset
 
@@ -62,6 +61,5 @@ __all__ = [
     "random_flip",
     "read_subset",
     "sample",
-    "named_key",
     "to_common_shape",
 ]

@@ -39,9 +39,10 @@ class DamageLog:
         self.names.append(name)
         _LOG.warning("%s does not decode", name)
         if len(self.names) > self.limit:
+            count = len(self.names)
             raise InputError(
-                f"{len(self.names)} images do not decode, the last is {name}, and "
-                f"{self.limit} are allowed: prepare the data again or set "
+                f"{count} {'image does' if count == 1 else 'images do'} not decode, the "
+                f"last is {name}, more than the {self.limit} allowed: prepare the data again or set "
                 "--config.data.stream.max_damaged"
             )
 

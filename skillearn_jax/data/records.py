@@ -9,6 +9,7 @@ import numpy as np
 
 from skillearn_jax.data.crops import ATTEMPTS
 from skillearn_jax.errors import InputError
+from skillearn_jax.randomness import Use, generator
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -131,4 +132,4 @@ def crop_draws(seed: int, epoch: int, index: int) -> np.ndarray:
     Returns:
         `[4, ATTEMPTS] float64`, uniform in [0, 1), see `crops.random_box`.
     """
-    return np.random.default_rng((seed, epoch, index)).random((4, ATTEMPTS))
+    return generator(seed, Use.CROPS, epoch, index).random((4, ATTEMPTS))

@@ -18,6 +18,7 @@ from skillearn_jax.data.records import HostBatch, Reading, crop_draws
 from skillearn_jax.data.shuffle import ROUNDS, shuffled
 from skillearn_jax.data.tfds_folder import first_line, text_of
 from skillearn_jax.errors import InputError
+from skillearn_jax.randomness import Use, generator
 
 
 class ArrayRecordReader:
@@ -56,7 +57,7 @@ class ArrayRecordReader:
         """Returns this process' examples at one step, `[b] int32`."""
         reading = self.reading
         epoch, step = divmod(step, self.steps_per_epoch)
-        bits = np.random.default_rng((reading.seed, epoch))
+        bits = generator(reading.seed, Use.ORDER, epoch)
         words = bits.integers(2**32, size=(ROUNDS, 2), dtype=np.uint32)
         first = step * reading.batch_size + reading.process * reading.share
         return shuffled(first + np.arange(reading.share), self.train_size, words)

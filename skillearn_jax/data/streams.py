@@ -1,7 +1,6 @@
 """Batches as pure functions of a key and a step: a resumed run draws the same data."""
 
 import dataclasses
-import zlib
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, Protocol
 
@@ -13,6 +12,7 @@ from skillearn_jax.data.augment import Augmentation, example_keys, normalize
 from skillearn_jax.data.examples import Examples
 from skillearn_jax.data.shuffle import shuffle_words, shuffled
 from skillearn_jax.errors import InputError
+from skillearn_jax.randomness import named_key
 from skillearn_jax.types import Array, Key
 
 Batch = dict[str, Array]
@@ -178,15 +178,6 @@ def augmentation_keys(key: Key, step: Array | int, index: Array) -> Key:
     """
     _, augment_key = jax.random.split(key)
     return example_keys(jax.random.fold_in(augment_key, step), index)
-
-
-def named_key(key: Key, name: str) -> Key:
-    """Returns the child `name` of a key; the same in every process and run.
-
-    A name becomes a number of 32 bits, far from the small numbers of steps, seeds and the
-    like, which are children too. (`jax.random.split` gives the children 0, 1, ...)
-    """
-    return jax.random.fold_in(key, zlib.crc32(name.encode()))
 
 
 def eval_batches(

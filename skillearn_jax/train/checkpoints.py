@@ -4,7 +4,7 @@ import json
 import os
 import re
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -14,6 +14,7 @@ from orbax.checkpoint import v1 as ocp
 
 from skillearn_jax.errors import InputError, StorageError
 from skillearn_jax.parallel import is_first
+from skillearn_jax.train.config import CheckpointConfig
 from skillearn_jax.train.manifest import (
     FORMAT,
     Arrays,
@@ -77,6 +78,7 @@ class Checkpoints:
         *,
         keep: int = 2,
         keep_best: int = 0,
+        best_metric: str = CheckpointConfig().best_metric,
         beside: Path | None = None,
         say: Callable[[str], None] = lambda line: None,
     ) -> None:
@@ -86,11 +88,13 @@ class Checkpoints:
             path: of the folder.
             keep: how many of the newest stay.
             keep_best: how many more stay for their metric.
+            best_metric: its name. One with a value of another is not among the best.
             beside: a file that must be on the disk before a checkpoint is: the metrics up
                 to it.
             say: is told in one line of each checkpoint that is passed over.
         """
         self._path, self._keep, self._keep_best = path, keep, keep_best
+        self._best_metric = best_metric
         self._beside, self._say = beside, say
         self._writer = ThreadPoolExecutor(1, "checkpoints")
         self._pending: Future[None] | None = None
@@ -202,7 +206,8 @@ class Checkpoints:
             ocp.save(str((partial / "arrays").absolute()), filled)
             if not is_first():
                 return
-            write_manifest(partial / "manifest.json", arrays, step, note, metric)
+            noted = (step, note, metric, self._best_metric)
+            write_manifest(partial / "manifest.json", arrays, *noted)
             _sync(partial / "manifest.json")
             if self._beside is not None and self._beside.exists():
                 _sync(self._beside)
@@ -231,25 +236,32 @@ class Checkpoints:
 
     def _prune(self, newest: int) -> None:
         """Removes what is neither among the newest nor among the best."""
-        metrics = {}
+        metrics: dict[int, float | None] = {}
         for step in self.steps():
             try:
-                metrics[step] = read_manifest(self._folder(step) / "manifest.json")
+                manifest = read_manifest(self._folder(step) / "manifest.json")
+                metrics[step] = self._metric(manifest)
             except DamagedError:
                 self._damaged.add(step)
         # One beyond the newest was fallen back from; it stays until it is replaced.
         passed = [step for step in self.steps() if step <= newest]
         good = [step for step in passed if step not in self._damaged]
         ranked = sorted(
-            (step for step in good if metrics[step]["metric"] is not None),
-            key=lambda step: (metrics[step]["metric"], -step),
+            (metric, -step) for step in good if (metric := metrics[step]) is not None
         )
-        stay = {*good[-self._keep :], *ranked[: self._keep_best]}
+        best = {-step for _, step in ranked[: self._keep_best]}
+        stay = {*good[-self._keep :], *best}
         for step in set(passed) - stay:
             # Renamed first, so that a kill leaves no half of it.
             removed = self._path / f".{step}.old"
             self._folder(step).rename(removed)
             shutil.rmtree(removed)
+
+    def _metric(self, manifest: Mapping[str, Any]) -> float | None:
+        """Returns a checkpoint's value of this run's metric; `None` of another's."""
+        # A manifest of before there were names is of the default, as almost all runs.
+        name = manifest.get("metric_name", CheckpointConfig().best_metric)
+        return manifest["metric"] if name == self._best_metric else None
 
     def _clear_remains(self) -> None:
         """Removes what a run that was killed while it wrote has left."""

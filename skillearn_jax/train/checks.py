@@ -39,7 +39,8 @@ def check(config: Config) -> None:
     check_random_search(config)
     space_kind(config).check(config)
     load_benchmark(config)
-    read_rivals(config)
+    if config.evaluation.epochs:
+        read_rivals(config)
     check_given(config)
     if search.channels % search.partial:
         raise InputError(
@@ -130,9 +131,10 @@ def check_images(config: Config, data: OneSet) -> None:
 
 def check_batches(config: Config, data: OneSet, devices: Devices) -> None:
     """Raises `InputError` for batches that the data or the devices cannot give."""
-    batches = [
-        ("config.evaluation.batch_size", config.evaluation.batch_size, data.num_train)
-    ]
+    batches = []
+    if config.evaluation.epochs:
+        flag = "config.evaluation.batch_size"
+        batches.append((flag, config.evaluation.batch_size, data.num_train))
     if not config.genotype:
         sizes = (
             [data.num_classes * number for number in config.data.per_class]

@@ -11,6 +11,7 @@ import optax
 from skillearn_jax.data import load
 from skillearn_jax.errors import InputError
 from skillearn_jax.framework import Aux, Program, Stage, State, Validation
+from skillearn_jax.randomness import Use, generator
 from skillearn_jax.skills import (
     LearnerModel,
     TaskModel,
@@ -77,7 +78,7 @@ def chain(depth: int, batch_size: int, seed: int) -> Problem:
         batch_size: rows of each stream.
         seed: of everything.
     """
-    rng = np.random.default_rng(seed)
+    rng = generator(seed, Use.PROBLEMS)
     stages = []
     for index in range(depth):
         stages.append(
@@ -185,7 +186,7 @@ def _lpt(batch_size: int, seed: int) -> Problem:
         task="make exams",
     )
     program = learning_by_passing_tests(learner, tester)
-    rng = np.random.default_rng(seed)
+    rng = generator(seed, Use.PROBLEMS)
     params = {
         "weights": _layers(rng, 64, 10),
         "alphas": 0.1 * rng.normal(size=3),
@@ -219,7 +220,7 @@ def _interleaving(batch_size: int, seed: int) -> Problem:
         optimizer=_OPTIMIZER,
         weights="per_task",
     )
-    rng = np.random.default_rng(seed)
+    rng = generator(seed, Use.PROBLEMS)
     params: dict[str, Any] = {"alphas": 0.1 * rng.normal(size=3)}
     for name, classes in (("digit", 10), ("even", 2)):
         layers = _layers(rng, 64, classes)
@@ -234,7 +235,7 @@ def _darts(batch_size: int, seed: int) -> Problem:
     setup = build_search(config, data, jax.random.key(seed), steps_per_epoch=10)
     program = setup.phases[-1].program
     state = program.init(setup.params, jax.random.key(seed), setup.model_state)
-    rng = np.random.default_rng(seed)
+    rng = generator(seed, Use.PROBLEMS)
     batches = _digits(program.streams, batch_size, rng, flat=False)
     return Problem(program, state, batches)
 

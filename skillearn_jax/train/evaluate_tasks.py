@@ -11,6 +11,7 @@ from skillearn_jax.parallel import Devices, on_first
 from skillearn_jax.train.config import Config
 from skillearn_jax.train.console import Console
 from skillearn_jax.train.evaluate import evaluate
+from skillearn_jax.train.fingerprint import fingerprint
 from skillearn_jax.train.report import write_report
 from skillearn_jax.train.shared_workdir import open_workdir
 from skillearn_jax.train.spaces import Cells
@@ -48,7 +49,8 @@ def evaluate_tasks(
     for name, of_task in data.items():
         console.message(f"evaluation on {name}")
         own = task_config(config, name)
-        folder = open_workdir(workdir.path / "tasks" / name.replace(":", "_"), own)
+        path = workdir.path / "tasks" / name.replace(":", "_")
+        folder = open_workdir(path, own, fingerprint(of_task))
         folder.write_config(f"The evaluation on {name} of a search on {config.tasks}.")
         folder.write_json("genotype.json", genotype.to_json())
         with contextlib.closing(folder):

@@ -1,9 +1,10 @@
 """Floor 4: a run from a config to a report: what the command line and notebooks call."""
 
 import contextlib
+import os
 import resource
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -20,6 +21,7 @@ from skillearn_jax.train.console import Console
 from skillearn_jax.train.evaluate import evaluate
 from skillearn_jax.train.evaluate_tasks import evaluate_tasks
 from skillearn_jax.train.exams import load_bank
+from skillearn_jax.train.fingerprint import fingerprint
 from skillearn_jax.train.given import given_cells
 from skillearn_jax.train.random_search import random_search
 from skillearn_jax.train.report import write_report
@@ -39,6 +41,8 @@ from skillearn_jax.train.tasks import (
 )
 from skillearn_jax.train.telemetry import search_seconds, wall_clock
 from skillearn_jax.train.workdir import Workdir
+
+_SUMMARY = "summary.json"
 
 
 class Result(NamedTuple):
@@ -89,6 +93,13 @@ def run(
     if not isinstance(config, Config):
         config = Config.parse(config)
     check(config)
+    console = Console(quiet=quiet or not is_first())
+    if data is None and on_first(lambda: os.path.exists(Path(workdir) / _SUMMARY)):
+        # A finished run needs no data to be read, which may be gone.
+        with _locked(workdir, config, None, console) as folder:
+            finished = _finished(folder, console)
+            if finished is not None:
+                return finished
     devices = Devices.take(config.parallel.devices, config.parallel.backend)
     data = load_images(config, data)
     for each in each_set(data):
@@ -96,13 +107,39 @@ def run(
         space_kind(config).check_images(each)
         check_batches(config, each, devices)
     bank = None if isinstance(data, Mapping) else load_bank(config, data)
-    folder = open_workdir(workdir, config)
-    console = Console(quiet=quiet or not is_first())
+    known = fingerprint(data, bank)
+    with _locked(workdir, config, known, console) as folder:
+        return _run(config, data, bank, folder, devices, console, start)
+
+
+@contextlib.contextmanager
+def _locked(
+    workdir: str | Path,
+    config: Config,
+    data: Mapping[str, str] | None,
+    console: Console,
+) -> Iterator[Workdir]:
+    """Opens a workdir for this run alone, and answers signals while it is open."""
+    folder = open_workdir(workdir, config, data)
     with locked_by_first(folder.path, console.message), interrupt.handled():
         # Again: a run that has ended in between has left its own.
-        folder = open_workdir(workdir, config)
+        folder = open_workdir(workdir, config, data)
         with contextlib.closing(folder):
-            return _run(config, data, bank, folder, devices, console, start)
+            yield folder
+
+
+def _finished(folder: Workdir, console: Console) -> Result | None:
+    """Reports a run that has nothing left to do; returns `None` for another."""
+    summary = folder.read_object(_SUMMARY)
+    if summary and "genotype" not in summary:
+        raise InputError(
+            f"{folder.path / _SUMMARY} is not the summary of a run: remove it, and "
+            "the same command writes it again"
+        )
+    if not summary or any(change.more for change in folder.changes):
+        return None
+    console.message(f"{folder.path} holds this run already, finished")
+    return _report(folder, summary, console)
 
 
 def _run(
@@ -115,15 +152,9 @@ def _run(
     start: float,
 ) -> Result:
     """Runs what is left of an experiment, in a workdir that is locked."""
-    summary = folder.read_object("summary.json")
-    if summary and "genotype" not in summary:
-        raise InputError(
-            f"{folder.path / 'summary.json'} is not the summary of a run: remove it, and "
-            "the same command writes it again"
-        )
-    if summary and not any(change.more for change in folder.changes):
-        console.message(f"{folder.path} holds this run already, finished")
-        return _report(folder, summary, console)
+    finished = _finished(folder, console)
+    if finished is not None:
+        return finished
     for change in folder.changes:
         console.message(f"goes on with {change.path} = {change.new}, was {change.old}")
     console.banner(
@@ -143,7 +174,7 @@ def _run(
         summary["wall_s"] = wall_s()
         peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
         summary["peak_bytes"] = 1024 * peak
-        folder.write_json("summary.json", summary)
+        folder.write_json(_SUMMARY, summary)
     return _report(folder, summary, console)
 
 

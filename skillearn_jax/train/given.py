@@ -1,10 +1,9 @@
 """Floor 4: cells that a run is given, in place of a search."""
 
-import numpy as np
-
 from skillearn_jax.errors import InputError
 from skillearn_jax.nas.known import find_genotype
 from skillearn_jax.nas.nasbench201.architecture import find_architecture
+from skillearn_jax.randomness import Use, generator
 from skillearn_jax.train.config import Config
 from skillearn_jax.train.spaces import Cells, space_kind
 
@@ -28,7 +27,7 @@ def given_cells(config: Config) -> Cells | None:
                 f"config.genotype is {name!r}; the seed of random cells is a whole "
                 "number: set --config.genotype=random:0, or random for the run's seed"
             )
-        rng = np.random.default_rng(int(seed))
+        rng = generator(int(seed), Use.GIVEN_CELLS)
         return space_kind(config).random(rng, config.space.build())
     try:
         if config.space.name == "nasbench201":

@@ -10,10 +10,11 @@ from typing import NamedTuple
 import jax
 import numpy as np
 
-from skillearn_jax.data import Batch, Delivered, Drawn, sample, named_key
+from skillearn_jax.data import Batch, Delivered, Drawn, sample
 from skillearn_jax.errors import NonFiniteError
 from skillearn_jax.framework import Program, State
 from skillearn_jax.parallel import Devices
+from skillearn_jax.randomness import named_key
 from skillearn_jax.train.recompile import CompiledOnce
 from skillearn_jax.types import Metrics
 
@@ -70,18 +71,19 @@ class CompiledLoop(NamedTuple):
         inputs = deliveries or itertools.repeat(self.streams)
         calls = count // self.chunk
         streams = next(inputs) if calls else None
+        before = int(self.devices.fetch(state.step)) if calls else 0
         for call in range(calls):
             state, stacked = self.call(state, streams)
             if call + 1 < calls:  # while the devices compute
                 streams = next(inputs)
             stacked = jax.tree.map(np.asarray, self.devices.fetch(stacked))
-            after = int(self.devices.fetch(state.step))
             metrics = [
                 {name: float(values[i]) for name, values in stacked.items()}
                 for i in range(self.chunk)
             ]
-            for i, of_step in enumerate(metrics):
-                _check_finite(of_step, after - self.chunk + i + 1)
+            first = before + call * self.chunk + 1
+            for step, of_step in enumerate(metrics, start=first):
+                _check_finite(of_step, step)
             yield state, metrics
 
 

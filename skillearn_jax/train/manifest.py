@@ -82,7 +82,12 @@ def to_tree(arrays: Arrays, like: PyTree) -> PyTree:
 
 
 def write_manifest(
-    path: Path, arrays: Arrays, step: int, note: Any, metric: float | None
+    path: Path,
+    arrays: Arrays,
+    step: int,
+    note: Any,
+    metric: float | None,
+    metric_name: str,
 ) -> None:
     """Writes the manifest of a checkpoint.
 
@@ -92,17 +97,19 @@ def write_manifest(
         step: that it was taken at.
         note: what else a run needs to go on; JSON.
         metric: to tell the best checkpoint by; the lower the better.
+        metric_name: of what that is the value: those of another do not compare.
     """
     content = {
         "format": FORMAT,
         "step": step,
         "saved": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         "metric": metric,
+        "metric_name": metric_name,
         "note": note,
-        "arrays": {name: _describe(array) for name, array in sorted(arrays.items())},
+        "arrays": {name: describe(array) for name, array in sorted(arrays.items())},
         "files": _files(path.parent),
     }
-    content["digest"] = _digest_of_content(content)
+    content["digest"] = digest_of(content)
     path.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
 
 
@@ -123,7 +130,7 @@ def read_manifest(path: Path) -> dict[str, Any]:
     if (
         not isinstance(content, dict)
         or not isinstance(content.get("format"), int)
-        or content.pop("digest", None) != _digest_of_content(content)
+        or content.pop("digest", None) != digest_of(content)
     ):
         raise DamagedError("its manifest.json has changed since it was saved")
     return content
@@ -160,19 +167,25 @@ def verify(arrays: Mapping[str, Any], manifest: Mapping[str, Any]) -> Arrays:
         array = empty if empty is not None else arrays.get(name)
         if array is None:
             raise DamagedError(f"it lacks {name}")
-        if _describe(np.asarray(array)) != described:
+        if describe(np.asarray(array)) != described:
             raise DamagedError(f"{name} has changed since it was saved")
         verified[name] = np.asarray(array)
     return verified
 
 
-def _describe(array: np.ndarray) -> dict[str, Any]:
+def describe(array: np.ndarray) -> dict[str, Any]:
+    """Returns the type and shape of an array and the SHA-256 of its bytes; JSON."""
     data = np.ascontiguousarray(array).reshape(-1).view(np.uint8)
     return {
         "dtype": array.dtype.name,
         "shape": list(array.shape),
         "sha256": hashlib.sha256(data.data).hexdigest(),
     }
+
+
+def digest_of(content: Mapping[str, Any]) -> str:
+    """Returns the SHA-256 of what JSON can say, whatever the order of its keys."""
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
 
 def _files(folder: Path) -> dict[str, str]:
@@ -184,10 +197,6 @@ def _files(folder: Path) -> dict[str, str]:
                 digest = hashlib.file_digest(file, "sha256").hexdigest()
             digests[path.relative_to(folder).as_posix()] = digest
     return digests
-
-
-def _digest_of_content(content: Mapping[str, Any]) -> str:
-    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
 
 def _is_key(leaf: Any) -> bool:

@@ -5,24 +5,23 @@ from collections.abc import Mapping
 from typing import Any
 
 import jax
-import numpy as np
 
-from skillearn_jax.data import ImageData, TrainingImages, named_key
+from skillearn_jax.data import ImageData, TrainingImages
 from skillearn_jax.errors import InputError
 from skillearn_jax.parallel import Devices
+from skillearn_jax.randomness import Use, generator, named_key
 from skillearn_jax.train.benchmark import Benchmark
 from skillearn_jax.train.config import Config, EvaluationConfig
 from skillearn_jax.train.console import Console
 from skillearn_jax.train.evaluation_data import training_batches
 from skillearn_jax.train.evaluation_training import Training
 from skillearn_jax.train.records import open_records
-from skillearn_jax.train.search import SearchResult
+from skillearn_jax.train.search import SearchResult, refuse_to_repeat
 from skillearn_jax.train.search_streams import search_parts
 from skillearn_jax.train.spaces import Cells, read_cells, space_kind
 from skillearn_jax.train.workdir import Workdir
 
 CANDIDATES = "candidates.json"
-_TAG = 1  # apart from the evaluation's draws, which take the seed as it is
 
 
 def random_search(
@@ -55,6 +54,7 @@ def random_search(
         benchmark: to look the candidates up in.
 
     Raises:
+        InputError: if a finished search has lost its candidates.
         NonFiniteError: if a loss becomes NaN or infinite.
         Interrupted: after a save, if a signal asked for the end.
         StorageError: if the disk does not take what is to be written.
@@ -68,6 +68,8 @@ def random_search(
     per_run = short.evaluation.epochs * batches.steps_per_epoch
     key = named_key(jax.random.key(config.seed), "random_search")
     found: dict[str, dict[str, Any]] = workdir.read_object(CANDIDATES)
+    if not found:
+        refuse_to_repeat(workdir, CANDIDATES)
     workdir.write_config(
         f"Random search: each of {len(candidates)} random cells is trained for "
         f"{short.evaluation.epochs} epochs and judged on the validation half."
@@ -114,7 +116,7 @@ def best_candidate(found: Mapping[str, Mapping[str, Any]]) -> str:
 
 def draw_candidates(config: Config) -> dict[str, Cells]:
     """Returns the cells by name, in the order of the draws; more draws begin alike."""
-    rng = np.random.default_rng((config.seed, _TAG))
+    rng = generator(config.seed, Use.CANDIDATES)
     kind, space = space_kind(config), config.space.build()
     drawn = [kind.random(rng, space) for _ in range(config.search.num_random)]
     return {f"candidate {i}": cells for i, cells in enumerate(dict.fromkeys(drawn), 1)}

@@ -6,6 +6,13 @@ from typing import Any, NamedTuple
 _HARMLESS = ("log_every", "profile", "checkpoint", "logging", "parallel")
 """Groups and keys that change what is written or where it runs, not what is computed."""
 
+_LIMITS = ("data.stream.max_damaged",)
+"""Keys that only say what ends a run: who is told to set one goes on with it."""
+
+
+_PLACES = ("data.dir", "data.dirs", "lpt.bank_dir")
+"""Keys that say where the data lie, not what they are."""
+
 
 class Difference(NamedTuple):
     """A key with another value than the run began with.
@@ -31,6 +38,7 @@ def differences(
     new: Mapping[str, Any],
     defaults: Mapping[str, Any],
     evaluated: bool,
+    data_compared: bool | None = False,
 ) -> tuple[list[Difference], list[Difference]]:
     """Returns the differences that a run may go on with, and the others.
 
@@ -45,6 +53,8 @@ def differences(
         new: config given, likewise.
         defaults: of keys that the old one, written by an earlier version, lacks.
         evaluated: whether the evaluation of that run has begun.
+        data_compared: whether the data themselves are compared with those of that run, so
+            that they may lie elsewhere; `None` if that is to come, if there is need.
     """
     accepted, refused = [], []
     tables = [group.get("benchmark", {}).get("table") for group in (old, new)]
@@ -52,8 +62,12 @@ def differences(
         key = path.removeprefix("config.")
         if key == "benchmark.dataset" and not any(tables):
             continue  # nothing is looked up
-        if key.split(".")[0] in _HARMLESS and key != "parallel.batch_norm":
+        harmless = key.split(".")[0] in _HARMLESS and key != "parallel.batch_norm"
+        if harmless or key in _LIMITS:
             accepted.append(Difference(path, before, after))
+        elif key in _PLACES and data_compared is not False:
+            more = data_compared is None
+            accepted.append(Difference(path, before, after, more))
         elif _is_more(key, before, after, old, evaluated):
             accepted.append(Difference(path, before, after, more=True))
         else:

@@ -1,11 +1,11 @@
 """Floor 4: the cells that are trained beside the one that a run has derived."""
 
 import json
+import re
 from pathlib import Path
 
-import numpy as np
-
 from skillearn_jax.errors import InputError
+from skillearn_jax.randomness import Use, generator
 from skillearn_jax.train.config import Config
 from skillearn_jax.train.spaces import (
     Cells,
@@ -14,6 +14,7 @@ from skillearn_jax.train.spaces import (
     read_cells,
     space_kind,
 )
+from skillearn_jax.train.trained import network_folder
 
 _DRAWS = 1000  # of random cells of the wrong size in a row, before giving up
 
@@ -29,13 +30,18 @@ def read_rivals(config: Config) -> dict[str, Cells]:
             and for names that repeat.
     """
     rivals: dict[str, Cells] = {}
+    taken = {"derived"}
     for workdir in config.evaluation.rivals:
-        name = Path(workdir).name
-        if name in rivals or name == "derived" or name.startswith("random "):
+        name = Path(workdir).resolve().name
+        # What is trained lies in a folder; some file systems know no capitals.
+        folder = network_folder(name).casefold()
+        if not folder or folder in taken or re.fullmatch(r"random_\d+", folder):
             raise InputError(
                 f"config.evaluation.rivals names {workdir!r}, but {name!r} is a name in "
-                "the comparison already: set --config.evaluation.rivals"
+                "the comparison already: set --config.evaluation.rivals to folders with "
+                "names of their own"
             )
+        taken.add(folder)
         path = Path(workdir) / "genotype.json"
         try:
             rivals[name] = read_cells(json.loads(path.read_text("utf-8")))
@@ -79,7 +85,7 @@ def random_cells(
         InputError: if the space holds too few cells of that size to be found by chance.
     """
     kind, space = space_kind(config), config.space.build()
-    rng = np.random.default_rng(config.seed)
+    rng = generator(config.seed, Use.RANDOM_CELLS)
     within = config.evaluation.random_params_within
 
     def size(cells: Cells) -> int:

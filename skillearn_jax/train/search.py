@@ -8,11 +8,12 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from skillearn_jax.data import Stream, TrainingImages, named_key, sample
+from skillearn_jax.data import Stream, TrainingImages, sample
 from skillearn_jax.errors import InputError
 from skillearn_jax.framework import Phase, State
 from skillearn_jax.nas.schedules import Stability, has_settled
 from skillearn_jax.parallel import Devices, check_same
+from skillearn_jax.randomness import named_key
 from skillearn_jax.train import interrupt
 from skillearn_jax.train.benchmark import Benchmark
 from skillearn_jax.train.build import SearchSetup
@@ -87,7 +88,8 @@ def search(
 
     Raises:
         NonFiniteError: if a loss or a gradient becomes NaN or infinite.
-        InputError: if no checkpoint of those that are there can be read.
+        InputError: if no checkpoint of those that are there can be read, and if a
+            finished search has none.
         Interrupted: after a save, if a signal asked for the end.
         StorageError: if the disk does not take what is to be written.
     """
@@ -107,6 +109,7 @@ def search(
         workdir.path / "checkpoints" / "search",
         keep=config.checkpoint.keep,
         keep_best=config.checkpoint.keep_best,
+        best_metric=config.checkpoint.best_metric,
         beside=workdir.path / "metrics.jsonl",
         say=console.message,
     )
@@ -116,6 +119,8 @@ def search(
         first = 0
         if saved is not None:
             first, space = noted_stage(config, saved.note)
+        else:
+            refuse_to_repeat(workdir, "checkpoints/search")
         saver = Saver(checkpoints, config.checkpoint, steps_per_epoch)
         for index in range(first, num_stages):
             stage = search_stage(config, index, space)
@@ -160,6 +165,22 @@ def search_keys(seed: int) -> tuple[Key, Key]:
     """
     build_key, run_key = jax.random.split(named_key(jax.random.key(seed), "search"))
     return build_key, run_key
+
+
+def refuse_to_repeat(workdir: Workdir, lost: str) -> None:
+    """Raises `InputError` for a finished search that could not go on, only begin anew.
+
+    Args:
+        workdir: of the run.
+        lost: that a search goes on from, and is not there.
+    """
+    if workdir.read_json("genotype.json") is not None:
+        path = workdir.path
+        raise InputError(
+            f"{path} holds the genotype.json of a finished search, but no {lost}, which it "
+            f"would go on from: restore it, set --config.genotype={path} and --workdir to "
+            f"a new folder, or remove {path / 'genotype.json'} to search again"
+        )
 
 
 def _check_best_metric(

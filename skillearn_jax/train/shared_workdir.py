@@ -14,17 +14,26 @@ from skillearn_jax.train.resume import Difference
 from skillearn_jax.train.workdir import Workdir
 
 
-def open_workdir(path: str | Path, config: Config) -> Workdir:
+def open_workdir(
+    path: str | Path, config: Config, data: Mapping[str, str] | None = None
+) -> Workdir:
     """Returns the folder of a run with this config, shared between its processes.
 
+    Args:
+        path: of the folder.
+        config: of the run.
+        data: their `fingerprint`; `None` if they are not read.
+
     Raises:
-        InputError: as `Workdir`; and if the processes do not have one config.
+        InputError: as `Workdir`; and if the processes do not have one config, or other
+            data.
     """
     if jax.process_count() == 1:
-        return Workdir(path, config)
+        return Workdir(path, config, data)
     check_same(config.to_dict(), "the config")
     check_same(str(Path(path).absolute()), "the workdir")
-    return SharedWorkdir(path, config)
+    check_same(data, "the content of --config.data.dir")
+    return SharedWorkdir(path, config, data)
 
 
 @contextlib.contextmanager
@@ -47,13 +56,15 @@ class SharedWorkdir(Workdir):
     All come to each read together.
     """
 
-    def __init__(self, path: str | Path, config: Config) -> None:
+    def __init__(
+        self, path: str | Path, config: Config, data: Mapping[str, str] | None
+    ) -> None:
         """Opens or makes the folder, in the first process."""
         self.path = Path(path)
         self._first: Workdir | None = None
 
         def open_first() -> list[Difference]:
-            self._first = Workdir(path, config)
+            self._first = Workdir(path, config, data)
             return self._first.changes
 
         self.changes = [Difference(*change) for change in on_first(open_first)]

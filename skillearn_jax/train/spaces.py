@@ -108,7 +108,7 @@ class _Darts:
             )
         for phase in ("search", "evaluation"):
             group = getattr(config, phase)
-            if group.stem == "imagenet" and group.channels % 2:
+            if group.epochs and group.stem == "imagenet" and group.channels % 2:
                 raise InputError(
                     f"config.{phase}.channels is {group.channels}; the ImageNet stem "
                     f"halves them: set an even --config.{phase}.channels"

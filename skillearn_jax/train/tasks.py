@@ -195,17 +195,19 @@ def flags_of_data(name: str, folder: str) -> Iterator[None]:
 
 def _open(config: Config) -> StreamingData:
     """Opens a data set that stays in its files; each process reads its own part."""
-    data, stream = config.data, config.data.stream
+    data, stream, processes = config.data, config.data.stream, jax.process_count()
+    # A search alone reads no batches: what is left of one is a row for each process.
+    evaluated = config.evaluation.epochs
     reading = Reading(
         data.name.removeprefix(STREAM),
         data.dir,
-        config.evaluation.batch_size,
+        config.evaluation.batch_size if evaluated else processes,
         train_split=stream.train_split,
         heldout_split=stream.heldout_split,
         image_size=data.image_size or _STREAMED_SIZE,
         shorter_side=stream.shorter_side,
         process=jax.process_index(),
-        num_processes=jax.process_count(),
+        num_processes=processes,
         least_area=stream.least_area,
         shuffle_buffer=stream.shuffle_buffer,
     )

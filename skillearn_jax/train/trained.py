@@ -14,6 +14,7 @@ from skillearn_jax.data import StreamingData, normalize
 from skillearn_jax.errors import InputError
 from skillearn_jax.train.checkpoints import Checkpoints
 from skillearn_jax.train.config import Config
+from skillearn_jax.train.manifest import DamagedError, read_manifest
 from skillearn_jax.train.spaces import Cells, Net, read_cells, space_kind
 from skillearn_jax.train.tasks import OneSet
 from skillearn_jax.train.workdir import Workdir, read_json
@@ -177,6 +178,8 @@ def load(workdir: str | Path, network: str = "derived", seed: int = 0) -> Traine
             raise InputError(_missing(path, network, seed))
         saved = checkpoints.at(seed)
     note = dict(saved.note)
+    if note["network"] != network:
+        raise InputError(_missing(path, network, seed))
     cells = read_cells(note.pop("cells"))
     facts = Facts(**{name: _tuples(value) for name, value in note.items()})
     module, shapes = _built(_config(path), cells, facts)
@@ -202,10 +205,14 @@ def _part(tree: PyTree, like: PyTree) -> PyTree:
     return {name: _part(tree[name], like[name]) for name in like}
 
 
+def network_folder(name: str) -> str:
+    """Returns the name of the folder of a network; two networks may have the same."""
+    return re.sub(r"[^\w.-]", "_", name)
+
+
 def _of_network(workdir: Path, name: str) -> Checkpoints:
     """Returns the trainings of a network, by seed; all of them stay."""
-    folder = re.sub(r"[^\w.-]", "_", name)
-    return Checkpoints(workdir / FOLDER / folder, keep=10**9)
+    return Checkpoints(workdir / FOLDER / network_folder(name), keep=10**9)
 
 
 def _config(workdir: Path) -> Config:
@@ -229,7 +236,7 @@ def _missing(workdir: Path, network: str, seed: int) -> str:
     """Returns what to say where a trained network is not."""
     text = f"{workdir} holds no trained network {network!r} of seed {seed}"
     kept = sorted(
-        f"{path.parent.name} {path.name}"
+        f"{_name_of(path)!r} {path.name}"
         for path in (workdir / FOLDER).glob("*/*")
         if path.name.isdecimal()
     )
@@ -239,3 +246,11 @@ def _missing(workdir: Path, network: str, seed: int) -> str:
     if tasks:
         return f"{text}; the networks of its tasks lie in {', '.join(tasks)}"
     return f"{text}: run it with --config.evaluation.epochs, or name another workdir"
+
+
+def _name_of(path: Path) -> str:
+    """Returns the name of a kept network; that of its folder where it is damaged."""
+    try:
+        return read_manifest(path / "manifest.json")["note"]["network"]
+    except DamagedError:
+        return path.parent.name

@@ -14,6 +14,7 @@ import jax
 from skillearn_jax.errors import InputError, StorageError
 from skillearn_jax.train.config import Config
 from skillearn_jax.train.events import EventFiles
+from skillearn_jax.train.fingerprint import check_fingerprint
 from skillearn_jax.train.resume import Difference, differences
 
 _PACKAGES = ("jax", "flax", "optax", "orbax-checkpoint", "numpy", "skillearn-jax")
@@ -33,15 +34,22 @@ class Workdir:
             such that it may go on.
     """
 
-    def __init__(self, path: str | Path, config: Config) -> None:
+    def __init__(
+        self, path: str | Path, config: Config, data: Mapping[str, str] | None = None
+    ) -> None:
         """Opens or makes the folder of a run with this config.
+
+        Args:
+            path: of the folder.
+            config: of the run.
+            data: their `fingerprint`; `None` if they are not read.
 
         Raises:
             InputError: if the folder cannot be written, holds something else, or holds a
-                run with a config that this one cannot go on from.
+                run with a config that this one cannot go on from, or of other data.
         """
         self.path = Path(path)
-        self._config = _plain(config)
+        self._config, self._data = _plain(config), data
         self._writes = jax.process_index() == 0
         self._history: list[dict[str, Any]] = []
         self.changes: list[Difference] = []
@@ -80,6 +88,8 @@ class Workdir:
             "device": f"{jax.local_device_count()} x {device.device_kind}",
             "program": program,
         }
+        if self._data is not None:
+            record["data"] = self._data
         changed = {other.path: [other.old, other.new] for other in self.changes}
         if self._history or changed:  # with which it began and went on
             record["changes"] = [*self._history, *([changed] if changed else [])]
@@ -158,8 +168,11 @@ class Workdir:
             (self.path / name).exists()
             for name in ("evaluation.json", "checkpoints/evaluation", "tasks")
         )
+        # A run that an earlier version began knows its data by their paths only.
+        kept = record.get("data")
+        compared = None if self._data is None else isinstance(kept, dict)
         self.changes, refused = differences(
-            old, self._config, _plain(Config()), evaluated
+            old, self._config, _plain(Config()), evaluated, compared
         )
         if refused:
             flags = ", ".join(f"--{other.path}={other.old}" for other in refused)
@@ -168,6 +181,10 @@ class Workdir:
                 f"{'; '.join(map(str, refused))}: set --workdir to a new folder, or "
                 f"{flags}"
             )
+        if self._data is None:
+            self._data = kept
+        elif compared:
+            check_fingerprint(self.path, self._config, kept, self._data)
         self._history = record.get("changes", [])
 
 

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from skillearn_jax.data.crops import random_box
+from skillearn_jax.data.damage import DamageLog
 from skillearn_jax.data.jpeg import decode, resized_box
 from skillearn_jax.data.records import Reading, crop_draws
 from skillearn_jax.data.streaming import open_streaming
@@ -237,6 +238,11 @@ def test_damaged_images_are_named_counted_and_too_many_an_error(
     ) as caught:
         take(streaming(folder, 25, max_damaged=1).train_batches(), 4)
     assert "\n" not in str(caught.value)
+
+
+def test_one_damaged_image_is_one_image():
+    with pytest.raises(InputError, match=r"^1 image does not .* than the 0 allowed:"):
+        DamageLog(0).add("train", 3)
 
 
 @pytest.mark.parametrize("file_format", FORMATS)

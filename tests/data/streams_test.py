@@ -13,7 +13,6 @@ from skillearn_jax.data import (
     eval_batches,
     normalize,
     sample,
-    named_key,
 )
 from skillearn_jax.errors import InputError
 
@@ -134,11 +133,6 @@ def test_sample_gives_each_name_a_key_of_its_own():
     assert not np.array_equal(batches["val"]["index"], batches["bank"]["index"])
     alone = jax.jit(sample)({"bank": streams["bank"]}, KEY, 3)
     chex.assert_trees_all_equal(batches["bank"], alone["bank"])
-
-
-def test_the_key_of_a_name_is_fixed():
-    expected = jax.random.fold_in(KEY, 0xD860BF7A)  # CRC-32 of "bank"
-    assert named_key(KEY, "bank") == expected
 
 
 @pytest.mark.parametrize("batch_size", [0, 12])

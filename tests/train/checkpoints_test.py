@@ -126,6 +126,37 @@ def test_the_best_of_an_earlier_process_stays(tmp_path):
     assert checkpoints.steps() == [1, 3]
 
 
+def test_values_of_two_metrics_are_not_compared(tmp_path):
+    """A run that goes on with another `best_metric` ranks from there on."""
+    loss, objective = ("learner/loss", "validation/objective")
+    for step, metric, name in (
+        (1, 0.1, objective),
+        (2, 0.2, objective),
+        (3, 9.0, loss),
+        (4, 8.0, loss),
+        (5, 9.5, loss),
+    ):
+        checkpoints = Checkpoints(tmp_path, keep=1, keep_best=1, best_metric=name)
+        checkpoints.save(step, {"a": jnp.ones(2)}, metric=metric)
+        checkpoints.close()
+    assert checkpoints.steps() == [4, 5]
+
+
+def test_a_manifest_without_the_name_of_its_metric_is_of_the_default(tmp_path):
+    checkpoints = Checkpoints(tmp_path, keep=1, keep_best=1)
+    checkpoints.save(1, {"a": jnp.ones(2)}, metric=0.1)
+    checkpoints.wait()
+    path = tmp_path / "1" / "manifest.json"
+    content = json.loads(path.read_text())
+    del content["metric_name"], content["digest"]
+    content["digest"] = manifest_module.digest_of(content)
+    path.write_text(json.dumps(content))
+    for step in (2, 3):
+        checkpoints.save(step, {"a": jnp.ones(2)}, metric=0.5)
+    checkpoints.close()
+    assert checkpoints.steps() == [1, 3]
+
+
 def test_a_save_is_not_disturbed_by_the_steps_that_follow(tmp_path):
     """The next step is given the saved buffers to overwrite while they are written."""
     advance = jax.jit(

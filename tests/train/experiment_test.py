@@ -1,5 +1,6 @@
 """Whole runs: what they leave, that they repeat, and that they go on after a stop."""
 
+import dataclasses
 import json
 import shutil
 
@@ -340,10 +341,42 @@ def test_a_finished_run_retrains_nothing(finished, tiny, tmp_path, monkeypatch):
             yield latest, metrics
 
     monkeypatch.setattr(loop_module.CompiledLoop, "steps", counted)
-    result = run(tiny(), workdir, quiet=True)
+    with monkeypatch.context() as patch:
+        patch.setattr(experiment, "load_images", None)  # the data may be gone
+        result = run(tiny(), workdir, quiet=True)
+    # It goes by what the data are, not by where they lie.
+    run(tiny({"data.dir": "elsewhere"}), workdir, quiet=True)
     assert steps == []
     assert left_by(workdir) == before
     assert result.genotype == finished.result.genotype
+
+
+def test_a_run_does_not_grow_on_other_data(finished, tiny, tmp_path):
+    workdir = tmp_path / "run"
+    shutil.copytree(finished.workdir, workdir)
+    digits = load("digits")
+    image = np.array(digits.heldout.image)
+    image[0, 0, 0] ^= 1
+    heldout = dataclasses.replace(digits.heldout, image=image)
+    other = dataclasses.replace(digits, heldout=heldout)
+    before = (workdir / "config.json").read_bytes()
+    for seeds in (2, 3):
+        config = tiny({"evaluation.num_seeds": seeds})
+        with pytest.raises(InputError, match=r"other data \(the held-out images\)"):
+            run(config, workdir, data=other, quiet=True)
+    assert (workdir / "config.json").read_bytes() == before
+
+
+def test_a_search_without_its_checkpoints_is_not_repeated(finished, tiny, tmp_path):
+    workdir = tmp_path / "run"
+    shutil.copytree(finished.workdir, workdir)
+    shutil.rmtree(workdir / "checkpoints" / "search")
+    before = left_by(workdir)
+    more = tiny({"evaluation.num_seeds": 3})
+    with pytest.raises(InputError, match=r"no checkpoints/search, .*genotype") as e:
+        run(more, workdir, quiet=True)
+    assert "\n" not in str(e.value)
+    assert left_by(workdir) == before
 
 
 @pytest.mark.parametrize("trained", [True, False])

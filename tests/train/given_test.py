@@ -9,9 +9,12 @@ from skillearn_jax.errors import InputError
 from skillearn_jax.nas import KNOWN_GENOTYPES, Genotype, random_genotype
 from skillearn_jax.nas.nasbench201 import Architecture
 from skillearn_jax.parallel import Devices
+from skillearn_jax.randomness import Use, generator
 from skillearn_jax.train import run
 from skillearn_jax.train.checks import check
 from skillearn_jax.train.given import given_cells
+from skillearn_jax.train.random_search import draw_candidates
+from skillearn_jax.train.rivals import random_cells
 from skillearn_jax.train.spaces import read_cells
 
 
@@ -19,7 +22,7 @@ def test_a_published_name_a_seed_a_file_and_a_workdir(tiny, tmp_path):
     assert given_cells(tiny()) is None
     assert given_cells(tiny({"genotype": "DARTS_V2"})) == KNOWN_GENOTYPES["DARTS_V2"]
     config = tiny({"genotype": "random:3"})
-    want = random_genotype(np.random.default_rng(3), config.space.build())
+    want = random_genotype(generator(3, Use.GIVEN_CELLS), config.space.build())
     assert given_cells(config) == want
     assert given_cells(tiny({"genotype": "random:4"})) != want
     (tmp_path / "genotype.json").write_text(json.dumps(want.to_json()))
@@ -31,6 +34,22 @@ def test_random_alone_takes_the_seed_of_the_run(tiny):
     first = given_cells(tiny({"genotype": "random", "seed": 3}))
     assert first == given_cells(tiny({"genotype": "random:3", "seed": 8}))
     assert first != given_cells(tiny({"genotype": "random", "seed": 4}))
+
+
+def test_random_cells_are_not_compared_with_themselves(tiny):
+    """Given ones, those of the comparison and a random search's, all of one seed."""
+    config = tiny(
+        {
+            "genotype": "random",
+            "space.num_nodes": 4,
+            "evaluation.num_random": 3,
+            "search.num_random": 3,
+        }
+    )
+    given = given_cells(config)
+    random = random_cells(config, given, 10, (8, 8, 1)).values()
+    candidates = draw_candidates(config).values()
+    assert len({given, *random, *candidates}) == 7
 
 
 def test_an_architecture_of_nasbench201(tiny, tmp_path):

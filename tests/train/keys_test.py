@@ -4,7 +4,7 @@ import itertools
 
 import jax
 
-from skillearn_jax.data import named_key
+from skillearn_jax.randomness import named_key
 from skillearn_jax.train.evaluation_training import training_keys
 from skillearn_jax.train.search import search_keys
 

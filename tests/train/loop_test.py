@@ -8,10 +8,11 @@ import numpy as np
 import optax
 import pytest
 
-from skillearn_jax.data import Examples, Stream, named_key
+from skillearn_jax.data import Examples, Stream
 from skillearn_jax.errors import NonFiniteError
 from skillearn_jax.framework import Aux, Program, Stage
 from skillearn_jax.parallel import Devices
+from skillearn_jax.randomness import named_key
 from skillearn_jax.train.loop import compile_loop
 
 STEPS_PER_EPOCH = 6

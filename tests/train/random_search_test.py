@@ -1,6 +1,7 @@
 """Random search: what is drawn, how it is judged, that it goes on after a stop."""
 
 import json
+import shutil
 
 import jax
 import numpy as np
@@ -68,6 +69,15 @@ def test_the_cell_with_the_least_validation_error_is_derived(searched, read_rows
     assert "Random search on digits" in page
     assert '<figure id="candidates">' in page
     assert '<figure id="trainings">' in page
+
+
+def test_a_search_without_its_candidates_is_not_repeated(searched, tmp_path):
+    workdir, config, _ = searched
+    shutil.copytree(workdir, tmp_path / "run")
+    for name in ("candidates.json", "summary.json"):
+        (tmp_path / "run" / name).unlink()
+    with pytest.raises(InputError, match=r"of a finished search, but no candidates"):
+        run(config, tmp_path / "run", quiet=True)
 
 
 def test_of_equal_errors_the_lower_loss_wins():

@@ -28,8 +28,8 @@ def changed(**changes):
     return values
 
 
-def outcome(old, new, evaluated=False):
-    accepted, refused = differences(old, new, DEFAULTS, evaluated)
+def outcome(old, new, evaluated=False, compared=False):
+    accepted, refused = differences(old, new, DEFAULTS, evaluated, compared)
     return [other.path for other in accepted], [other.path for other in refused]
 
 
@@ -39,6 +39,8 @@ def outcome(old, new, evaluated=False):
         ({"log_every": 10}, True, True),
         ({"checkpoint__every_steps": 7}, True, True),
         ({"parallel__devices": 8}, True, True),
+        ({"data__stream__max_damaged": 3}, True, True),
+        ({"data__stream__least_area": 0.2}, True, False),
         ({"search__epochs": 60}, False, True),
         ({"search__epochs": 60}, True, False),
         ({"search__epochs": 40}, False, False),
@@ -58,6 +60,13 @@ def test_a_difference_is_accepted_or_refused(changes, evaluated, fine):
     accepted, refused = outcome(DEFAULTS, changed(**changes), evaluated)
     path = "config." + next(iter(changes)).replace("__", ".")
     assert (accepted, refused) == (([path], []) if fine else ([], [path]))
+
+
+@pytest.mark.parametrize("key", ["data__dir", "data__dirs", "lpt__bank_dir"])
+def test_data_that_are_compared_may_lie_elsewhere(key):
+    new, path = changed(**{key: "elsewhere"}), "config." + key.replace("__", ".")
+    assert outcome(DEFAULTS, new) == ([], [path])
+    assert outcome(DEFAULTS, new, evaluated=True, compared=True) == ([path], [])
 
 
 def test_a_search_in_stages_has_the_epochs_it_began_with():

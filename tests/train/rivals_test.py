@@ -1,5 +1,7 @@
 """The random cells that are trained beside the derived one."""
 
+import json
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -64,3 +66,42 @@ def test_the_count_is_that_of_the_initialised_network(tiny):
     network = space_kind(config).network(DERIVED, config, 10, None, auxiliary=False)
     variables = network.init(jax.random.key(0), jnp.zeros((2, *SHAPE)), train=False)
     assert network_params(network, SHAPE) == num_params(variables)
+
+
+@pytest.fixture
+def read(tiny, tmp_path):
+    """`read("a", "b/../c")`: rivals of such folders, which all hold cells."""
+
+    def read(*names):
+        for name in names:
+            (tmp_path / name).mkdir(parents=True, exist_ok=True)
+            file = tmp_path / name / "genotype.json"
+            file.write_text(json.dumps(DERIVED.to_json()))
+        given = tuple(str(tmp_path / name) for name in names)
+        return rivals.read_rivals(tiny({"evaluation.rivals": given}))
+
+    return read
+
+
+def test_rivals_have_the_names_of_their_folders(read):
+    (named,) = read("first/sub/..")
+    assert named == "first"
+    assert list(read("a.1", "random_search", "a-1")) == ["a.1", "random_search", "a-1"]
+
+
+@pytest.mark.parametrize(
+    "names",
+    [
+        ("derived",),
+        ("Derived",),
+        ("random 1",),
+        ("random_1",),
+        ("a b", "a_b"),
+        ("x/a", "y/a"),
+        ("x/a", "y/z/../../x/a"),
+    ],
+)
+def test_rivals_whose_networks_would_share_a_folder_are_refused(read, names):
+    with pytest.raises(InputError, match=r"already: set --config\.eval") as caught:
+        read(*names)
+    assert "\n" not in str(caught.value)

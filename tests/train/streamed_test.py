@@ -198,6 +198,9 @@ SEARCHED = {
     "data.batch_size": 7,
     "data.per_class": (3, 1),
     "evaluation.epochs": 0,
+    # Neither is read: it has no evaluation.
+    "evaluation.batch_size": 51,
+    "evaluation.rivals": ("/nowhere",),
 }
 
 

@@ -18,7 +18,6 @@ from skillearn_jax.train.build import build_search
 from skillearn_jax.train.build_tasks import build_tasks, schedule_of
 from skillearn_jax.train.checks import check
 from skillearn_jax.train.exams import load_bank
-from skillearn_jax.train.rivals import read_rivals
 from skillearn_jax.train.search_streams import streams_of
 from skillearn_jax.train.tasks import load_images, longest_epoch, task_config
 
@@ -276,18 +275,6 @@ def test_a_finished_run_is_not_trained_again(done, given, tiny, monkeypatch):
     (folder / "second" / "summary.json").unlink()
     again = run(config, folder / "second", data=given, quiet=True)
     assert again.summary["evaluation"] == second.summary["evaluation"]
-
-
-def test_rivals_need_names_of_their_own(done, tiny):
-    folder, first, _ = done
-
-    def rivals(*workdirs, **changes):
-        given = tuple(map(str, workdirs))
-        return read_rivals(tiny({"evaluation.rivals": given, **changes}))
-
-    assert rivals(folder / "first") == {"first": first.genotype}
-    with pytest.raises(InputError, match="a name in the comparison already"):
-        rivals(folder / "first", folder / "x" / ".." / "first")
 
 
 def test_rivals_are_of_the_same_space(tiny, tmp_path):

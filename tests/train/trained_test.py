@@ -253,7 +253,7 @@ def test_what_is_not_there_is_named(evaluated, tmp_path, capsys):
         there = (f"--workdir={evaluated.workdir}", *more)
         err = refused(capsys, main, *there, "--seed=7")
         assert "no trained network 'derived' of seed 7; it holds (network and s" in err
-        assert "derived 0, random_1 0" in err
+        assert "'derived' 0, 'random 1' 0" in err
         err = refused(capsys, main, f"--workdir={tmp_path}", *more)
         assert f"{tmp_path} holds no trained network 'derived'" in err
         assert "run it with --config.evaluation.epochs" in err
@@ -268,6 +268,12 @@ def test_the_networks_of_tasks_are_pointed_at(tmp_path):
     (tmp_path / "tasks" / "digits").mkdir(parents=True)
     with pytest.raises(InputError, match=r"of its tasks lie in .*tasks/digits"):
         load(tmp_path)
+
+
+def test_a_network_is_loaded_by_its_own_name_only(evaluated):
+    """Another name may have the same folder."""
+    with pytest.raises(InputError, match=r"no trained .*'random_1' .* 'random 1' 0"):
+        load(evaluated.workdir, "random_1")
 
 
 @pytest.mark.parametrize("content", [None, "[]", "{}"])
