@@ -25,13 +25,13 @@ class Sharded:
     """A tree of which each device of a mapped axis holds a part; see `parallel.sharding`.
 
     Outside a mapped function the leaves are whole, inside they are this device's rows,
-    `[1, k]`. As a pytree it is its leaves, under the paths that they have in the plain
-    tree: a checkpoint does not say whether a state was sharded.
+    `[1, k]`. As a pytree it consists of its leaves, under the paths that they have in the
+    plain tree, so that a checkpoint does not say whether a state was sharded.
 
     Attributes:
-        leaves: of the tree, whole or in part.
-        structure: of the tree.
-        shapes: of the whole leaves.
+        leaves: the leaves of the tree, whole or this device's rows of them.
+        structure: the structure of the tree.
+        shapes: the shape of each leaf when it is whole.
     """
 
     def __init__(
@@ -44,19 +44,27 @@ class Sharded:
 
     @classmethod
     def of(cls, tree: PyTree) -> "Sharded":
-        """Returns a tree of whole leaves, to be sharded where it is placed."""
+        """Returns it of a tree of whole leaves, which the backends split over devices."""
         leaves, structure = jax.tree.flatten(tree)
         return cls(leaves, structure, tuple(jnp.shape(leaf) for leaf in leaves))
 
     @property
     def tree(self) -> PyTree:
-        """The tree, of the leaves as they are."""
+        """The tree with the leaves as they are, whole or in part."""
         return jax.tree.unflatten(self.structure, self.leaves)
 
     def map(self, function: Callable[..., PyTree]) -> "Sharded":
-        """Returns it with `function(leaf, whole shape)` in place of each leaf."""
+        """Returns it with `function(leaf, shape)` of each leaf and its whole shape."""
         leaves = map(function, self.leaves, self.shapes)
         return Sharded(tuple(leaves), self.structure, self.shapes)
+
+    def tree_flatten(self) -> tuple[PyTree, PyTree]:
+        """Returns the leaves, and what is static.
+
+        JAX asks for the paths only where there is no such method, and writing them takes
+        many times longer.
+        """
+        return self.leaves, (self.structure, self.shapes)
 
     def tree_flatten_with_keys(self) -> tuple[PyTree, PyTree]:
         """Returns the leaves with their paths, and what is static."""
@@ -72,7 +80,7 @@ class Sharded:
 
     @classmethod
     def tree_unflatten(cls, static: PyTree, leaves: Sequence[PyTree]) -> "Sharded":
-        """Rebuilds it."""
+        """Returns it with other leaves."""
         return cls(leaves, *static)
 
 
@@ -149,7 +157,8 @@ def gather_over_devices(array: Array, axis_name: str | None) -> Array:
 def cast_floats(tree: PyTree, dtype: str) -> PyTree:
     """Returns the tree with all floats in one type; integers and keys as they are.
 
-    But for integers of 64 bits: JAX has them where it has float64, and not elsewhere.
+    Integers of 64 bits are the exception: where the type is not float64 they become
+    integers of 32 bits, since JAX has both 64-bit types or neither.
     """
     narrow = {"int64": "int32", "uint64": "uint32"} if dtype != "float64" else {}
 

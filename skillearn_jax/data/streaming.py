@@ -20,7 +20,7 @@ from skillearn_jax.data.streams import Batch
 from skillearn_jax.data.tfds import keys
 from skillearn_jax.data.tfds_folder import find, unusable
 from skillearn_jax.errors import InputError
-from skillearn_jax.types import Key, PyTree
+from skillearn_jax.types import PyTree
 
 T = TypeVar("T")
 Place = Callable[[PyTree], PyTree]
@@ -145,14 +145,6 @@ class StreamingData:
         self._check_steps()
         return _ahead(map(place, self._deliveries(step)))
 
-    def train_batches(
-        self, step: int = 0, place: Place = jax.device_put
-    ) -> Iterator[Batch]:
-        """Yields the batches of `deliveries`, augmented: `Delivered.draw` in a jit."""
-        key = jax.random.key(self.reader.reading.seed)
-        for at, delivered in enumerate(self.deliveries(step, place), start=step):
-            yield _drawn(delivered, key, at)
-
     def eval_batches(self, place: Place = jax.device_put) -> Iterator[Batch]:
         """Yields all held-out images once, normalised.
 
@@ -216,11 +208,6 @@ class StreamingData:
 
 def _reader(prepared: Any, reading: Reading) -> Reader:
     return _READERS[prepared.info.file_format.value](prepared, reading)
-
-
-@jax.jit
-def _drawn(delivered: Delivered, key: Key, step: int) -> Batch:
-    return delivered.draw(key, step, lambda index: index)
 
 
 _normalized = jax.jit(normalize, static_argnums=(1, 2))

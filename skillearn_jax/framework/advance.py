@@ -1,14 +1,37 @@
-"""Floor 2: one training stage takes its step, or its steps."""
+"""Floor 2: the training stages take their steps, one after the other."""
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 
+from skillearn_jax.framework import refusals
 from skillearn_jax.framework.stage import Aux, Stage
 from skillearn_jax.hypergrad import Adjoint, Implicit, one_step
 from skillearn_jax.types import Array, Key, ParamSets, PyTree
+
+
+class Run(NamedTuple):
+    """A pass through the training stages, as far as it has come."""
+
+    values: dict[str, PyTree]
+    opt_states: dict[str, PyTree]
+    model_state: dict[str, PyTree]
+    metrics: dict[str, Array]
+
+    def after(self, name: str, new: ParamSets, opt_state: PyTree, aux: Aux) -> "Run":
+        """Returns the run with the results of one more stage."""
+        refusals.check_model_state(name, aux.model_state, self.model_state)
+        # Held fixed: statistics are no path for gradients, in no stage and no adjoint.
+        changed = jax.lax.stop_gradient(dict(aux.model_state))
+        metrics = {f"{name}/{key}": value for key, value in aux.metrics.items()}
+        return Run(
+            {**self.values, **new},
+            {**self.opt_states, name: opt_state},
+            {**self.model_state, **changed},
+            {**self.metrics, **metrics},
+        )
 
 
 def advance(

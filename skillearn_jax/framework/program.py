@@ -3,7 +3,7 @@
 import dataclasses
 from collections.abc import Mapping
 from dataclasses import KW_ONLY, dataclass
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
@@ -11,23 +11,14 @@ import optax
 
 from skillearn_jax.errors import InputError
 from skillearn_jax.framework import checking, describe, graph, refusals
-from skillearn_jax.framework.advance import advance
-from skillearn_jax.framework.stage import Aux, Learner, Stage, Validation
+from skillearn_jax.framework.advance import Run, advance
+from skillearn_jax.framework.stage import Learner, Stage, Validation
 from skillearn_jax.framework.state import Batches, Copies, HypergradInfo, State
 from skillearn_jax.hypergrad import Adjoint, Exact, Implicit
 from skillearn_jax.tree import mean_over_devices
 from skillearn_jax.types import Array, Key, Metrics, ParamSets, PyTree
 
 VALIDATION = graph.VALIDATION
-
-
-class _Run(NamedTuple):
-    """One pass through the training stages."""
-
-    values: dict[str, PyTree]
-    opt_states: dict[str, PyTree]
-    model_state: dict[str, PyTree]
-    metrics: dict[str, Array]
 
 
 @dataclass(frozen=True, eq=False)
@@ -162,23 +153,22 @@ class Program:
         product, real step) and the gradient of the objective.
         """
         refusals.check_inputs(self, state, batches)
-        metrics: dict[str, Array] = {}
         if self.validation is None:
-            run = self._run(state, self._copies(state.params), batches)
+            run = self._run(state, self._copies(state.params), batches, virtual=False)
+            values, opt_states, metrics = run.values, run.opt_states, run.metrics
         else:
-            supporting, opt_states, metrics, ahead = self._validate(state, batches)
-            run = ahead
+            supporting, moved_by, found, run = self._validate(state, batches)
             if self.commit != "lookahead":
-                params = {**state.params, **supporting}
-                run = self._run(state, self._copies(params), batches)
-            run.values.update(supporting)
-            run.opt_states[VALIDATION] = opt_states
-        metrics = mean_over_devices({**run.metrics, **metrics}, self.axis_name)
+                copies = self._copies({**state.params, **supporting})
+                run = self._run(state, copies, batches, virtual=False)
+            values = {**run.values, **supporting}
+            opt_states = {**run.opt_states, VALIDATION: moved_by}
+            metrics = {**run.metrics, **found}
+        metrics = mean_over_devices(metrics, self.axis_name)
         model_state = mean_over_devices(run.model_state, self.axis_name)
-        state = State(
-            run.values, run.opt_states, model_state, state.step + 1, state.key
-        )
-        return state, metrics
+        return State(
+            values, opt_states, model_state, state.step + 1, state.key
+        ), metrics
 
     def hypergrad(
         self, state: State, batches: Batches
@@ -210,7 +200,7 @@ class Program:
     def look_ahead(self, state: State, batches: Batches) -> State:
         """Returns the state as the look-ahead leaves it; supporting sets are at rest."""
         refusals.check_inputs(self, state, batches)
-        run = self._run(state, self._copies(state.params), batches, {})
+        run = self._run(state, self._copies(state.params), batches, virtual=True)
         return state._replace(
             params=run.values, opt_states=run.opt_states, model_state=run.model_state
         )
@@ -223,7 +213,7 @@ class Program:
 
     def _validate(
         self, state: State, batches: Batches
-    ) -> tuple[ParamSets, ParamSets, dict[str, Array], _Run]:
+    ) -> tuple[ParamSets, ParamSets, dict[str, Array], Run]:
         """Moves the supporting sets; returns their values and optimiser states too."""
         validation = self.validation
         assert validation is not None
@@ -266,7 +256,7 @@ class Program:
 
     def _hypergrad(
         self, state: State, batches: Batches
-    ) -> tuple[ParamSets, HypergradInfo, _Run]:
+    ) -> tuple[ParamSets, HypergradInfo, Run]:
         if self.validation is None:
             raise InputError(
                 "a program without a validation stage has no hypergradient"
@@ -305,13 +295,13 @@ class Program:
         probes: dict[str, Array],
         state: State,
         batches: Batches,
-    ) -> tuple[Array, tuple[dict[str, Array], _Run]]:
+    ) -> tuple[Array, tuple[dict[str, Array], Run]]:
         """Returns the objective after the look-ahead, as a function of the supports.
 
         The gradient of a stage's probe is its residual, see `hypergrad.Implicit`.
         """
         assert self.validation is not None
-        run = self._run(state, copies, batches, probes)
+        run = self._run(state, copies, batches, virtual=True, probes=probes)
         old = {f"{name}_before": state.params[name] for name in self.validation.before}
         value, aux = self.validation(
             copies[VALIDATION],
@@ -330,21 +320,32 @@ class Program:
         state: State,
         copies: Copies,
         batches: Batches,
-        probes: dict[str, Array] | None = None,
-    ) -> _Run:
-        """Takes a step in every training stage: a virtual one where there are probes."""
-        values = dict(state.params)
-        run = _Run(values, dict(state.opt_states), dict(state.model_state), {})
-        jacobi = self.commit == "jacobi" and probes is None
+        *,
+        virtual: bool,
+        probes: Mapping[str, Array] | None = None,
+    ) -> Run:
+        """Takes a step in every training stage.
+
+        Args:
+            state: before the step; it is not changed.
+            copies: the supporting sets that each stage reads.
+            batches: as for `step`.
+            virtual: whether it looks ahead. A virtual step is differentiated by the
+                stage's adjoint; the real step is the optimiser's own, whatever
+                approximates its derivative.
+            probes: of a look-ahead, see `hypergrad.Implicit`.
+        """
+        run = Run(
+            dict(state.params), dict(state.opt_states), dict(state.model_state), {}
+        )
         for index, stage in enumerate(self.stages):
-            seen = {**(state.params if jacobi else values), **copies[stage.name]}
+            old = self.commit == "jacobi" and not virtual
+            seen = {**(state.params if old else run.values), **copies[stage.name]}
             active = {name: seen[stage.start.get(name, name)] for name in stage.moves}
             reads = {name: seen[name] for name in stage.all_reads}
             new, opt_state, aux = advance(
                 stage,
-                # The real step is the optimiser's own, whatever approximates its
-                # derivative.
-                Exact() if probes is None else stage.adjoint,
+                stage.adjoint if virtual else Exact(),
                 self.axis_name,
                 active,
                 reads,
@@ -354,8 +355,7 @@ class Program:
                 self._key(state, index),
                 (probes or {}).get(stage.name),
             )
-            values.update(new)
-            _record(run, stage.name, opt_state, aux)
+            run = run.after(stage.name, new, opt_state, aux)
         return run
 
     def _copies(self, params: ParamSets) -> Copies:
@@ -379,12 +379,3 @@ class Program:
     def _key(self, state: State, index: int) -> Key:
         """Returns the key of a stage in this step: the same in look-ahead and commit."""
         return jax.random.fold_in(jax.random.fold_in(state.key, state.step), index)
-
-
-def _record(run: _Run, name: str, opt_state: PyTree, aux: Aux) -> None:
-    """Notes what a stage's step returned beside the parameters."""
-    refusals.check_model_state(name, aux.model_state, run.model_state)
-    run.opt_states[name] = opt_state
-    # Held fixed: statistics are no path for gradients, in no stage and no adjoint.
-    run.model_state.update(jax.lax.stop_gradient(dict(aux.model_state)))
-    run.metrics.update({f"{name}/{key}": value for key, value in aux.metrics.items()})

@@ -13,6 +13,7 @@ import optax
 
 from skillearn_jax.errors import InputError
 from skillearn_jax.hypergrad import Adjoint, Exact, Steps
+from skillearn_jax.hypergrad.loss_output import function_name, split_output
 from skillearn_jax.types import Array, Key, LossFn, ParamSets, PyTree
 
 Optimizer: TypeAlias = optax.GradientTransformation
@@ -274,16 +275,6 @@ class Validation(Objective):
                 f"order={self.order!r}; it must be 'simultaneous' or 'alternate'"
             )
 
-    def __call__(self, *args: Any) -> tuple[Array, Aux]:
-        """See `Objective`; refuses a value that is no scalar."""
-        value, aux = super().__call__(*args)
-        if jnp.shape(value) != ():
-            raise InputError(
-                f"the validation objective has shape {jnp.shape(value)}, but a scalar is "
-                "needed: reduce it with .mean() or .sum()"
-            )
-        return value, aux
-
     @property
     def loss_reads(self) -> tuple[str, ...]:
         """Names under which the objective finds its reads."""
@@ -302,6 +293,7 @@ class Validation(Objective):
 
 def _value_and_aux(fn: LossFn, *args: Any) -> tuple[Array, Aux]:
     """Calls a loss function; gives it an empty `Aux` where it returns none."""
+    name = function_name(fn)
     try:
         out = fn(*args)
     except KeyError as error:
@@ -309,30 +301,30 @@ def _value_and_aux(fn: LossFn, *args: Any) -> tuple[Array, Aux]:
             zip(("moves", "reads", "model_state", "batch"), args, strict=False)
         )
         raise InputError(
-            f"{getattr(fn, '__name__', fn)} asks for {error}; it is given "
-            + ", ".join(f"{name} {sorted(value)}" for name, value in given.items())
+            f"{name} asks for {error}; it is given "
+            + ", ".join(f"{kind} {sorted(value)}" for kind, value in given.items())
             + ": declare what it reads in reads= and data=, or for an interaction in "
             "interaction_reads= and interaction_data="
         ) from error
+    value, aux = split_output(fn, out)
     if not isinstance(out, tuple):
-        return out, Aux()
-    value, aux = out
+        return value, Aux()
     if not isinstance(aux, Aux):
-        raise TypeError(
-            f"{getattr(fn, '__name__', fn)} returned {type(aux).__name__} beside its "
-            "value; return value or (value, Aux(metrics=..., model_state=...))"
+        raise InputError(
+            f"{name} returned {type(aux).__name__} beside its value; return value or "
+            "(value, Aux(metrics=..., model_state=...))"
         )
     taken = sorted(RESERVED & aux.metrics.keys())
     if taken:
         raise InputError(
-            f"{getattr(fn, '__name__', fn)} returned the metrics {taken}, which are the "
-            "framework's own; give them other names"
+            f"{name} returned the metrics {taken}, which are the framework's own; give "
+            "them other names"
         )
-    for name, metric in aux.metrics.items():
+    for key, metric in aux.metrics.items():
         if jnp.shape(metric) != ():
             raise InputError(
-                f"{getattr(fn, '__name__', fn)} returned the metric {name!r} of shape "
-                f"{jnp.shape(metric)}; metrics are scalars"
+                f"{name} returned the metric {key!r} of shape {jnp.shape(metric)}; "
+                "metrics are scalars"
             )
     return value, aux
 
@@ -367,6 +359,10 @@ def _check_objective(part: Objective, *names: str) -> None:
         raise InputError(
             f"interaction_weight={weight!r} must be a number; to learn it, read a "
             "supporting set in the interaction and multiply there"
+        )
+    if jnp.shape(weight) != ():
+        raise InputError(
+            f"interaction_weight has shape {jnp.shape(weight)}; it must be one number"
         )
     if isinstance(weight, numbers.Real) and not math.isfinite(weight):
         raise InputError(f"interaction_weight={weight}; it must be finite")

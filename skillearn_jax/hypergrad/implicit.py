@@ -324,18 +324,6 @@ def _solution(step: OptimizerStep, adjoint: Implicit) -> Any:
     return solution
 
 
-def _gradient_fn(step: OptimizerStep, inputs: Inputs) -> Any:
-    """Returns `W -> grad_(W, R, D) L` on this device's data."""
-    chosen, merge = partition(inputs, is_differentiable)
-
-    def gradient(active: PyTree) -> Inputs:
-        return jax.grad(lambda chosen: step.loss(merge(chosen))[0])(
-            chosen._replace(active=active)
-        )
-
-    return gradient
-
-
 def _hvp(step: OptimizerStep, inputs: Inputs, q: PyTree) -> PyTree:
     """Returns `H q` over all devices, in the type of `q`."""
 
@@ -356,9 +344,7 @@ def _mixed_product(
             "Neumann and ConjugateGradient are for real parameters, and these are "
             "complex; use Exact() or split them into real and imaginary parts"
         )
-    product = mixed_hvp(
-        _gradient_fn(step, inputs), inputs.active, like(q, inputs.active)
-    )
+    product = mixed_hvp(step.gradient_of(inputs), inputs.active, like(q, inputs.active))
     hessian_q = step.mean(like(product.active, q))
     error = optax.tree.sub(optax.tree.add_scale(hessian_q, damping, q), v)
     bar = optax.tree.scale(-1, product)

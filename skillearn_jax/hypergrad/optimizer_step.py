@@ -10,6 +10,7 @@ import optax
 from jax.custom_derivatives import SymbolicZero
 from jax.dtypes import float0
 
+from skillearn_jax.hypergrad.loss_output import split_output
 from skillearn_jax.tree import is_differentiable, mean_over_devices, partition
 from skillearn_jax.types import Array, LossFn, PyTree
 
@@ -55,13 +56,7 @@ class OptimizerStep(NamedTuple):
     def loss(self, inputs: Inputs) -> tuple[Array, PyTree]:
         """Returns `(loss, aux)`, with `aux = ()` where the loss function has none."""
         out = self.loss_fn(inputs.active, inputs.reads, *inputs.data)
-        loss, aux = out if isinstance(out, tuple) else (out, ())
-        if jnp.shape(loss) != ():
-            raise TypeError(
-                f"the loss has shape {jnp.shape(loss)}, but a scalar is needed: "
-                "return loss or (loss, aux)"
-            )
-        return loss, aux
+        return split_output(self.loss_fn, out)
 
     def update(
         self, active: PyTree, gradient: PyTree, opt_state: PyTree
@@ -85,6 +80,22 @@ class OptimizerStep(NamedTuple):
         )
         loss, gradient = self.mean((loss, gradient))
         return (loss, aux), gradient
+
+    def gradient_of(self, inputs: Inputs) -> Callable[[PyTree], Inputs]:
+        """Returns `W -> grad_(W, R, D) L` on this device's data, the other inputs fixed."""
+        chosen, loss_of = self._loss_of_floats(inputs)
+
+        def gradient(active: PyTree) -> Inputs:
+            return jax.grad(loss_of, has_aux=True)(chosen._replace(active=active))[0]
+
+        return gradient
+
+    def _loss_of_floats(
+        self, inputs: Inputs
+    ) -> tuple[Inputs, Callable[[Inputs], tuple[Array, PyTree]]]:
+        """Returns the inputs that are differentiated, and `(loss, aux)` as their function."""
+        chosen, merge = partition(inputs, is_differentiable)
+        return chosen, lambda chosen: self.loss(merge(chosen))
 
     def forward_and_gradient(
         self, inputs: Inputs, opt_state: PyTree
@@ -146,13 +157,7 @@ class OptimizerStep(NamedTuple):
             `(inputs_bar, s_bar)`, with `None` for integers and keys in the inputs.
         """
         v, (v_s, loss_bar, aux_bar) = cotangents
-        chosen, merge = partition(inputs, is_differentiable)
-
-        def loss_of(chosen: Inputs) -> tuple[Array, PyTree]:
-            return self.loss(merge(chosen))
-
-        def gradient_fn(active: PyTree) -> Inputs:
-            return jax.grad(loss_of, has_aux=True)(chosen._replace(active=active))[0]
+        chosen, loss_of = self._loss_of_floats(inputs)
 
         # Skipped, not multiplied by zero: in an optimiser's derivative 0 * inf is NaN.
         if all_zero((v, v_s)):
@@ -162,7 +167,7 @@ class OptimizerStep(NamedTuple):
             outputs, phi_vjp = jax.vjp(self.update, inputs.active, gradient, opt_state)
             step_bar = self.mean(materialize((v, v_s), outputs))
             w_bar, u, opt_state_bar = phi_vjp(step_bar)
-            inputs_bar = product(gradient_fn, inputs.active, u)
+            inputs_bar = product(self.gradient_of(inputs), inputs.active, u)
             active_bar = optax.tree.add(inputs_bar.active, w_bar)
             inputs_bar = inputs_bar._replace(active=active_bar)
 

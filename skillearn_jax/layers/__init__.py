@@ -1,5 +1,6 @@
 """Floor 0: the layers that search spaces and models share, in PyTorch's convention."""
 
+from skillearn_jax.layers.axes import Axis, PerDevice, example_numbers
 from skillearn_jax.layers.calling import run_module
 from skillearn_jax.layers.linear import (
     Conv,
@@ -10,9 +11,10 @@ from skillearn_jax.layers.linear import (
     lecun_normal,
     torch_uniform,
 )
-from skillearn_jax.layers.normalisation import BatchNorm, PerDevice, SideBySide
+from skillearn_jax.layers.normalisation import BatchNorm, SideBySide
 
 __all__ = [
+    "Axis",
     "BatchNorm",
     "Conv",
     "Dense",
@@ -21,6 +23,7 @@ __all__ = [
     "PerDevice",
     "SideBySide",
     "conv2d",
+    "example_numbers",
     "lecun_normal",
     "run_module",
     "torch_uniform",

@@ -196,18 +196,20 @@ def places(
     stride: int = 1,
     dilation: int = 1,
 ) -> np.ndarray:
-    """Returns where along an axis an output reads a pixel with a tap.
+    """Returns which pixel along an axis each output of a convolution reads by each tap.
 
     Args:
-      size: pixels.
-      outputs: of them.
-      taps: of the kernel.
-      before: zeros before the first pixel; negative where it is not read.
-      stride: steps between outputs.
-      dilation: steps between taps.
+      size: the number of pixels along the axis.
+      outputs: the number of outputs along it.
+      taps: the number of taps of the kernel along it.
+      before: the number of zeros before the first pixel; negative where the first
+        pixels are not read.
+      stride: the number of pixels from one output to the next.
+      dilation: the number of pixels from one tap to the next.
 
     Returns:
-      `[size, outputs, taps]`, bool.
+      `[size, outputs, taps]` bool: entry `[i, p, t]` says whether output p reads pixel i
+      by tap t.
     """
     read = stride * np.arange(outputs)[:, None] + dilation * np.arange(taps) - before
     return np.arange(size)[:, None, None] == read

@@ -9,17 +9,8 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
+from skillearn_jax.layers.axes import Axis, PerDevice
 from skillearn_jax.subroutines import subroutine
-
-
-class PerDevice(str):
-    """The name of a device axis whose batch statistics each device keeps to itself.
-
-    Given in place of the name, it tells `SideBySide` not to synchronise; whatever else
-    reads the name, such as masks keyed by the example, finds the axis as ever.
-    """
-
-    __slots__ = ()
 
 
 class SideBySide(nn.Module):
@@ -42,14 +33,14 @@ class SideBySide(nn.Module):
       epsilon: added to the variance.
       axis_name: mapped axis over which the statistics are synchronised, or None. All
         its devices hold the same number of values, and n counts them all. A `PerDevice`
-        name does not synchronise: n counts the values of one device.
+        axis does not synchronise: n counts the values of one device.
 
     References: Ioffe and Szegedy 2015, arXiv 1502.03167.
     """
 
     momentum: float = 0.1
     epsilon: float = 1e-5
-    axis_name: str | None = None
+    axis_name: Axis = None
 
     @nn.compact
     def __call__(

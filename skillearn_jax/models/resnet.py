@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 
 from skillearn_jax.errors import InputError
-from skillearn_jax.layers import BatchNorm, conv2d
+from skillearn_jax.layers import Axis, BatchNorm, conv2d
 from skillearn_jax.types import Array
 
 _kaiming_fan_out = jax.nn.initializers.variance_scaling(2.0, "fan_out", "normal")
@@ -30,7 +30,7 @@ class ConvNorm(nn.Module):
     features: int
     size: int = 3
     stride: int = 1
-    axis_name: str | None = None
+    axis_name: Axis = None
 
     @nn.compact
     def __call__(self, x: Array, *, train: bool) -> Array:
@@ -56,7 +56,7 @@ class ResidualBlock(nn.Module):
     kind: Literal["basic", "bottleneck"]
     width: int
     stride: int = 1
-    axis_name: str | None = None
+    axis_name: Axis = None
 
     @nn.compact
     def __call__(self, x: Array, *, train: bool) -> Array:
@@ -95,7 +95,7 @@ class ResNetEncoder(nn.Module):
     block: Literal["basic", "bottleneck"] = "basic"
     width: int = 64
     stem: Literal["imagenet", "cifar"] = "imagenet"
-    axis_name: str | None = None
+    axis_name: Axis = None
 
     @nn.compact
     def __call__(self, images: Array, *, train: bool) -> Array:
@@ -132,7 +132,7 @@ class SmallEncoder(nn.Module):
     """
 
     widths: tuple[int, ...] = (16, 32)
-    axis_name: str | None = None
+    axis_name: Axis = None
 
     @nn.compact
     def __call__(self, images: Array, *, train: bool) -> Array:

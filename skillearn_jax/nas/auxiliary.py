@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from jax import lax
 
 from skillearn_jax.errors import InputError
-from skillearn_jax.layers import BatchNorm, Conv, Dense, torch_uniform
+from skillearn_jax.layers import Axis, BatchNorm, Conv, Dense, torch_uniform
 
 _POOL = 5
 _FEATURES = (128, 768)
@@ -56,7 +56,7 @@ class AuxiliaryHead(nn.Module):
 
     num_classes: int
     spec: Auxiliary = CIFAR_AUXILIARY
-    axis_name: str | None = None
+    axis_name: Axis = None
 
     @nn.compact
     def __call__(self, x: jax.Array, *, train: bool) -> jax.Array:

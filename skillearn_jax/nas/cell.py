@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from skillearn_jax.errors import InputError
-from skillearn_jax.layers import Draw, torch_uniform
+from skillearn_jax.layers import Axis, Draw, torch_uniform
 from skillearn_jax.nas.edges import (
     AUXILIARY_SKIP,
     SKIPS,
@@ -66,7 +66,7 @@ class MixedCell(nn.Module):
     space: CellSpace
     place: CellPlace
     partial: int = 1
-    axis_name: str | None = None
+    axis_name: Axis = None
     form: Form | None = None
     draw: Draw = torch_uniform
 

@@ -7,9 +7,8 @@ from typing import NamedTuple
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
-from jax import lax
 
-from skillearn_jax.layers import SideBySide
+from skillearn_jax.layers import Axis, SideBySide, example_numbers
 from skillearn_jax.nas.functional import Form, factorized_reduce, separable_conv
 from skillearn_jax.nas.ops import KERNEL_SIZES, POOLS, depth_of, dilation_of
 from skillearn_jax.subroutines import subroutine
@@ -69,7 +68,7 @@ class OutgoingEdges(nn.Module):
 
     stride: int
     num_targets: int
-    axis_name: str | None = None
+    axis_name: Axis = None
     form: Form | None = None
 
     @nn.compact
@@ -179,9 +178,7 @@ class OutgoingEdges(nn.Module):
 
     def _drop(self, x: jax.Array, dropout: SkipDropout) -> jax.Array:
         """Returns dropout of single elements, keyed by the example over all devices."""
-        examples = jnp.arange(x.shape[0])
-        if self.axis_name is not None:
-            examples += x.shape[0] * lax.axis_index(self.axis_name)
+        examples = example_numbers(x.shape[0], self.axis_name)
 
         def keep(example: jax.Array) -> jax.Array:
             example_key = jax.random.fold_in(dropout.key, example)

@@ -13,7 +13,7 @@ from skillearn_jax.layers import conv2d
 from skillearn_jax.layers.convolution import convolve, places
 from skillearn_jax.subroutines import subroutine
 
-Form = Literal["dense", "depthwise", "shifted"]
+Form = Literal["dense", "depthwise"]
 """How a depthwise convolution followed by a pointwise one is computed."""
 
 
@@ -21,9 +21,7 @@ def separable_form() -> Form:
     """Returns the form used where a caller chooses none: `"dense"`.
 
     The one place that decides. Measured on two CPU cores (gradient, batch 16, 8 to 144
-    channels): dense is 1.2 to 3.5 times faster than depthwise. Shifted is 2 to 3 times
-    faster than dense at 144 channels on 8x8 images, slower or equal on narrower ones,
-    and takes 2 to 6 times as long to compile.
+    channels): dense is 1.2 to 3.5 times faster than depthwise.
     """
     return "dense"
 
@@ -64,14 +62,14 @@ def separable_conv(
       stride: step between outputs, in pixels.
       dilation: step between the taps of the kernel, in pixels.
       form: `"dense"` (the merged kernel; narrow ones as `pixels_together` says),
-        `"depthwise"` (a grouped convolution, then a product), `"shifted"` (a sum of
-        shifted slices, then a product), all equal up to rounding; None leaves it to
-        `separable_form`.
+        `"depthwise"` (a grouped convolution, then a product), equal up to rounding;
+        None leaves it to `separable_form`.
 
     Returns:
       `[B, ceil(H / stride), ceil(W / stride), T * D]`.
 
-    Cost: multiply-adds per output pixel: dense `k k C T D`, others `k k C T + C T D`.
+    Cost: multiply-adds per output pixel: dense `k k C T D`, depthwise
+      `k k C T + C T D`.
     """
     size, _, channels, branches = depthwise.shape
     form = separable_form() if form is None else form
@@ -82,14 +80,9 @@ def separable_conv(
         if stride == 1 and pixels > 1:
             return conv2d_together(x, kernel.astype(x.dtype), pixels, dilation)
         return conv2d(x, kernel, stride=stride, dilation=dilation)
-    if form == "depthwise":
-        kernel = depthwise.reshape(size, size, 1, channels * branches)
-        y = conv2d(x, kernel, stride=stride, dilation=dilation, groups=channels)
-        y = y.reshape(*y.shape[:-1], channels, branches)
-    else:
-        taps = depthwise.reshape(size * size, 1, 1, 1, channels, branches)
-        slices = window_slices(x[..., None], size, stride=stride, dilation=dilation)
-        y = sum(tap * s for tap, s in zip(taps.astype(x.dtype), slices, strict=True))
+    kernel = depthwise.reshape(size, size, 1, channels * branches)
+    y = conv2d(x, kernel, stride=stride, dilation=dilation, groups=channels)
+    y = y.reshape(*y.shape[:-1], channels, branches)
     kernel = pointwise.reshape(channels, branches, -1).astype(x.dtype)
     y = jnp.einsum("bhwct,ctd->bhwtd", y, kernel)
     return y.reshape(*y.shape[:-2], -1)
@@ -146,37 +139,6 @@ def conv2d_together(
         ((dilation * (rows - 1) // 2,) * 2, (beside, beside)),
     )
     return y.reshape(batch, height, width, features)
-
-
-def window_slices(
-    x: jax.Array,
-    size: int,
-    *,
-    stride: int = 1,
-    dilation: int = 1,
-) -> list[jax.Array]:
-    """Returns the `size * size` shifted copies of `x` that its windows read.
-
-    Args:
-      x: `[B, H, W, ...]`, padded alike on both sides with zeros, as in
-        `conv2d`.
-      size: side of the window, odd.
-      stride: step between windows, in pixels.
-      dilation: step between the pixels of a window.
-
-    Returns:
-      Arrays `[B, ceil(H / stride), ceil(W / stride), ...]`, row by row of the window.
-    """
-    height, width = x.shape[1:3]
-    pad = dilation * (size - 1) // 2
-    widths = [(0, 0), (pad, pad), (pad, pad)] + [(0, 0)] * (x.ndim - 3)
-    padded = jnp.pad(x, widths, constant_values=0.0)
-    starts = range(0, size * dilation, dilation)
-    return [
-        padded[:, i : i + height : stride, j : j + width : stride]
-        for i in starts
-        for j in starts
-    ]
 
 
 @functools.partial(subroutine, static_argnames="stride")

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 from jax import lax
 
 from skillearn_jax.errors import InputError
-from skillearn_jax.layers import Dense, run_module
+from skillearn_jax.layers import Axis, Dense, example_numbers, run_module
 from skillearn_jax.nas.auxiliary import Auxiliary, AuxiliaryHead
 from skillearn_jax.nas.functional import Form
 from skillearn_jax.nas.genotype import EDGES_PER_NODE, Edges, Genotype
@@ -34,7 +34,7 @@ class Cell(nn.Module):
     edges: Edges
     concat: tuple[int, ...]
     place: CellPlace
-    axis_name: str | None = None
+    axis_name: Axis = None
     form: Form | None = None
 
     @nn.compact
@@ -119,7 +119,7 @@ class Network(nn.Module):
     num_classes: int
     stem: StemName = "cifar"
     auxiliary: Auxiliary | None = None
-    axis_name: str | None = None
+    axis_name: Axis = None
     form: Form | None = None
     scan_cells: bool = False
 
@@ -261,9 +261,7 @@ class Network(nn.Module):
     def _drop_path_masks(self, batch: int, rate: float | jax.Array) -> jax.Array:
         """Draws the factors of all edges in one go, `[cells, B, edges]`."""
         key = self.make_rng("drop_path")
-        examples = jnp.arange(batch)
-        if self.axis_name is not None:
-            examples += batch * lax.axis_index(self.axis_name)
+        examples = example_numbers(batch, self.axis_name)
         shape = (self.num_cells, len(self.genotype.normal))
 
         def draw(example: jax.Array) -> jax.Array:

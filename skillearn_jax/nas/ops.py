@@ -8,7 +8,7 @@ import flax.linen as nn
 import jax
 
 from skillearn_jax.errors import InputError
-from skillearn_jax.layers import BatchNorm, Conv, Draw, torch_uniform
+from skillearn_jax.layers import Axis, BatchNorm, Conv, Draw, torch_uniform
 from skillearn_jax.nas.functional import (
     Form,
     avg_pool,
@@ -57,7 +57,7 @@ class ReluConvBN(nn.Module):
 
     features: int
     affine: bool = True
-    axis_name: str | None = None
+    axis_name: Axis = None
     draw: Draw = torch_uniform
 
     @nn.compact
@@ -79,7 +79,7 @@ class FactorizedReduce(nn.Module):
 
     features: int
     affine: bool = True
-    axis_name: str | None = None
+    axis_name: Axis = None
     draw: Draw = torch_uniform
 
     @nn.compact
@@ -108,7 +108,7 @@ class SeparableOp(nn.Module):
     op: str
     features: int
     stride: int = 1
-    axis_name: str | None = None
+    axis_name: Axis = None
     form: Form | None = None
 
     @nn.compact
@@ -145,7 +145,7 @@ class CellInputs(nn.Module):
     features: int
     reduced_before: bool
     affine: bool
-    axis_name: str | None = None
+    axis_name: Axis = None
     draw: Draw = torch_uniform
 
     @nn.compact
@@ -172,7 +172,7 @@ class Stem(nn.Module):
     """
 
     channels: int
-    axis_name: str | None = None
+    axis_name: Axis = None
     draw: Draw = torch_uniform
 
     @nn.compact
@@ -192,7 +192,7 @@ class ImageNetStem(nn.Module):
     """
 
     channels: int
-    axis_name: str | None = None
+    axis_name: Axis = None
     draw: Draw = torch_uniform
 
     @nn.compact
@@ -229,7 +229,7 @@ def apply_stem(
     images: jax.Array,
     *,
     train: bool,
-    axis_name: str | None,
+    axis_name: Axis,
     draw: Draw = torch_uniform,
 ) -> tuple[jax.Array, jax.Array]:
     """Returns the two inputs of the first cell, older and newer.
@@ -252,7 +252,7 @@ def operation(
     *,
     stride: int,
     train: bool,
-    axis_name: str | None = None,
+    axis_name: Axis = None,
     form: Form | None = None,
 ) -> Callable[[jax.Array], jax.Array]:
     """Returns operation `op` of a derived network as a function of `[B, H, W, C]`.

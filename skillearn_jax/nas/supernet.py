@@ -8,7 +8,14 @@ import jax.numpy as jnp
 import numpy as np
 
 from skillearn_jax.errors import InputError
-from skillearn_jax.layers import Dense, Draw, lecun_normal, run_module, torch_uniform
+from skillearn_jax.layers import (
+    Axis,
+    Dense,
+    Draw,
+    lecun_normal,
+    run_module,
+    torch_uniform,
+)
 from skillearn_jax.nas.cell import MixedCell, Mixture
 from skillearn_jax.nas.edges import SkipDropout
 from skillearn_jax.nas.functional import Form
@@ -85,7 +92,7 @@ class Supernet(nn.Module):
     remat: bool = False
     initialization: Literal["torch", "flax"] = "torch"
     stem: StemName = "cifar"
-    axis_name: str | None = None
+    axis_name: Axis = None
     form: Form | None = None
 
     @nn.compact

@@ -9,11 +9,8 @@ from skillearn_jax.framework import Learner, Program, Stage, Validation
 from skillearn_jax.hypergrad import Adjoint, Exact, FirstOrder
 from skillearn_jax.skills.baseline import learn, learner_card
 from skillearn_jax.skills.curriculum import Curriculum
-from skillearn_jax.skills.exams import normalized_exam_loss
 from skillearn_jax.skills.lpt_losses import ExamLoss, ExamLosses, ExamScores
 from skillearn_jax.skills.models import LearnerModel, TesterModel
-
-__all__ = ["LPT_VARIANTS", "learning_by_passing_tests", "normalized_exam_loss"]
 
 _EXACT = Exact()
 

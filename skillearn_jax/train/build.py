@@ -288,12 +288,12 @@ def _tester(
     """Returns the tester, its parameter sets and its encoder's statistics."""
     encoder: Any
     split_over = axis_name if config.parallel.tester_optimizer == "sharded" else None
-    axis_name = config.parallel.statistics_axis(axis_name)
+    axis = config.parallel.statistics_axis(axis_name)
     if config.tester.encoder == "small":
-        encoder = SmallEncoder(axis_name=axis_name)
+        encoder = SmallEncoder(axis_name=axis)
     else:
         depth = int(config.tester.encoder.removeprefix("resnet"))
-        encoder = resnet_encoder(depth, stem=config.tester.stem, axis_name=axis_name)
+        encoder = resnet_encoder(depth, stem=config.tester.stem, axis_name=axis)
     executor, creator = Executor(data.num_classes), Creator()
 
     def encode(

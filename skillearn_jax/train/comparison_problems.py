@@ -19,11 +19,10 @@ from skillearn_jax.skills import (
     interleaving_learning,
     learning_by_passing_tests,
 )
-from skillearn_jax.train.build import build_search
+from skillearn_jax.train.build import build_search, cross_entropy
 from skillearn_jax.train.config import Config
 from skillearn_jax.types import Array, Key, ParamSets, PyTree
 
-cross_entropy = optax.losses.softmax_cross_entropy_with_integer_labels
 _OPTIMIZER = optax.chain(optax.clip_by_global_norm(5.0), optax.sgd(0.1, momentum=0.9))
 _WIDTH = 32
 

@@ -75,11 +75,6 @@ def judge(
     return _measures({name: of_all[real] for name, of_all in rows.items()}, num_classes)
 
 
-def measures(logits: np.ndarray, labels: np.ndarray, num_classes: int) -> Judgement:
-    """Returns the measures of logits `[N, num_classes]` against labels `[N]`."""
-    return _measures(_answers(logits, labels), num_classes)
-
-
 def _answers(logits: np.ndarray, labels: np.ndarray) -> dict[str, np.ndarray]:
     """Returns all that is asked of the logits `[B, num_classes]` of each image, `[B]`."""
     rows = np.arange(len(labels))

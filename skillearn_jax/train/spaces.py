@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from skillearn_jax.errors import InputError
+from skillearn_jax.layers import Axis
 from skillearn_jax.nas import (
     CIFAR_AUXILIARY,
     IMAGENET_AUXILIARY,
@@ -60,7 +61,7 @@ class SpaceKind(Protocol):
         """Raises `InputError` for images that its networks cannot read."""
 
     def supernet(
-        self, config: Config, stage: SearchStage, num_classes: int, axis: str | None
+        self, config: Config, stage: SearchStage, num_classes: int, axis: Axis
     ) -> Net:
         """Returns the network of a search."""
 
@@ -81,7 +82,7 @@ class SpaceKind(Protocol):
         cells: Cells,
         config: Config,
         num_classes: int,
-        axis: str | None,
+        axis: Axis,
         *,
         auxiliary: bool,
     ) -> Net:
@@ -118,7 +119,7 @@ class _Darts:
         del data
 
     def supernet(
-        self, config: Config, stage: SearchStage, num_classes: int, axis: str | None
+        self, config: Config, stage: SearchStage, num_classes: int, axis: Axis
     ) -> Net:
         return Supernet(
             space=stage.space,
@@ -157,7 +158,7 @@ class _Darts:
         cells: Cells,
         config: Config,
         num_classes: int,
-        axis: str | None,
+        axis: Axis,
         *,
         auxiliary: bool,
     ) -> Net:
@@ -225,7 +226,7 @@ class _Bench:
             )
 
     def supernet(
-        self, config: Config, stage: SearchStage, num_classes: int, axis: str | None
+        self, config: Config, stage: SearchStage, num_classes: int, axis: Axis
     ) -> Net:
         return BenchNetwork(
             num_classes,
@@ -259,7 +260,7 @@ class _Bench:
         cells: Cells,
         config: Config,
         num_classes: int,
-        axis: str | None,
+        axis: Axis,
         *,
         auxiliary: bool,
     ) -> Net:

@@ -184,11 +184,14 @@ def third_party(folder):
     return {canonicalize_name(known[root][0]) for root in roots}
 
 
-@pytest.mark.parametrize("folder", ["skillearn_jax", "configs", "launch"])
-def test_what_is_imported_is_declared(folder):
+def test_what_is_imported_is_declared_and_nothing_else():
     dependencies = PYPROJECT["project"]["dependencies"]
     names = {canonicalize_name(Requirement(line).name) for line in dependencies}
-    assert third_party(folder) <= names
+    folders = ("skillearn_jax", "configs", "launch")
+    imported = set().union(*map(third_party, folders))
+    assert imported <= names
+    needed_by_others = {"flatbuffers", "importlib-resources"}
+    assert names - imported == needed_by_others
 
 
 def test_version_is_that_of_the_installed_package():

@@ -11,7 +11,7 @@ from skillearn_jax.data.crops import random_box
 from skillearn_jax.data.damage import DamageLog
 from skillearn_jax.data.jpeg import decode, resized_box
 from skillearn_jax.data.records import Reading, crop_draws
-from skillearn_jax.data.streaming import open_streaming
+from skillearn_jax.data.streaming import StreamingData, open_streaming
 from skillearn_jax.errors import InputError
 
 TRAIN, HELDOUT, SHARE = 50, 21, 8
@@ -49,6 +49,18 @@ def take(iterator, count):
     return list(itertools.islice(iterator, count))
 
 
+@jax.jit
+def drawn(delivered, key, step):
+    return delivered.draw(key, step, lambda index: index)
+
+
+def training(data, step=0, place=jax.device_put):
+    """Yields the training batches as a step draws them out of what is delivered."""
+    key = jax.random.key(data.reader.reading.seed)
+    for at, delivered in enumerate(data.deliveries(step, place), start=step):
+        yield drawn(delivered, key, at)
+
+
 def indices(batches):
     return np.concatenate([np.asarray(batch["index"]) for batch in batches]).tolist()
 
@@ -63,7 +75,7 @@ def assert_same(batches, others):
 def test_epochs_repeat_no_example_and_a_run_is_resumed_bit_for_bit(data_dir):
     data = streaming(data_dir)
     assert data.steps_per_epoch == 6
-    batches = take(data.train_batches(), 14)
+    batches = take(training(data), 14)
     first, second = (indices(batches[6 * i : 6 * i + 6]) for i in range(2))
     for epoch in (first, second):
         assert len(set(epoch)) == 48
@@ -71,21 +83,21 @@ def test_epochs_repeat_no_example_and_a_run_is_resumed_bit_for_bit(data_dir):
     assert first != second
     assert first != sorted(first)
     # In the middle of the second epoch, in another process as it were.
-    resumed = take(streaming(data_dir).train_batches(9), 5)
+    resumed = take(training(streaming(data_dir), 9), 5)
     assert_same(batches[9:], resumed)
-    assert indices(take(streaming(data_dir, seed=6).train_batches(), 6)) != first
+    assert indices(take(training(streaming(data_dir, seed=6)), 6)) != first
 
 
 def test_the_global_seed_of_tensorflow_changes_nothing(prepared):
     tf = pytest.importorskip("tensorflow", reason="tensorflow is not installed")
     data = streaming(prepared("tfrecord"))
-    before = indices(take(data.train_batches(), 2))
+    before = indices(take(training(data), 2))
     tf.random.set_seed(7)
-    assert indices(take(data.train_batches(), 2)) == before
+    assert indices(take(training(data), 2)) == before
 
 
 def test_a_training_batch_holds_what_it_says(data_dir):
-    (batch,) = take(streaming(data_dir).train_batches(), 1)
+    (batch,) = take(training(streaming(data_dir)), 1)
     assert batch["image"].shape == (SHARE, 16, 16, 3)
     assert isinstance(batch["image"], jax.Array)
     assert {k: v.dtype.name for k, v in batch.items()} == {
@@ -103,16 +115,16 @@ def test_processes_share_an_epoch(data_dir):
     for process in range(3):
         data = streaming(data_dir, 9, process=process, num_processes=3)
         assert data.steps_per_epoch == 5
-        epochs.append(indices(take(data.train_batches(), 5)))
+        epochs.append(indices(take(training(data), 5)))
     assert [len(epoch) for epoch in epochs] == [15] * 3
     assert len(set(itertools.chain(*epochs))) == 45
 
 
 def test_the_order_of_array_record_is_that_of_one_process(prepared):
     data_dir = prepared("array_record")
-    alone = take(streaming(data_dir, 12).train_batches(3), 2)
+    alone = take(training(streaming(data_dir, 12), 3), 2)
     parts = [
-        take(streaming(data_dir, 12, process=i, num_processes=3).train_batches(3), 2)
+        take(training(streaming(data_dir, 12, process=i, num_processes=3), 3), 2)
         for i in range(3)
     ]
     for step, batch in enumerate(alone):
@@ -154,10 +166,8 @@ def test_batches_are_split_over_devices(data_dir):
     rows = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec("devices"))
     plain, split = streaming(data_dir), streaming(data_dir)
     put = {plain: jax.device_put, split: lambda batch: jax.device_put(batch, rows)}
-    for kind in ("train_batches", "eval_batches"):
-        one, several = (
-            take(getattr(data, kind)(place=put[data]), 3)[-1] for data in put
-        )
+    for kind in (training, StreamingData.eval_batches):
+        one, several = (take(kind(data, place=put[data]), 3)[-1] for data in put)
         assert len(several["image"].sharding.device_set) == 4
         for name, array in one.items():
             np.testing.assert_allclose(several[name], array, atol=1e-5)
@@ -210,7 +220,7 @@ def test_reading_in_another_way_counts_no_damage_twice(
 
 def test_a_split_may_be_a_part(data_dir):
     data = streaming(data_dir, 4, train_split="train[50%:]")
-    epoch = indices(take(data.train_batches(), 6))
+    epoch = indices(take(training(data), 6))
     assert len(set(epoch)) == 24
     assert set(epoch) <= set(range(25))
 
@@ -222,7 +232,7 @@ def test_damaged_images_are_named_counted_and_too_many_an_error(
     damaged = ("train_3.JPEG", "train_40.JPEG", "validation_2.JPEG")
     folder = prepare(prepare_photos, tmp_path, file_format, damaged)
     data = streaming(folder, 25, max_damaged=3)
-    batches = take(data.train_batches(), 4)
+    batches = take(training(data), 4)
     assert all(np.isfinite(batch["image"]).all() for batch in batches)
     assert not {3, 40} & {int(x) for batch in batches for x in batch["label"]}
     assert sum(float(batch["weight"].sum()) for batch in data.eval_batches()) == 20
@@ -236,7 +246,7 @@ def test_damaged_images_are_named_counted_and_too_many_an_error(
         InputError,
         match=r"2 images .*train\[\d+\] \(train_\d+.JPEG\).* 1 .*--config.data.stream.max_damaged",
     ) as caught:
-        take(streaming(folder, 25, max_damaged=1).train_batches(), 4)
+        take(training(streaming(folder, 25, max_damaged=1)), 4)
     assert "\n" not in str(caught.value)
 
 
@@ -254,7 +264,7 @@ def test_a_damaged_file_is_an_error_of_one_line(tmp_path, prepare_photos, file_f
     with pytest.raises(
         InputError, match=r"photos cannot be read .*--config\.data\.dir"
     ) as caught:
-        take(streaming(folder).train_batches(), 6)
+        take(training(streaming(folder)), 6)
     assert "\n" not in str(caught.value)
 
 
@@ -308,7 +318,7 @@ def test_array_record_needs_no_tensorflow(prepared):
     code = (
         "import sys\n"
         "from skillearn_jax.data.records import Reading\n"
-        "from skillearn_jax.data.streaming import open_streaming\n"
+        "from skillearn_jax.data.streaming import StreamingData, open_streaming\n"
         f"reading = Reading('photos', {prepared('array_record')!r}, 8,"
         " image_size=16, shorter_side=20)\n"
         "data = open_streaming(reading)\n"

@@ -870,7 +870,7 @@ def test_a_loss_that_returns_something_else_beside_its_value_is_told_so(toy):
 
     program = toy.program({"loss_fn": first})
     state = program.init(toy.params, jax.random.key(0))
-    with pytest.raises(TypeError, match="first returned dict beside its value"):
+    with pytest.raises(InputError, match="first returned dict beside its value"):
         program.step(state, toy.batches)
 
 
@@ -909,12 +909,18 @@ def test_a_loss_that_breaks_its_contract_is_told_so(toy, changes, match):
         program.look_ahead(state, toy.batches)
 
 
-def test_an_objective_that_is_no_scalar_is_told_so(toy):
-    program = toy.program(
-        validation=toy.validation(loss_fn=lambda moves, *rest: jnp.ones(2))
-    )
+@pytest.mark.parametrize("where", ["loss_fn", "interaction", "objective"])
+def test_a_function_that_returns_no_scalar_is_told_so(toy, where):
+    def wrong(moves, *rest):
+        return jnp.ones(2)
+
+    if where == "objective":
+        program = toy.program(validation=toy.validation(loss_fn=wrong))
+    else:
+        program = toy.program({where: wrong})
     state = program.init(toy.params, jax.random.key(0))
-    with pytest.raises(InputError, match=r"objective has shape \(2,\), but a scalar"):
+    match = r"wrong returned a value of shape \(2,\), but a scalar float is needed"
+    with pytest.raises(InputError, match=match):
         program.hypergrad(state, toy.batches)
 
 

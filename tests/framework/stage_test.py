@@ -775,6 +775,10 @@ def test_what_was_before_must_have_been_moved_and_be_named_apart():
             {"interaction_weight": float("nan")},
             "interaction_weight=nan; it must be fin",
         ),
+        (
+            {"interaction_weight": jnp.ones(2)},
+            r"interaction_weight has shape \(2,\); it must be one number",
+        ),
     ],
 )
 def test_what_no_stage_can_mean_is_refused(changes, match):

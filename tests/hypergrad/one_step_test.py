@@ -9,6 +9,7 @@ import optax
 import pytest
 from hypothesis import strategies as st
 
+from skillearn_jax.errors import InputError
 from skillearn_jax.hypergrad import Autodiff, Exact, one_step
 
 MOMENTUM = optax.sgd(0.3, momentum=0.9)
@@ -416,10 +417,20 @@ def test_closing_over_a_differentiated_value_raises(where, wrap):
 
 
 @pytest.mark.parametrize("adjoint", [Exact(), Autodiff()])
-def test_a_loss_that_is_no_scalar_raises(adjoint):
+@pytest.mark.parametrize(
+    ("loss", "found"),
+    [
+        (lambda w, a: w * a, r"a value of shape \(3,\)"),
+        (lambda w, a: None, "a value of type NoneType"),
+        (lambda w, a: jnp.sum(w > a), r"a value of type int\d+"),
+        (lambda w, a: (jnp.sum(w), 1, 2), "3 things"),
+    ],
+)
+def test_a_loss_that_is_no_scalar_float_is_told_so(adjoint, loss, found):
     w = jnp.ones(3)
-    with pytest.raises(TypeError, match=r"shape \(3,\).*scalar"):
-        one_step(lambda w, a: w * a, MOMENTUM, adjoint)(w, w, MOMENTUM.init(w))
+    match = rf"<lambda> returned {found}, but a scalar float is needed"
+    with pytest.raises(InputError, match=match):
+        one_step(loss, MOMENTUM, adjoint)(w, w, MOMENTUM.init(w))
 
 
 @pytest.mark.parametrize(("eps_root", "finite"), [(0.0, False), (1e-8, True)])

@@ -26,7 +26,7 @@ def _normal(shape, seed=0):
 
 @pytest.mark.usefixtures("x64")
 @pytest.mark.parametrize(("size", "stride", "dilation"), [(3, 2, 1), (5, 1, 2)])
-def test_all_forms_of_a_separable_convolution_agree(size, stride, dilation):
+def test_both_forms_of_a_separable_convolution_agree(size, stride, dilation):
     x = _normal((2, 5, 6, 3))
     depthwise, pointwise = _normal((size, size, 3, 2), 1), _normal((3, 2 * 4), 2)
 
@@ -40,14 +40,13 @@ def test_all_forms_of_a_separable_convolution_agree(size, stride, dilation):
             x, depthwise, pointwise
         )
 
-    dense, depth, shifted = map(values_and_gradients, ("dense", "depthwise", "shifted"))
+    dense, depth = map(values_and_gradients, ("dense", "depthwise"))
     assert dense[0][1].shape == (2, -(-5 // stride), 6 // stride, 8)
-    for other in (depth, shifted):
-        jax.tree.map(
-            functools.partial(np.testing.assert_allclose, rtol=1e-11, atol=1e-12),
-            dense,
-            other,
-        )
+    jax.tree.map(
+        functools.partial(np.testing.assert_allclose, rtol=1e-11, atol=1e-12),
+        dense,
+        depth,
+    )
 
 
 def test_branches_lie_side_by_side_and_default_to_the_chosen_form():

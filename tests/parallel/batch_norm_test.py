@@ -1,11 +1,13 @@
 """Batch statistics of all devices, or each device's own; masks know the axis anyway."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from skillearn_jax.layers import BatchNorm, PerDevice
+from skillearn_jax.layers import BatchNorm, PerDevice, example_numbers
 from skillearn_jax.nas import CellSpace
 from skillearn_jax.parallel import AXIS_NAME, Devices
 from skillearn_jax.train import Config
@@ -48,14 +50,45 @@ def test_per_device_each_part_is_normalised_alone():
     assert np.abs(alone - synchronised).max() > 0.1
 
 
-def test_the_name_is_still_the_axis():
+def test_examples_are_numbered_over_all_devices_either_way():
     devices = Devices(4)
 
     def step(x):
-        return x + jax.lax.psum(jax.lax.axis_index(PerDevice(AXIS_NAME)), AXIS_NAME)
+        numbers = [
+            example_numbers(2, axis) for axis in (AXIS_NAME, PerDevice(AXIS_NAME))
+        ]
+        return x + jax.lax.all_gather(jnp.stack(numbers), AXIS_NAME)
 
-    placed = devices.place(jnp.int32(0))
-    assert int(devices.fetch(devices.compile(step, placed)(placed))) == 6
+    placed = devices.place(jnp.zeros((4, 2, 2), jnp.int32))
+    found = np.asarray(devices.fetch(devices.compile(step, placed)(placed)))
+    np.testing.assert_array_equal(found, [[[2 * i, 2 * i + 1]] * 2 for i in range(4)])
+    np.testing.assert_array_equal(example_numbers(3, None), [0, 1, 2])
+
+
+def test_modules_that_differ_in_it_are_not_taken_for_each_other():
+    """Caches of traced programs ask whether two modules are equal."""
+    devices = Devices(2)
+    norms = [
+        BatchNorm(affine=False, axis_name=axis)
+        for axis in (AXIS_NAME, PerDevice(AXIS_NAME))
+    ]
+    assert len(set(norms)) == 2
+    x = jnp.arange(8.0)[:, None]
+    variables = norms[0].init(jax.random.key(0), x, train=False)
+
+    @functools.partial(jax.jit, static_argnums=0)
+    def apply(norm, x):
+        y, _ = norm.apply(variables, x, train=True, mutable=["batch_stats"])
+        return jax.lax.all_gather(y, AXIS_NAME)
+
+    def step(x):
+        part = x[devices.part(jnp.arange(len(x)))]
+        return [apply(norm, part) for norm in norms]
+
+    placed = devices.place(x)
+    together, alone = devices.fetch(devices.compile(step, placed)(placed))
+    assert np.abs(together.mean(axis=1)).min() > 0.5
+    np.testing.assert_allclose(alone.mean(axis=1), 0, atol=1e-6)
 
 
 @pytest.mark.parametrize(

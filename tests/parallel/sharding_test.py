@@ -116,6 +116,16 @@ def test_a_checkpoint_does_not_know_how_it_was_split(tmp_path, saved_on, loaded_
     check_close(after.fetch(after.place(loaded)), state, 0)
 
 
+def test_leaves_are_had_without_writing_their_paths(monkeypatch):
+    state = Sharded.of(optax.adam(0.1).init(PARAMS))
+    named, _ = jax.tree_util.tree_flatten_with_path(state)
+    monkeypatch.delattr(Sharded, "tree_flatten_with_keys")
+    leaves, structure = jax.tree.flatten(state)
+    assert all(leaf is same for leaf, (_, same) in zip(leaves, named, strict=True))
+    again = jax.tree.unflatten(structure, leaves)
+    assert (again.structure, again.shapes) == (state.structure, state.shapes)
+
+
 def test_without_an_axis_it_is_the_optimizer_itself():
     adam = optax.adam(0.1)
     assert sharded(adam, None) is adam

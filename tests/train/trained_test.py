@@ -2,6 +2,7 @@
 
 import copy
 import csv
+import functools
 import io
 import json
 import shutil
@@ -22,7 +23,7 @@ from skillearn_jax.export import to_stablehlo
 from skillearn_jax.predict import main as predict_main
 from skillearn_jax.predict import predict
 from skillearn_jax.train import Trained, load, run
-from skillearn_jax.train.judge import measures
+from skillearn_jax.train.judge import judge
 from skillearn_jax.train.trained import _part
 
 COLOURS = {"blue": (40, 60, 220), "green": (40, 200, 60), "red": (220, 60, 40)}
@@ -73,12 +74,17 @@ def derived(evaluated):
 def test_what_is_loaded_is_what_was_judged(evaluated, derived):
     for network in ("derived", "random 1"):
         apply, variables = load(evaluated.workdir, network)
-        logits = np.asarray(jax.jit(apply)(variables, evaluated.heldout.image))
+        batch = {
+            "image": evaluated.heldout.image,
+            "label": evaluated.heldout.label,
+            "weight": np.ones(len(evaluated.heldout.label)),
+        }
         wanted = json.loads((evaluated.workdir / "heldout.json").read_text())[network]
-        got = measures(logits.astype(np.float64), evaluated.heldout.label, 3)
+        got = judge(functools.partial(jax.jit(apply), variables), [batch], 3)
         assert got.error == wanted["0"]["error"] == apply.facts.error
         assert got.loss == pytest.approx(wanted["0"]["loss"], rel=1e-5)
         assert got.confusion == wanted["0"]["confusion"]
+    logits = jax.jit(apply)(variables, evaluated.heldout.image)
     assert not np.allclose(logits, derived[1])
 
 

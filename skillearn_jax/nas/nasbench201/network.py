@@ -11,6 +11,7 @@ import numpy as np
 
 from skillearn_jax.errors import InputError
 from skillearn_jax.layers import (
+    Axis,
     BatchNorm,
     Conv,
     Dense,
@@ -63,7 +64,7 @@ class BenchCell(nn.Module):
 
     features: int
     architecture: Architecture | None = None
-    axis_name: str | None = None
+    axis_name: Axis = None
 
     @nn.compact
     def __call__(
@@ -154,7 +155,7 @@ class ResidualBlock(nn.Module):
     """
 
     features: int
-    axis_name: str | None = None
+    axis_name: Axis = None
 
     @nn.compact
     def __call__(self, x: jax.Array, *, train: bool) -> jax.Array:
@@ -195,7 +196,7 @@ class BenchNetwork(nn.Module):
     channels: int = 16
     num_cells: int = 5
     remat: bool = False
-    axis_name: str | None = None
+    axis_name: Axis = None
 
     @nn.compact
     def __call__(

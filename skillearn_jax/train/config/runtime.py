@@ -2,7 +2,7 @@
 
 import dataclasses
 
-from skillearn_jax.layers import PerDevice
+from skillearn_jax.layers import Axis, PerDevice
 from skillearn_jax.parallel import BACKENDS
 from skillearn_jax.train.fields import choice, number
 
@@ -28,8 +28,8 @@ class ParallelConfig:
     batch_norm: str = choice("synchronized", ("synchronized", "per_device"))
     tester_optimizer: str = choice("replicated", ("replicated", "sharded"))
 
-    def statistics_axis(self, axis_name: str | None) -> str | None:
-        """Returns the axis name as networks with batch statistics are to be given it."""
+    def statistics_axis(self, axis_name: str | None) -> Axis:
+        """Returns the axis as networks with batch statistics are to be given it."""
         if axis_name is not None and self.batch_norm == "per_device":
             return PerDevice(axis_name)
         return axis_name
