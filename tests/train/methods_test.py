@@ -52,7 +52,7 @@ def test_the_auxiliary_skip_fades_with_the_epochs(tiny_baseline):
         aged = state._replace(model_state={**state.model_state, "learner": learner})
         return program.objective(aged, batches)
 
-    losses = [float(loss(jnp.float32(steps))) for steps in range(7)]
+    losses = [float(loss(jnp.int32(steps))) for steps in range(7)]
     assert losses[0] == losses[1] == losses[2] != losses[3]
     assert losses[3] == losses[5] != losses[6]
     after, _ = jax.jit(program.step)(state, batches)

@@ -173,7 +173,7 @@ def test_what_fades_with_the_epochs_counts_steps_and_not_turns(config, given):
         value, _ = turn(moves, reads, model_state, {"train_a": batch}, state.key)
         return value
 
-    losses = [float(loss(jnp.float32(steps))) for steps in (0, 5, 6, 11)]
+    losses = [float(loss(jnp.int32(steps))) for steps in (0, 5, 6, 11)]
     assert losses[0] == losses[1] != losses[2] == losses[3]
 
 
