@@ -15,6 +15,7 @@ import logging
 import os
 import re
 import sys
+import traceback
 import warnings
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -26,7 +27,7 @@ from ml_collections import ConfigDict, config_flags
 
 from skillearn_jax.commands import complain
 from skillearn_jax.errors import InputError, Interrupted, UserError
-from skillearn_jax.parallel import Processes
+from skillearn_jax.parallel import Processes, end_all, lost
 from skillearn_jax.train import run, run_comparison
 
 USAGE = """\
@@ -85,6 +86,14 @@ def main(argv: Sequence[str] | None = None) -> int:
         return _fail(error, 128 + error.signal)
     except KeyboardInterrupt:
         return _fail(f"interrupted; the same command {going_on}", 130)
+    except Exception as error:
+        gone = lost(error)
+        if gone is not None:
+            return _fail(gone, gone.exit_code)
+        if jax.distributed.is_initialized():
+            traceback.print_exc()
+            end_all(1, f"{type(error).__name__}, see its traceback")
+        raise
     return 0
 
 
@@ -224,5 +233,7 @@ class _ButClosedLoops:
 
 
 def _fail(error: BaseException | str, code: int) -> int:
+    """Says why a run ends; with other processes it ends here, and so do they."""
     complain("skillearn_jax", str(error))
+    end_all(code, str(error))
     return code

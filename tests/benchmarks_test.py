@@ -135,7 +135,8 @@ def test_skills(repo_root, tmp_path):
     skills = {"joint", "interleaving", "blocked", "lpt_digits", "random_digits"}
     assert {"one random cell", *skills} <= kinds
     assert {line["task"] for line in found} == {"mnist5k", "digits"}
-    assert all(0 <= error <= 100 for line in found for error in line["errors"])
+    assert all(line["errors"] == [line["mean"]] for line in found)
+    assert {line["std"] for line in found} == {None}
 
 
 def test_the_images_of_a_pack_of_jpegs(repo_root, monkeypatch, tmp_path):

@@ -17,8 +17,10 @@ import jax
 import numpy as np
 from jax.experimental import multihost_utils
 
-from skillearn_jax.errors import InputError
+from skillearn_jax import errors
+from skillearn_jax.errors import InputError, UserError
 from skillearn_jax.parallel.backends import AXIS_NAME
+from skillearn_jax.parallel.ending import listen
 from skillearn_jax.parallel.rendezvous import meet
 
 _REMIND_S = 30.0
@@ -113,6 +115,7 @@ class Processes:
             jax.distributed.initialize(
                 self.coordinator, self.num_processes, self.process_id, **timeouts
             )
+        listen()
         _log(
             f"process {jax.process_index()} of {jax.process_count()}: "
             f"{jax.local_device_count()} of {jax.device_count()} devices "
@@ -149,7 +152,7 @@ def on_first(function: Callable[[], Any]) -> Any:
         function: without arguments; returns what JSON can say.
 
     Raises:
-        InputError: in all processes, if the function raises one.
+        UserError: in all processes, of the same class, if the function raises one.
     """
     if jax.process_count() == 1:
         return function()
@@ -157,11 +160,12 @@ def on_first(function: Callable[[], Any]) -> Any:
     if is_first():
         try:
             message["value"] = function()
-        except InputError as error:
-            message["error"] = str(error)
+        except UserError as error:
+            message["error"] = [type(error).__name__, str(error)]
     message = json.loads(_broadcast(json.dumps(message).encode()))
     if "error" in message:
-        raise InputError(message["error"])
+        kind, text = message["error"]
+        raise getattr(errors, kind)(text)
     return message["value"]
 
 

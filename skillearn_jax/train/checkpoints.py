@@ -1,10 +1,11 @@
 """Floor 4: states of a run on disk: saved in the background, verified when read."""
 
+import contextlib
 import json
 import os
 import re
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -13,7 +14,7 @@ import jax
 from orbax.checkpoint import v1 as ocp
 
 from skillearn_jax.errors import InputError, StorageError
-from skillearn_jax.parallel import is_first
+from skillearn_jax.parallel import is_first, on_first
 from skillearn_jax.train.config import CheckpointConfig
 from skillearn_jax.train.manifest import (
     FORMAT,
@@ -69,7 +70,7 @@ class Checkpoints:
     what else the run needs, and a digest of all that. Orbax itself notices no changed
     bytes. A checkpoint that is not what was saved is passed over for the one before it.
     Of several processes the first writes, and all read and save together, in a folder that
-    all see.
+    all see; what the first cannot write, all raise.
     """
 
     def __init__(
@@ -114,7 +115,8 @@ class Checkpoints:
             metric: the lower the better; without one it is never among the best.
 
         Raises:
-            StorageError: if the disk did not take the save before.
+            StorageError: if the disk did not take the save before; of several processes,
+                this one.
         """
         self.wait()
         if step == self._last:
@@ -124,7 +126,7 @@ class Checkpoints:
         # Copied like the state: a run may change its lists while they are written.
         note = json.loads(json.dumps(note))
         if jax.process_count() > 1:
-            # Here and now: Orbax lets the processes compare notes on the devices, and in
+            # Here and now: the processes talk through the devices while they save, and in
             # the background that could come between the messages of a step.
             self._write(step, arrays, note, metric)
             return
@@ -197,25 +199,42 @@ class Checkpoints:
         self, step: int, arrays: Arrays, note: Any, metric: float | None
     ) -> None:
         """Writes a checkpoint under another name, moves it, removes old ones."""
-        partial = self._path / f".{step}.partial"
-        try:
-            if is_first():
+
+        def begin() -> None:
+            with self._saving(step) as begun:
                 self._clear_remains()
-                partial.mkdir(parents=True)
+                begun.mkdir(parents=True)
+
+        def finish() -> None:
+            with self._saving(step) as begun:
+                noted = (step, note, metric, self._best_metric)
+                write_manifest(begun / "manifest.json", arrays, *noted)
+                _sync(begun / "manifest.json")
+                if self._beside is not None and self._beside.exists():
+                    _sync(self._beside)
+                self._move(begun, step)
+                self._prune(step)
+
+        on_first(begin)
+        with self._saving(step) as begun:
+            # All processes: Orbax lets them compare notes, though only one writes.
             filled = {name: array for name, array in arrays.items() if array.size}
-            ocp.save(str((partial / "arrays").absolute()), filled)
-            if not is_first():
-                return
-            noted = (step, note, metric, self._best_metric)
-            write_manifest(partial / "manifest.json", arrays, *noted)
-            _sync(partial / "manifest.json")
-            if self._beside is not None and self._beside.exists():
-                _sync(self._beside)
-            self._move(partial, step)
-            self._prune(step)
+            ocp.save(str((begun / "arrays").absolute()), filled)
+        on_first(finish)
+
+    @contextlib.contextmanager
+    def _saving(self, step: int) -> Iterator[Path]:
+        """Yields the folder that a checkpoint is begun in; an error removes it.
+
+        Raises:
+            StorageError: for what a disk has refused, whatever a library made of that.
+        """
+        begun = self._path / f".{step}.partial"
+        try:
+            yield begun
         except Exception as error:
             if is_first():
-                shutil.rmtree(partial, ignore_errors=True)
+                shutil.rmtree(begun, ignore_errors=True)
             text = f"{error} {error.__cause__ or ''}"
             if not isinstance(error, OSError) and not _FULL.search(text):
                 raise
@@ -225,11 +244,11 @@ class Checkpoints:
                 "or allow writing; the same command goes on from the last checkpoint"
             ) from error
 
-    def _move(self, partial: Path, step: int) -> None:
+    def _move(self, begun: Path, step: int) -> None:
         final, old = self._path / str(step), self._path / f".{step}.old"
         if final.exists():  # damaged, or of before a fall back: a run goes on beyond it
             final.rename(old)
-        partial.rename(final)
+        begun.rename(final)
         _sync(self._path)
         shutil.rmtree(old, ignore_errors=True)
         self._damaged.discard(step)

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from skillearn_jax.errors import InputError
+from skillearn_jax.errors import InputError, NonFiniteError, StorageError
 from skillearn_jax.parallel import (
     Processes,
     check_same,
@@ -125,9 +125,10 @@ def second(monkeypatch):
 def test_the_second_process_is_told_and_does_nothing_itself(second):
     second(json.dumps({"value": {"a": [1, 2.5, None]}}).encode())
     assert on_first(lambda: pytest.fail("called")) == {"a": [1, 2.5, None]}
-    second(json.dumps({"error": "no such folder: set --workdir"}).encode())
-    with pytest.raises(InputError, match="no such folder: set --workdir"):
-        on_first(lambda: pytest.fail("called"))
+    for kind in (InputError, StorageError):
+        second(json.dumps({"error": [kind.__name__, "set --workdir"]}).encode())
+        with pytest.raises(kind, match="set --workdir"):
+            on_first(lambda: pytest.fail("called"))
 
 
 def test_processes_with_other_flags_are_refused(second):
@@ -137,17 +138,18 @@ def test_processes_with_other_flags_are_refused(second):
         check_same({"seed": 4}, "the config")
 
 
-def test_what_the_first_finds_wrong_is_told_to_all(monkeypatch):
+@pytest.mark.parametrize("kind", [InputError, StorageError, NonFiniteError])
+def test_what_the_first_finds_wrong_is_told_to_all(monkeypatch, kind):
     said = []
     monkeypatch.setattr(jax, "process_count", lambda: 2)
     monkeypatch.setattr(processes, "_broadcast", lambda data: said.append(data) or data)
 
     def wrong():
-        raise InputError("wrong")
+        raise kind("wrong")
 
-    with pytest.raises(InputError, match="wrong"):
+    with pytest.raises(kind, match="wrong"):
         on_first(wrong)
-    assert [json.loads(data) for data in said] == [{"error": "wrong"}]
+    assert [json.loads(data) for data in said] == [{"error": [kind.__name__, "wrong"]}]
     assert on_first(lambda: [1]) == [1]
 
 

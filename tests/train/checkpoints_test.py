@@ -1,5 +1,6 @@
 """Checkpoints: complete or absent, bit for bit, and damage is passed over."""
 
+import contextlib
 import errno
 import json
 import os
@@ -15,7 +16,7 @@ from orbax.checkpoint import v1 as ocp
 
 from skillearn_jax.errors import InputError, StorageError
 from skillearn_jax.framework import State
-from skillearn_jax.parallel import Devices
+from skillearn_jax.parallel import Devices, processes
 from skillearn_jax.train import manifest as manifest_module
 from skillearn_jax.train.checkpoints import Checkpoints
 from skillearn_jax.train.manifest import read_manifest
@@ -486,3 +487,17 @@ os.setuid(65534)
     assert "Permission denied" in done.stdout
     assert done.stdout.count("\n") == 1
     assert contents(path) == before
+
+
+def test_what_the_first_process_cannot_save_all_raise(tmp_path, monkeypatch):
+    """Otherwise the others would wait for it in Orbax."""
+    told = json.dumps({"error": ["StorageError", "cannot save"]}).encode()
+    monkeypatch.setattr(jax, "process_count", lambda: 2)
+    monkeypatch.setattr(jax, "process_index", lambda: 1)
+    monkeypatch.setattr(processes, "_broadcast", lambda data: told)
+    with (
+        contextlib.closing(Checkpoints(tmp_path / "c")) as checkpoints,
+        pytest.raises(StorageError, match="cannot save"),
+    ):
+        checkpoints.save(1, {"a": np.ones(2)})
+    assert not (tmp_path / "c").exists()

@@ -3,7 +3,6 @@
 import json
 import shutil
 
-import jax
 import numpy as np
 import pytest
 
@@ -15,6 +14,8 @@ from skillearn_jax.train.checks import check
 from skillearn_jax.train.random_search import best_candidate, draw_candidates
 from skillearn_jax.train.resume import differences
 from skillearn_jax.train.rivals import random_cells
+
+pytestmark = pytest.mark.usefixtures("quick_module")
 
 RANDOM = {"skill": "random", "search.warmup_epochs": 0, "search.num_random": 3}
 LEARNS = {
@@ -28,20 +29,12 @@ LEARNS = {
 STEPS = 22  # of an epoch: 719 training images
 
 
-@pytest.fixture(scope="module", autouse=True)
-def quickly():
-    """As `quick_compilation`, and for what the module shares too."""
-    jax.config.update("jax_disable_most_optimizations", True)
-    yield
-    jax.config.update("jax_disable_most_optimizations", False)
-
-
 def read(workdir, name="candidates.json"):
     return json.loads((workdir / name).read_text())
 
 
 @pytest.fixture(scope="module")
-def searched(tiny, tmp_path_factory):
+def searched(quick_module, tiny, tmp_path_factory):
     workdir = tmp_path_factory.mktemp("random") / "run"
     config = tiny({**LEARNS, "checkpoint.every_steps": 11})
     return workdir, config, run(config, workdir, quiet=True)

@@ -1,7 +1,9 @@
 """Every config, shortened, from the first batch to the report."""
 
 import importlib.util
+import json
 
+import numpy as np
 import pytest
 
 from skillearn_jax.train import run
@@ -27,5 +29,10 @@ def test_lpt_digits(repo_root, tmp_path, variant, data):
     result = run(config, tmp_path / "run", quiet=True)
     rows = result.summary["evaluation"]["rows"]
     assert [row["name"] for row in rows] == ["derived", "random 1"]
-    assert all(0 <= error <= 100 for row in rows for error in row["errors"])
+    judged = json.loads((tmp_path / "run" / "heldout.json").read_text())
+    for row in rows:
+        confusion = np.asarray(judged[row["name"]]["0"]["confusion"])
+        assert confusion.sum() == result.summary["num_heldout"]
+        right = np.trace(confusion) / confusion.sum()
+        assert row["errors"] == [pytest.approx(100 * (1 - right))]
     assert result.report.exists()
