@@ -80,10 +80,8 @@ def main(argv: Sequence[str] | None = None) -> int:
             run_comparison(command.config, command.workdir)
         else:
             run(command.config, command.workdir)
-    except UserError as error:
+    except (UserError, Interrupted) as error:
         return _fail(error, error.exit_code)
-    except Interrupted as error:
-        return _fail(error, 128 + error.signal)
     except KeyboardInterrupt:
         return _fail(f"interrupted; the same command {going_on}", 130)
     except Exception as error:
@@ -109,11 +107,6 @@ class Command(NamedTuple):
     config: ConfigDict
     workdir: str
     processes: Processes
-
-
-def parse_flags(argv: Sequence[str]) -> tuple[ConfigDict, str]:
-    """Returns the config, with its overrides, and the workdir; see `parse_command`."""
-    return parse_command(argv)[:2]
 
 
 def parse_command(argv: Sequence[str]) -> Command:

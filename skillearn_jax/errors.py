@@ -53,10 +53,12 @@ class Interrupted(KeyboardInterrupt):
     """A signal asked a run to end; its state is saved.
 
     Attributes:
-        signal: the number of the signal; the command line exits with 128 + it.
+        signal: the number of the signal.
+        exit_code: what the command line exits with then, 128 + that number.
     """
 
     def __init__(self, message: str, signal: int) -> None:
         """Notes the message, one line, and the signal."""
         super().__init__(message)
         self.signal = signal
+        self.exit_code = 128 + signal

@@ -3,7 +3,8 @@
     python -m skillearn_jax.predict --workdir=runs/search --images=photos --format=csv
 
 One line for each picture, in the order of their paths: its path below the folder, the
-likeliest class and its probability. PNG and JPEG, in folders of the folder too. A picture
+likeliest class and its probability. PNG and JPEG, in folders of the folder too, hidden
+files and folders left aside. A picture
 of another size than the training images is resized to it (bilinear, with anti-aliasing;
 proportions are not kept), colours become grey where those were grey. Where the training
 streamed its images from files, the middle of a picture is cut out as of the held-out ones.
@@ -14,6 +15,7 @@ stderr, and the others are predicted.
 
 import csv
 import json
+import os
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -36,7 +38,7 @@ class Prediction(NamedTuple):
     """The likeliest class of an image.
 
     Attributes:
-        image: its path below the folder.
+        image: its path below the folder; bytes of it that are no UTF-8 are escaped.
         label: name of the class, or its number where the data have no names.
         probability: of that class, by the softmax of the logits.
     """
@@ -82,7 +84,7 @@ def predict(
             say(f"{file} is no readable image")
             continue
         batch[len(names)] = image
-        names.append(file.relative_to(folder).as_posix())
+        names.append(_printable(file.relative_to(folder)))
         if len(names) == _BATCH:
             yield from of_batch()
     if names:
@@ -130,10 +132,21 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _image_files(folder: Path) -> list[Path]:
     if not folder.is_dir():
         raise InputError(f"{folder} is not a folder: set --images")
-    files = [path for path in folder.rglob("*") if path.suffix.lower() in SUFFIXES]
+    files = [
+        path
+        for path in folder.rglob("*")
+        if path.suffix.lower() in SUFFIXES
+        and not any(part.startswith(".") for part in path.relative_to(folder).parts)
+        and path.is_file()
+    ]
     if not files:
         raise InputError(f"{folder} holds no {', '.join(SUFFIXES)} file: set --images")
     return sorted(files)
+
+
+def _printable(path: Path) -> str:
+    r"""Returns a path as text; bytes that are no UTF-8 become `\x..`."""
+    return os.fsencode(path.as_posix()).decode("utf-8", "backslashreplace")
 
 
 def _write_text(predictions: Iterator[Prediction]) -> None:

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from skillearn_jax import cli
-from skillearn_jax.cli import main, parse_flags
+from skillearn_jax.cli import main, parse_command
 from skillearn_jax.errors import InputError, Interrupted, StorageError
 
 # Of ml_collections, where it loads a config file.
@@ -383,13 +383,13 @@ def test_the_commands_in_the_help_parse(repo_root, monkeypatch):
     assert len(commands) == 4
     for command in commands:
         command = command.replace("FILE[:VARIANT]", "configs/lpt_digits.py")
-        config, workdir = parse_flags(command.split())
+        config, workdir, _ = parse_command(command.split())
         assert workdir
     assert config.search.epochs == 5
 
 
 def test_overrides_reach_the_config(digits):
-    config, workdir = parse_flags(
+    config, workdir, _ = parse_command(
         [
             "run.py",
             f"{digits}:full",
@@ -410,16 +410,18 @@ def test_overrides_reach_the_config(digits):
 
 def test_a_file_may_stand_apart_from_its_flag_and_a_value_may_not(digits):
     argv = ["run.py", "--config", digits.removeprefix("--config="), "--workdir", "w"]
-    assert parse_flags(argv)[1] == "w"
+    assert parse_command(argv)[1] == "w"
     with pytest.raises(InputError, match="unexpected argument '5'"):
-        parse_flags([*argv, "--config.seed", "5"])
+        parse_command([*argv, "--config.seed", "5"])
 
 
 def test_parsing_leaves_no_flags_behind(digits):
     for seed in (3, 4):
-        config, _ = parse_flags(["x", digits, "--workdir=w", f"--config.seed={seed}"])
+        config, *_ = parse_command(
+            ["x", digits, "--workdir=w", f"--config.seed={seed}"]
+        )
         assert config.seed == seed
-    assert parse_flags(["x", digits, "--workdir=w"])[0].seed == 2
+    assert parse_command(["x", digits, "--workdir=w"])[0].seed == 2
 
 
 def test_a_loss_that_explodes_exits_with_3(tmp_path, digits, capfd):
@@ -489,7 +491,7 @@ def test_compiled_programs_are_kept_unless_the_user_says_where(
 
 def test_a_config_error_is_an_input_error(digits):
     with pytest.raises(InputError):
-        parse_flags(["run.py", digits])
+        parse_command(["run.py", digits])
 
 
 def test_of_dropped_saves_nothing_is_heard_and_of_other_threads_all(

@@ -11,7 +11,7 @@ import time
 
 import pytest
 
-from skillearn_jax.cli import parse_flags
+from skillearn_jax.cli import parse_command
 from skillearn_jax.train import run
 from skillearn_jax.train.checkpoints import Checkpoints
 
@@ -117,7 +117,7 @@ def check_close(got, want, rel):
 def of_one_process(flags, workdir, devices=8):
     """The same search by this process, with as many devices of its own."""
     flags = [*flags, f"--workdir={workdir}", f"--config.parallel.devices={devices}"]
-    config, _ = parse_flags(["run.py", *flags])
+    config, *_ = parse_command(["run.py", *flags])
     run(config, workdir, quiet=True)
     return outcome(workdir)
 

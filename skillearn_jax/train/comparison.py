@@ -23,8 +23,8 @@ from skillearn_jax.train.comparison_problems import (
 from skillearn_jax.train.config.compare import CompareConfig
 from skillearn_jax.train.console import Console
 from skillearn_jax.train.experiment import run
+from skillearn_jax.train.json_files import read_json, write_json
 from skillearn_jax.train.lock import locked
-from skillearn_jax.train.workdir import read_json, write_json
 
 _ADJOINTS = (
     Exact(),

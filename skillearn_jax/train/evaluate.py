@@ -18,6 +18,9 @@ from skillearn_jax.train.tasks import OneSet
 from skillearn_jax.train.trained import keep
 from skillearn_jax.train.workdir import Workdir
 
+_MEASURES = ("top5_error", "loss", "calibration")
+"""What the report tells beside the error, as means over seeds."""
+
 
 def evaluate(
     config: Config,
@@ -48,8 +51,12 @@ def evaluate(
     Raises:
         InputError: if cells that this workdir has trained have changed since.
     """
-    errors: dict[str, dict[str, float]] = workdir.read_object("evaluation.json")
-    details: dict[str, dict[str, Any]] = workdir.read_object("heldout.json")
+    errors: dict[str, dict[str, float]] = workdir.read_object(
+        "evaluation.json", {"": {"": 0.0}}
+    )
+    details: dict[str, dict[str, Any]] = workdir.read_object(
+        "heldout.json", {"": {"": dict.fromkeys(_MEASURES)}}
+    )
     batches = training_batches(config, data)
     genotypes = _contestants(config, data, genotype)
     seeds = range(config.evaluation.num_seeds)
@@ -113,7 +120,7 @@ def _note_cells(
 def _means(details: Mapping[str, Mapping[str, Any]]) -> dict[str, float | None]:
     """Returns the means over seeds of the measures beside the error."""
     means: dict[str, float | None] = {}
-    for measure in ("top5_error", "loss", "calibration"):
+    for measure in _MEASURES:
         values = [of_seed[measure] for of_seed in details.values()]
         known = bool(values) and None not in values
         means[measure] = float(np.mean(values)) if known else None

@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from skillearn_jax.errors import InputError
+from skillearn_jax.train.json_files import storage
 
 _NAME = ".lock"
 _UNSUPPORTED = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP)
@@ -29,8 +30,13 @@ def locked(folder: Path, say: Callable[[str], None]) -> Iterator[None]:
 
     Raises:
         InputError: if another process, or this one already, holds it.
+        StorageError: if the disk does not take the file.
     """
-    handle = os.open(folder / _NAME, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+    path = folder / _NAME
+    if path.is_dir():
+        raise InputError(f"{path} is a folder: remove it, or set --workdir")
+    with storage(path):
+        handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
     try:
         try:
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -45,7 +51,8 @@ def locked(folder: Path, say: Callable[[str], None]) -> Iterator[None]:
             say(
                 f"{folder} cannot be locked ({error.strerror}): start no other run there"
             )
-        _sign(handle)
+        with contextlib.suppress(OSError):  # on a full disk it holds without a name
+            _sign(handle)
         yield
     finally:
         os.close(handle)

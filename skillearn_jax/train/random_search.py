@@ -22,6 +22,7 @@ from skillearn_jax.train.spaces import Cells, read_cells, space_kind
 from skillearn_jax.train.workdir import Workdir
 
 CANDIDATES = "candidates.json"
+_CANDIDATE = {"genotype": {}, "params": 0.0, "macs": 0.0, "error": 0.0, "loss": 0.0}
 
 
 def random_search(
@@ -67,7 +68,7 @@ def random_search(
     candidates, batches = draw_candidates(config), training_batches(short, halved)
     per_run = short.evaluation.epochs * batches.steps_per_epoch
     key = named_key(jax.random.key(config.seed), "random_search")
-    found: dict[str, dict[str, Any]] = workdir.read_object(CANDIDATES)
+    found: dict[str, dict[str, Any]] = workdir.read_object(CANDIDATES, {"": _CANDIDATE})
     if not found:
         refuse_to_repeat(workdir, CANDIDATES)
     workdir.write_config(

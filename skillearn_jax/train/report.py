@@ -1,16 +1,15 @@
 """Writes the report of a run: one page that needs nothing but itself."""
 
 import dataclasses
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from skillearn_jax.errors import InputError
 from skillearn_jax.train import exam_contents, report_figures, report_page
+from skillearn_jax.train.json_files import read_json, read_rows, write_text
 from skillearn_jax.train.random_search import CANDIDATES, best_candidate
 from skillearn_jax.train.spaces import Cells, kind_of_cells, read_cells
-from skillearn_jax.train.workdir import read_rows, write_text
 
 Json = Mapping[str, Any]
 
@@ -125,35 +124,21 @@ def _candidates(records: _Records) -> dict[str, report_page.Figure]:
 
 
 def _read(workdir: Path) -> _Records:
-    summary = _read_json(workdir / "summary.json")
+    summary = read_json(workdir / "summary.json", {})
     if summary is None:
         raise InputError(f"{workdir}: no summary.json; a report needs a finished run")
-    genotype = _read_json(workdir / "genotype.json") or summary.get("genotype")
+    genotype = read_json(workdir / "genotype.json", {}) or summary.get("genotype")
     metrics, skipped = read_rows(workdir / "metrics.jsonl")
     return _Records(
         summary=summary,
-        config=_read_json(workdir / "config.json") or {},
+        config=read_json(workdir / "config.json", {}) or {},
         genotype=read_cells(genotype) if genotype else None,
-        exam=_read_json(workdir / exam_contents.EXAM),
-        candidates=_read_json(workdir / CANDIDATES),
-        heldout=_read_json(workdir / "heldout.json") or {},
+        exam=read_json(workdir / exam_contents.EXAM, {}),
+        candidates=read_json(workdir / CANDIDATES, {}),
+        heldout=read_json(workdir / "heldout.json", {}) or {},
         metrics=metrics,
         skipped=skipped,
     )
-
-
-def _read_json(path: Path) -> Json | None:
-    """Returns the object in a JSON file, or None where there is no file."""
-    try:
-        value = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        return None
-    except (ValueError, OSError) as error:
-        reason = str(error).splitlines()[0]
-        raise InputError(f"{path}: not a readable JSON file ({reason})") from error
-    if not isinstance(value, dict):
-        raise InputError(f"{path}: expected a JSON object, got {type(value).__name__}")
-    return value
 
 
 def _files(workdir: Path) -> list[str]:

@@ -13,8 +13,8 @@ from skillearn_jax.nas import Genotype
 from skillearn_jax.nas.derive import softmax
 from skillearn_jax.nas.draw import genotype_text
 from skillearn_jax.train import report_figures as figures
+from skillearn_jax.train.json_files import write_text
 from skillearn_jax.train.report_page import Figure, page, section, show, table
-from skillearn_jax.train.workdir import write_text
 
 Record = Mapping[str, Any]
 _EXACT = "Exact()"

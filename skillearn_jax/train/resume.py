@@ -57,8 +57,9 @@ def differences(
             that they may lie elsewhere; `None` if that is to come, if there is need.
     """
     accepted, refused = [], []
+    old = _filled(old, defaults)
     tables = [group.get("benchmark", {}).get("table") for group in (old, new)]
-    for path, before, after in _leaves(old, new, defaults):
+    for path, before, after in _leaves(old, new):
         key = path.removeprefix("config.")
         if key == "benchmark.dataset" and not any(tables):
             continue  # nothing is looked up
@@ -81,26 +82,34 @@ def _is_more(
     if key.startswith("evaluation.") and not evaluated:
         return True
     if key in ("evaluation.num_seeds", "evaluation.num_random"):
-        return after > before
+        return _grew(before, after)
     random = old["skill"] == "random"
     if key == "search.num_random":
-        return random and after > before and not evaluated
+        return random and _grew(before, after) and not evaluated
     if key == "search.epochs" and not random:  # its candidates are judged after as many
         # Stages are counted in epochs: those of a finished one cannot grow.
-        return after > before and not evaluated and not old["search"]["stage_cells"]
+        counted = old["search"]["stage_cells"]
+        return _grew(before, after) and not evaluated and not counted
     return False
 
 
-def _leaves(
-    old: Any, new: Any, defaults: Any, path: str = "config"
-) -> Iterable[tuple[str, Any, Any]]:
+def _grew(before: Any, after: Any) -> bool:
+    return isinstance(before, int) and after > before
+
+
+def _filled(old: Mapping[str, Any], defaults: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns a nested dict with the defaults of keys that it lacks."""
+    filled = {**defaults, **old}
+    for name, default in defaults.items():
+        if isinstance(default, dict) and isinstance(filled[name], dict):
+            filled[name] = _filled(filled[name], default)
+    return filled
+
+
+def _leaves(old: Any, new: Any, path: str = "config") -> Iterable[tuple[str, Any, Any]]:
     """Yields `(path, old, new)` for every leaf in which two nested dicts differ."""
     if isinstance(old, dict) and isinstance(new, dict):
-        defaults = defaults if isinstance(defaults, dict) else {}
         for name in dict.fromkeys((*new, *old)):
-            default = defaults.get(name)
-            yield from _leaves(
-                old.get(name, default), new.get(name), default, f"{path}.{name}"
-            )
+            yield from _leaves(old.get(name), new.get(name), f"{path}.{name}")
     elif old != new:
         yield path, old, new

@@ -79,9 +79,9 @@ class SharedWorkdir(Workdir):
         if self._first is not None:
             self._first.write_json(name, value)
 
-    def read_json(self, name: str) -> Any:
-        """Returns the content of a JSON file; `None` if there is none."""
-        return on_first(lambda: self._of_first().read_json(name))
+    def read_json(self, name: str, like: Any = None) -> Any:
+        """Returns the content of a JSON file of the form `like`; `None` if there is none."""
+        return on_first(lambda: self._of_first().read_json(name, like))
 
     def read_rows(self, name: str) -> list[dict[str, Any]]:
         """Returns the readable lines of a file of lines."""

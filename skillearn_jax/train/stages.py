@@ -81,7 +81,7 @@ def next_space(
     keep = config.search.stage_candidates[stage.index + 1]
     space = drop_candidates(alphas, stage.space, keep)
     # For a person to read: a run that goes on has them from its checkpoint.
-    noted = (workdir.read_json(_FILE) or [])[: stage.index]
+    noted = (workdir.read_json(_FILE, []) or [])[: stage.index]
     workdir.write_json(_FILE, [*noted, _candidates(space)])
     return space
 

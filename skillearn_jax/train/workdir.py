@@ -1,10 +1,10 @@
 """Floor 4: the folder of a run: what is in it, and how nothing in it gets lost."""
 
-import contextlib
+import errno
 import json
 import os
 import platform
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -15,8 +15,16 @@ from skillearn_jax.errors import InputError, StorageError
 from skillearn_jax.train.config import Config
 from skillearn_jax.train.events import EventFiles
 from skillearn_jax.train.fingerprint import check_fingerprint
+from skillearn_jax.train.json_files import (
+    read_json,
+    read_rows,
+    storage,
+    write_json,
+    write_text,
+)
 from skillearn_jax.train.resume import Difference, differences
 
+_OF_THE_DISK = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
 _PACKAGES = ("jax", "flax", "optax", "orbax-checkpoint", "numpy", "skillearn-jax")
 
 
@@ -47,6 +55,7 @@ class Workdir:
         Raises:
             InputError: if the folder cannot be written, holds something else, or holds a
                 run with a config that this one cannot go on from, or of other data.
+            StorageError: if the disk is full, or can only be read.
         """
         self.path = Path(path)
         self._config, self._data = _plain(config), data
@@ -59,10 +68,10 @@ class Workdir:
         try:
             self.path.mkdir(parents=True, exist_ok=True)
             present = {entry.name for entry in self.path.iterdir()}
-            if not os.access(self.path, os.W_OK):
-                raise PermissionError(13, "Permission denied")
+            _check_writable(self.path)
         except OSError as error:
-            raise InputError(
+            kind = StorageError if error.errno in _OF_THE_DISK else InputError
+            raise kind(
                 f"cannot write the workdir {self.path}: {error.strerror}: set --workdir"
             ) from error
         if (self.path / "checkpoints").is_file():
@@ -100,23 +109,23 @@ class Workdir:
         if self._writes:
             write_json(self.path / name, value)
 
-    def read_json(self, name: str) -> Any:
-        """Returns the content of a JSON file; `None` if there is none."""
-        return read_json(self.path / name)
+    def read_json(self, name: str, like: Any = None) -> Any:
+        """Returns the content of a JSON file of the form `like`; `None` if there is none."""
+        return read_json(self.path / name, like)
 
-    def read_object(self, name: str) -> dict[str, Any]:
+    def read_object(
+        self, name: str, like: Mapping[str, Any] | None = None
+    ) -> dict[str, Any]:
         """Returns the object in a JSON file; empty if there is none.
+
+        Args:
+            name: of the file.
+            like: an example of it, see `json_files.fits`; by default any object.
 
         Raises:
             InputError: if it holds something else.
         """
-        value = self.read_json(name)
-        if value is not None and not isinstance(value, dict):
-            raise InputError(
-                f"{self.path / name} holds no JSON object: restore it, or set --workdir to "
-                "a new folder"
-            )
-        return value or {}
+        return self.read_json(name, {} if like is None else like) or {}
 
     def read_rows(self, name: str) -> list[dict[str, Any]]:
         """Returns the readable lines of a file of lines."""
@@ -131,7 +140,7 @@ class Workdir:
         if not self._writes or not text:
             return
         path = self.path / name
-        with _storage(path), path.open("a", encoding="utf-8") as file:
+        with storage(path), path.open("a", encoding="utf-8") as file:
             file.write(text)
         if self._events is not None and name == "metrics.jsonl":
             self._events.add(rows)
@@ -146,12 +155,20 @@ class Workdir:
     ) -> None:
         """Drops lines for which `keep(row)` is false, and broken ones.
 
-        A run that goes on from a checkpoint writes the steps since then again.
+        A run that goes on from a checkpoint writes the steps since then again. A line
+        without what `keep` reads in it is broken.
         """
+
+        def stays(row: dict[str, Any]) -> bool:
+            try:
+                return keep(row)
+            except (KeyError, TypeError):
+                return False
+
         path = self.path / name
         if not path.exists():
             return
-        kept = [json.dumps(row) + "\n" for row in read_rows(path)[0] if keep(row)]
+        kept = [json.dumps(row) + "\n" for row in read_rows(path)[0] if stays(row)]
         if self._writes:
             write_text(path, "".join(kept))
 
@@ -188,71 +205,12 @@ class Workdir:
         self._history = record.get("changes", [])
 
 
-def read_json(path: Path) -> Any:
-    """Returns the content of a JSON file; `None` if there is none."""
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        return None
-    except ValueError as error:
-        raise InputError(
-            f"{path} is not readable JSON ({error}): restore it, or set --workdir to a "
-            "new folder"
-        ) from error
-
-
-def read_rows(path: Path) -> tuple[list[dict[str, Any]], int]:
-    """Returns the readable lines of a file of JSON objects, and the number of others.
-
-    A kill may cut a line. A file that is not there has none.
-    """
-    if not path.exists():
-        return [], 0
-    rows: list[dict[str, Any]] = []
-    skipped = 0
-    for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
-        try:
-            row = json.loads(line)
-        except ValueError:
-            row = None
-        if isinstance(row, dict):
-            rows.append(row)
-        else:
-            skipped += 1
-    return rows, skipped
-
-
-def write_json(path: Path, value: Any) -> None:
-    """Writes a JSON file in one move.
-
-    Raises:
-        StorageError: if the disk does not take it; the old file is as it was.
-    """
-    write_text(path, json.dumps(value, indent=2) + "\n")
-
-
-def write_text(path: Path, text: str) -> None:
-    """Writes a file in one move, and its folder where there is none.
-
-    Raises:
-        StorageError: if the disk does not take it; the old file is as it was.
-    """
-    partial = path.with_name(f".{path.name}.partial")
-    with _storage(path):
-        path.parent.mkdir(exist_ok=True)
-        partial.write_text(text, encoding="utf-8")
-        partial.replace(path)
-
-
-@contextlib.contextmanager
-def _storage(path: Path) -> Iterator[None]:
-    try:
-        yield
-    except OSError as error:
-        raise StorageError(
-            f"cannot write {path} ({error.strerror}): make room or allow writing; the "
-            "same command goes on from the last checkpoint"
-        ) from error
+def _check_writable(folder: Path) -> None:
+    """Raises the `OSError` that writing into a folder would."""
+    if not os.access(folder, os.W_OK):
+        only_read = os.statvfs(folder).f_flag & os.ST_RDONLY
+        number = errno.EROFS if only_read else errno.EACCES
+        raise OSError(number, os.strerror(number))
 
 
 def _plain(config: Config) -> dict[str, Any]:

@@ -18,7 +18,7 @@ from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
 import skillearn_jax
-from skillearn_jax.cli import parse_flags
+from skillearn_jax.cli import parse_command
 from skillearn_jax.train import (
     CompareConfig,
     Config,
@@ -248,7 +248,7 @@ def assert_command_parses(command):
     assert words[1] == "launch/run.py", command
     if {"--help", "-h"} & set(words):
         return
-    config, workdir = parse_flags(words[1:])
+    config, workdir, _ = parse_command(words[1:])
     parsed_config(config)
     assert workdir
 

@@ -311,8 +311,10 @@ def test_without_an_evaluation_there_is_none(searched, read_rows):
     ("name", "content", "message"),
     [
         ("summary.json", '{"task": 1}', "is not the summary of a run: remove it"),
-        ("summary.json", "[1]", "summary.json holds no JSON object"),
-        ("evaluation.json", "[1]", "evaluation.json holds no JSON object"),
+        ("summary.json", "[1]", "summary.json does not hold what a run writes"),
+        ("evaluation.json", "[1]", "evaluation.json does not hold what a run writes"),
+        ("evaluation.json", '{"derived": {"0": "1"}}', "evaluation.json does not hold"),
+        ("heldout.json", '{"derived": {"0": {}}}', "heldout.json does not hold what"),
     ],
 )
 def test_damaged_results_are_named(finished, tmp_path, name, content, message):

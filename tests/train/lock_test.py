@@ -10,7 +10,7 @@ import sys
 
 import pytest
 
-from skillearn_jax.errors import InputError
+from skillearn_jax.errors import InputError, StorageError
 from skillearn_jax.train import experiment, run
 from skillearn_jax.train.lock import locked
 
@@ -69,6 +69,30 @@ def test_an_unsigned_lock_is_refused_too(tmp_path):
             locked(tmp_path, silent),
         ):
             pass
+
+
+def test_a_folder_in_the_place_of_the_lock_is_named(tmp_path):
+    (tmp_path / ".lock").mkdir()
+    with (
+        pytest.raises(InputError, match=r"\.lock is a folder: remove it"),
+        locked(tmp_path, silent),
+    ):
+        pass
+
+
+def test_a_full_disk_takes_no_lock_but_an_empty_one(tmp_path, monkeypatch):
+    def full(*args):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(os, "pwrite", full)
+    with locked(tmp_path, silent):
+        assert (tmp_path / ".lock").read_text() == ""
+    monkeypatch.setattr(os, "open", full)
+    with (
+        pytest.raises(StorageError, match=r"\.lock \(No space left on device\)"),
+        locked(tmp_path, silent),
+    ):
+        pass
 
 
 def test_a_file_system_without_locks_is_said(tmp_path, monkeypatch):

@@ -198,7 +198,7 @@ def test_resumed_steps_count_once(workdir):
 
 @pytest.mark.parametrize(
     ("damage", "message"),
-    [(None, "no summary.json"), ("{", "not a readable JSON"), ("[]", "a JSON object")],
+    [(None, "no summary.json"), ("{", "not readable JSON"), ("[]", "does not hold")],
 )
 def test_damaged_summary_is_refused_in_one_line(tmp_path, damage, message):
     if damage is not None:

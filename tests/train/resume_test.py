@@ -84,6 +84,16 @@ def test_a_key_that_an_earlier_version_lacks_had_its_default():
     assert outcome({**old, "gone": 1}, DEFAULTS) == ([], ["config.gone"])
 
 
+def test_a_config_that_lacks_whole_groups_is_compared_with_the_defaults():
+    assert outcome({}, changed(search__epochs=60)) == (["config.search.epochs"], [])
+    assert outcome({"search": 3}, DEFAULTS) == ([], ["config.search"])
+    old = changed(evaluation__num_seeds="two")
+    assert outcome(old, DEFAULTS, evaluated=True) == (
+        [],
+        ["config.evaluation.num_seeds"],
+    )
+
+
 def test_every_refused_key_is_named_with_both_values(tiny_baseline, tmp_path):
     Workdir(tmp_path / "run", tiny_baseline()).write_config("the program")
     before = (tmp_path / "run" / "config.json").read_bytes()

@@ -5,6 +5,8 @@ import csv
 import functools
 import io
 import json
+import os
+import re
 import shutil
 import subprocess
 import sys
@@ -200,6 +202,21 @@ def test_a_folder_is_predicted_like_the_held_out_images(evaluated, derived, caps
     assert [row["class"] for row in table] == best
     _, as_text, _ = predicted(capsys, evaluated, where)
     assert as_text.splitlines()[0] == f"{names[0]}  {best[0]}  {got[0]:.4f}"
+
+
+def test_hidden_files_and_folders_are_left_aside(evaluated, tmp_path, capsys):
+    image = Image.new("RGB", (8, 8), COLOURS["red"])
+    for name in (".hidden.png", ".thumbnails/a.png", "folder.png/a.txt"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        if name.endswith("png"):
+            image.save(tmp_path / name)
+    code, out, err = predicted(capsys, evaluated, f"--images={tmp_path}")
+    assert (code, out) == (2, "")
+    assert re.fullmatch(r"predict: .* holds no .png, .*: set --images\n", err)
+    image.save(os.fsencode(tmp_path) + b"/\xff.png")
+    code, out, err = predicted(capsys, evaluated, f"--images={tmp_path}")
+    assert (code, err) == (0, "")
+    assert out.startswith("\\xff.png  ")
 
 
 def test_other_sizes_are_resized_and_damage_is_named(evaluated, tmp_path, capsys):

@@ -2,8 +2,10 @@
 
 import errno
 import json
+import os
 import pathlib
 import re
+from types import SimpleNamespace
 
 import pytest
 
@@ -67,6 +69,31 @@ def test_a_foreign_folder_is_refused(tmp_path):
     with pytest.raises(InputError, match=r"holds no run \(thesis\.tex, \.\.\.\)"):
         Workdir(tmp_path, Config())
     assert files(tmp_path) == {"thesis.tex": b"years of work"}
+
+
+@pytest.mark.parametrize(
+    ("flags", "kind", "reason"),
+    [
+        (0, InputError, "Permission denied"),
+        (os.ST_RDONLY, StorageError, "Read-only file system"),
+    ],
+)
+def test_a_folder_that_cannot_be_written_is_named(
+    tmp_path, monkeypatch, flags, kind, reason
+):
+    monkeypatch.setattr(os, "access", lambda path, how: False)
+    monkeypatch.setattr(os, "statvfs", lambda path: SimpleNamespace(f_flag=flags))
+    with pytest.raises(kind, match=f"cannot write the workdir .*: {reason}: set --wo"):
+        Workdir(tmp_path, Config())
+
+
+def test_a_full_disk_at_the_start_is_no_mistake_of_the_user(tmp_path, monkeypatch):
+    def full(*args, **kwargs):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(type(tmp_path), "mkdir", full)
+    with pytest.raises(StorageError, match="No space left on device"):
+        Workdir(tmp_path / "run", Config())
 
 
 @pytest.mark.parametrize("place", ["file", "file/x"])
@@ -151,6 +178,14 @@ def test_keep_metrics_drops_later_rows_and_torn_lines(folder):
     # What is written next begins on a line of its own.
     workdir.append_metrics([{"step": 4}])
     assert json.loads((folder / "metrics.jsonl").read_text().splitlines()[3])
+
+
+@pytest.mark.parametrize("row", [b"{}", b'{"step": "2"}', b'{"step": null}'])
+def test_rows_without_what_is_read_in_them_are_dropped(folder, row):
+    workdir = Workdir(folder, Config())
+    (folder / "metrics.jsonl").write_bytes(row + b'\n{"step": 1}\n')
+    workdir.keep_metrics(lambda row: row["step"] <= 3)
+    assert (folder / "metrics.jsonl").read_text() == '{"step": 1}\n'
 
 
 @pytest.mark.parametrize("line", [b"3", b"[1]", b"null", b'"text"', b"\xff\xfe"])

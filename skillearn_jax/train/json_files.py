@@ -1,0 +1,114 @@
+"""Floor 4: JSON on disk: replaced in one move, and refused in one line where it is damaged."""
+
+import contextlib
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from skillearn_jax.errors import InputError, StorageError
+
+
+def read_json(path: Path, like: Any = None) -> Any:
+    """Returns the content of a JSON file; `None` if there is none.
+
+    Args:
+        path: of the file.
+        like: an example of what the run writes there, see `fits`; `None` for anything.
+
+    Raises:
+        InputError: if it is no JSON, or holds something else than the example.
+    """
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return None
+    except (ValueError, OSError) as error:
+        reason = str(error).splitlines()[0]
+        raise InputError(
+            f"{path} is not readable JSON ({reason}): restore it, or set --workdir to a "
+            "new folder"
+        ) from error
+    if not fits(value, like):
+        raise InputError(
+            f"{path} does not hold what a run writes there: restore it, or set --workdir "
+            "to a new folder"
+        )
+    return value
+
+
+def fits(value: Any, like: Any) -> bool:
+    """Returns whether JSON has the form of an example.
+
+    Args:
+        value: read from a file.
+        like: an object with the same keys, or more in the file; `{"": example}` for any
+            keys with such values; an empty object, list or text for any; 0.0 for a
+            number; `None` for anything.
+    """
+    if like is None:
+        return True
+    if isinstance(like, float):
+        return isinstance(value, int | float) and not isinstance(value, bool)
+    if not isinstance(value, type(like)):
+        return False
+    if isinstance(like, dict) and "" in like:
+        return all(fits(each, like[""]) for each in value.values())
+    if isinstance(like, dict):
+        return all(name in value and fits(value[name], like[name]) for name in like)
+    return True
+
+
+def read_rows(path: Path) -> tuple[list[dict[str, Any]], int]:
+    """Returns the readable lines of a file of JSON objects, and the number of others.
+
+    A kill may cut a line. A file that is not there has none.
+    """
+    if not path.exists():
+        return [], 0
+    rows: list[dict[str, Any]] = []
+    skipped = 0
+    for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
+        try:
+            row = json.loads(line)
+        except ValueError:
+            row = None
+        if isinstance(row, dict):
+            rows.append(row)
+        else:
+            skipped += 1
+    return rows, skipped
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Writes a JSON file in one move.
+
+    Raises:
+        StorageError: if the disk does not take it; the old file is as it was.
+    """
+    write_text(path, json.dumps(value, indent=2) + "\n")
+
+
+def write_text(path: Path, text: str) -> None:
+    """Writes a file in one move, and its folder where there is none.
+
+    Raises:
+        StorageError: if the disk does not take it; the old file is as it was.
+    """
+    partial = path.with_name(f".{path.name}.partial")
+    with storage(path):
+        path.parent.mkdir(exist_ok=True)
+        partial.write_text(text, encoding="utf-8")
+        partial.replace(path)
+
+
+@contextlib.contextmanager
+def storage(path: Path) -> Iterator[None]:
+    """Turns what a disk refuses into a `StorageError` that names the file."""
+    try:
+        yield
+    except OSError as error:
+        raise StorageError(
+            f"cannot write {path} ({error.strerror}): make room or allow writing; the "
+            "same command goes on from the last checkpoint"
+        ) from error

@@ -1,0 +1,73 @@
+"""What the small commands have in common: exit codes, and one line for each error."""
+
+import errno
+import subprocess
+import sys
+
+import pytest
+
+from skillearn_jax.commands import make_parser, run_command
+from skillearn_jax.errors import InputError
+
+# Prints far more than a pipe holds, or a little, through a command.
+PRINTS = """
+import sys
+from skillearn_jax.commands import make_parser, run_command
+text = "x" * int(sys.argv[1])
+sys.exit(run_command(make_parser("a.b", "Prints."), lambda: print(text)))
+"""
+
+
+def code_of(command):
+    return run_command(make_parser("skillearn_jax.some", "Does something."), command)
+
+
+def test_the_code_is_that_of_the_command():
+    assert code_of(lambda: None) == 0
+    assert code_of(lambda: 7) == 7
+
+
+@pytest.mark.parametrize(
+    ("error", "code", "line"),
+    [
+        (InputError("no such\nfile"), 2, "some: no such file\n"),
+        (KeyboardInterrupt(), 130, "some: interrupted\n"),
+    ],
+)
+def test_an_error_is_one_line(capsys, error, code, line):
+    def fails():
+        raise error
+
+    assert code_of(fails) == code
+    assert capsys.readouterr().err == line
+
+
+def test_errors_of_other_files_keep_their_traceback():
+    def fails():
+        raise OSError(errno.EIO, "Input/output error")
+
+    with pytest.raises(OSError, match="Input/output"):
+        code_of(fails)
+
+
+@pytest.mark.parametrize("count", [1, 200_000])
+@pytest.mark.parametrize(
+    ("output", "code", "line"),
+    [
+        ("/dev/full", 4, "b: cannot write (No space left on device): make room\n"),
+        ("| head -c 0", 141, ""),
+    ],
+)
+def test_an_output_that_takes_nothing(repo_root, output, code, line, count):
+    target = output if output.startswith("|") else f"> {output}"
+    shell = f'"$@" {target}; exit ${{PIPESTATUS[0]}}'
+    if output.startswith("|") and count == 1:
+        pytest.skip("a pipe takes a few bytes, whether anybody reads them or not")
+    done = subprocess.run(
+        ["bash", "-c", shell, "bash", sys.executable, "-c", PRINTS, str(count)],
+        capture_output=True,
+        text=True,
+        cwd=repo_root,
+        check=False,
+    )
+    assert (done.returncode, done.stderr) == (code, line)
