@@ -1,5 +1,6 @@
 """Floor 0: pieces of a program that are traced, and on CPU compiled, once for all uses."""
 
+import contextlib
 import functools
 from collections.abc import Callable
 from typing import Any, TypeVar
@@ -41,16 +42,21 @@ def subroutine(
     @functools.wraps(function)
     def body(*args: Any, **kwargs: Any) -> Any:
         # What JAX itself calls inside is put in, for fusion within the piece.
-        with set_xla_metadata(inlineable="true"):
+        with _on_cpu(inlineable="true"):
             return function(*args, **kwargs)
 
     jitted = jit(body, **options)
 
     @functools.wraps(function)
     def call(*args: Any, **kwargs: Any) -> Any:
-        if jax.default_backend() != "cpu":
-            return jitted(*args, **kwargs)
-        with set_xla_metadata(inlineable="false"):
+        with _on_cpu(inlineable="false"):
             return jitted(*args, **kwargs)
 
     return call  # type: ignore[return-value]
+
+
+def _on_cpu(**metadata: str) -> contextlib.AbstractContextManager[Any]:
+    """Returns a context that marks what is traced in it, where the CPU is to run it."""
+    if jax.default_backend() != "cpu":
+        return contextlib.nullcontext()
+    return set_xla_metadata(**metadata)

@@ -57,3 +57,13 @@ def test_what_a_subroutine_calls_is_put_in():
     outer = subroutine(lambda x, w: inner(x) @ w)
     text = jax.jit(_chain(outer)).lower(jnp.ones((2, 2)), jnp.ones((2, 2)))
     assert text.compile().as_text().count(" call(") == 3
+
+
+def test_on_accelerators_nothing_is_marked(monkeypatch):
+    inner = jax.jit(lambda x: jnp.cos(x) + 1)
+    outer = subroutine(lambda x, w: inner(x) @ w)
+    ones = jnp.ones((2, 2))
+    assert "inlineable" in jax.jit(_chain(outer)).lower(ones, ones).as_text()
+    monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
+    outer = subroutine(lambda x, w: inner(x) @ w)
+    assert "inlineable" not in jax.jit(_chain(outer)).lower(ones, ones).as_text()
