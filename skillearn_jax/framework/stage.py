@@ -4,7 +4,7 @@ import math
 import numbers
 from collections.abc import Mapping
 from dataclasses import KW_ONLY, dataclass, field
-from typing import Any, Literal, NamedTuple, TypeAlias
+from typing import Any, Literal, NamedTuple, TypeAlias, get_args
 
 import jax
 import jax.numpy as jnp
@@ -17,6 +17,9 @@ from skillearn_jax.hypergrad.loss_output import function_name, split_output
 from skillearn_jax.types import Array, Key, LossFn, ParamSets, PyTree
 
 Optimizer: TypeAlias = optax.GradientTransformation
+
+Order = Literal["simultaneous", "alternate"]
+"""In which supporting sets move: along gradients at one point, or one after the other."""
 
 RESERVED = frozenset({"loss", "interaction", "objective"})
 """Names of the metrics that the framework gives to the values of the functions."""
@@ -245,7 +248,7 @@ class Validation(Objective):
     maximize: Mapping[str, Optimizer] = field(default_factory=dict)
     indirect: tuple[str, ...] = ()
     before: tuple[str, ...] = ()
-    order: Literal["simultaneous", "alternate"] = "simultaneous"
+    order: Order = "simultaneous"
 
     def __post_init__(self) -> None:
         _check_objective(self, "indirect", "before")
@@ -270,7 +273,7 @@ class Validation(Objective):
                 f"indirect={sorted(unknown)} are not supporting sets; those are "
                 f"{sorted(self.supporting)}"
             )
-        if self.order not in ("simultaneous", "alternate"):
+        if self.order not in get_args(Order):
             raise InputError(
                 f"order={self.order!r}; it must be 'simultaneous' or 'alternate'"
             )

@@ -10,6 +10,7 @@ from skillearn_jax.errors import InputError
 from skillearn_jax.framework import Aux, Program, Stage
 from skillearn_jax.framework.stage import Optimizer
 from skillearn_jax.hypergrad import Adjoint, Exact
+from skillearn_jax.skills.choices import check_choice
 from skillearn_jax.skills.models import Batch, ModelState, TaskModel
 from skillearn_jax.skills.tasks import (
     TaskSets,
@@ -27,12 +28,6 @@ Transfer = Literal["proximal", "copy"]
 Coupling = Literal["full", "stop_gradient"]
 Weights = Literal["copies", "per_task", "shared"]
 TurnOptimizer: TypeAlias = Optimizer | Mapping[str, Optimizer]
-
-_CHOICES = {
-    "transfer": ("proximal", "copy"),
-    "coupling": ("full", "stop_gradient"),
-    "weights": ("copies", "per_task", "shared"),
-}
 
 
 def interleaving_learning(
@@ -123,7 +118,7 @@ def interleaving_learning(
     named = by_name(tasks)
     turns = interleaved(tuple(named), 2) if schedule is None else tuple(schedule)
     check_schedule(turns, named)
-    _check_options(transfer=transfer, coupling=coupling, weights=weights)
+    _check_options(transfer, coupling, weights)
     damping = _damping(interaction_weight, step_size, proximal_step)
     sets = [_turn_sets(i, turn, weights) for i, turn in enumerate(turns, start=1)]
     stages = []
@@ -236,17 +231,16 @@ def _optimizer(
     return optax.chain(optax.partition(scales, {n: n for n in sets}), optimizer)
 
 
-def _check_options(**options: str) -> None:
-    for name, value in options.items():
-        if value not in _CHOICES[name]:
-            allowed = ", ".join(map(repr, _CHOICES[name]))
-            raise InputError(f"{name}={value!r}; it must be one of {allowed}")
-    if options["coupling"] == "stop_gradient" and options["transfer"] == "copy":
+def _check_options(transfer: str, coupling: str, weights: str) -> None:
+    check_choice("transfer", transfer, Transfer)
+    check_choice("coupling", coupling, Coupling)
+    check_choice("weights", weights, Weights)
+    if coupling == "stop_gradient" and transfer == "copy":
         raise InputError(
             "coupling='stop_gradient' holds an interaction fixed, and transfer='copy' has "
             "none: leave coupling= out, or set transfer='proximal'"
         )
-    if options["weights"] == "shared" and options["transfer"] == "proximal":
+    if weights == "shared" and transfer == "proximal":
         raise InputError(
             "weights='shared' leaves transfer='proximal' nothing to pull to: one encoder "
             "is its own predecessor; set transfer='copy', or weights='per_task'"

@@ -6,8 +6,10 @@ from typing import Any, Literal
 
 from skillearn_jax.errors import InputError
 from skillearn_jax.framework import Learner, Program, Stage, Validation
+from skillearn_jax.framework.stage import Order
 from skillearn_jax.hypergrad import Adjoint, Exact, FirstOrder
 from skillearn_jax.skills.baseline import learn, learner_card
+from skillearn_jax.skills.choices import check_choice
 from skillearn_jax.skills.curriculum import Curriculum
 from skillearn_jax.skills.lpt_losses import ExamLoss, ExamLosses, ExamScores
 from skillearn_jax.skills.models import LearnerModel, TesterModel
@@ -15,12 +17,6 @@ from skillearn_jax.skills.models import LearnerModel, TesterModel
 _EXACT = Exact()
 
 Ablation = Literal["none", "difficulty_only", "exam_only"]
-
-_CHOICES = {
-    "exam_loss": ("normalized", "mean"),
-    "exam_scores": ("live", "fixed", "normalized"),
-    "ablation": ("none", "difficulty_only", "exam_only"),
-}
 
 LPT_VARIANTS: Mapping[str, Mapping[str, Any]] = MappingProxyType(
     {
@@ -59,7 +55,7 @@ def learning_by_passing_tests(
     exam_scores: ExamScores = "live",
     stale_reads: bool = False,
     ablation: Ablation = "none",
-    order: Literal["simultaneous", "alternate"] = "simultaneous",
+    order: Order = "simultaneous",
     curriculum: Curriculum | None = None,
     adjoint: Adjoint = _EXACT,
     tester_adjoint: Adjoint = _EXACT,
@@ -144,7 +140,9 @@ def learning_by_passing_tests(
     ):
         if not weight >= 0:
             raise InputError(f"{name}={weight}; it must not be negative")
-    _check_choices(exam_loss=exam_loss, exam_scores=exam_scores, ablation=ablation)
+    check_choice("exam_loss", exam_loss, ExamLoss)
+    check_choice("exam_scores", exam_scores, ExamScores)
+    check_choice("ablation", ablation, Ablation)
     if ablation == "exam_only" and interaction_weight == 0:
         raise InputError(
             "ablation='exam_only' with interaction_weight=0 leaves the tester nothing to "
@@ -246,10 +244,3 @@ def _study(losses: ExamLosses, exam_only: bool, adjoint: Adjoint) -> Stage:
         **common,
         **exam,
     )
-
-
-def _check_choices(**options: str) -> None:
-    for name, value in options.items():
-        if value not in _CHOICES[name]:
-            allowed = ", ".join(map(repr, _CHOICES[name]))
-            raise InputError(f"{name}={value!r}; it must be one of {allowed}")

@@ -3,11 +3,13 @@
 import dataclasses
 from typing import Any, get_args
 
+from skillearn_jax.framework.stage import Order
 from skillearn_jax.hypergrad import Adjoint, Exact, FiniteDifference, FirstOrder
 from skillearn_jax.nas import DARTS_OPS, CellSpace
 from skillearn_jax.nas.nasbench201 import BenchSpace
 from skillearn_jax.nas.schedules import Decay
-from skillearn_jax.skills import LPT_VARIANTS
+from skillearn_jax.skills.lpt import LPT_VARIANTS, Ablation
+from skillearn_jax.skills.lpt_losses import ExamLoss, ExamScores
 from skillearn_jax.train.config.curriculum import CurriculumConfig
 from skillearn_jax.train.config.optimizers import AdamConfig, SgdConfig
 from skillearn_jax.train.fields import choice, number
@@ -174,11 +176,11 @@ class LptConfig:
     interaction_weight: float = number(1.0, at_least=0)
     tester_weight: float = number(1.0, at_least=0)
     variant: str = choice("paper", tuple(LPT_VARIANTS))
-    exam_loss: str = choice("normalized", ("normalized", "mean"))
-    exam_scores: str = choice("live", ("live", "fixed", "normalized"))
+    exam_loss: str = choice("normalized", get_args(ExamLoss))
+    exam_scores: str = choice("live", get_args(ExamScores))
     stale_reads: bool = False
-    ablation: str = choice("none", ("none", "difficulty_only", "exam_only"))
-    order: str = choice("simultaneous", ("simultaneous", "alternate"))
+    ablation: str = choice("none", get_args(Ablation))
+    order: str = choice("simultaneous", get_args(Order))
     bank: str = ""
     bank_dir: str = ""
     curriculum: CurriculumConfig = CurriculumConfig()

@@ -1,7 +1,9 @@
 """Floor 4: the group of config keys of searches over several tasks."""
 
 import dataclasses
+from typing import get_args
 
+from skillearn_jax.skills.interleaving import Coupling, Transfer, Weights
 from skillearn_jax.train.fields import choice, number
 
 
@@ -31,8 +33,8 @@ class InterleavingConfig:
     rounds: int = number(2, at_least=1)
     schedule: tuple[str, ...] = ()
     interaction_weight: float = number(1.0, at_least=0)
-    transfer: str = choice("proximal", ("proximal", "copy"))
-    coupling: str = choice("full", ("full", "stop_gradient"))
-    weights: str = choice("copies", ("copies", "per_task", "shared"))
+    transfer: str = choice("proximal", get_args(Transfer))
+    coupling: str = choice("full", get_args(Coupling))
+    weights: str = choice("copies", get_args(Weights))
     proximal_step: bool = False
     heads: tuple[int, ...] = number((), at_least=0)
