@@ -1,5 +1,6 @@
 """Floor 0: the errors that a user is expected to meet."""
 
+import errno
 from typing import ClassVar
 
 
@@ -43,8 +44,22 @@ class StorageError(UserError, OSError):
     exit_code = 4
 
 
+def cannot_write(what: str, error: OSError, advice: str) -> UserError:
+    """Returns what a refused write is: of the disk, or of a path that the user has given.
+
+    Args:
+        what: the file or folder, as in `the workdir runs/a`.
+        error: of the system.
+        advice: what to do where the path is wrong.
+    """
+    text = f"cannot write {what} ({error.strerror})"
+    if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO):
+        return StorageError(f"{text}: make room or allow writing, or {advice}")
+    return InputError(f"{text}: {advice}")
+
+
 class MissingProcessError(UserError, RuntimeError):
-    """A process of the run has not come in time; the message says which."""
+    """A process of the run has not come in time, or has gone without a word."""
 
     exit_code = 5
 

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 from ml_collections import ConfigDict
 
-from skillearn_jax.errors import InputError
+from skillearn_jax.errors import InputError, cannot_write
 from skillearn_jax.framework import CompareReport, compare
 from skillearn_jax.hypergrad import Exact, FiniteDifference, FirstOrder
 from skillearn_jax.train import report_comparison
@@ -193,9 +193,8 @@ def _opened(folder: Path, config: CompareConfig) -> Path:
         folder.mkdir(parents=True, exist_ok=True)
         present = sorted(entry.name for entry in folder.iterdir())
     except OSError as error:
-        raise InputError(
-            f"cannot write the workdir {folder}: {error.strerror}: set --workdir"
-        ) from error
+        advice = "set --workdir to another folder"
+        raise cannot_write(f"the workdir {folder}", error, advice) from error
     old = read_json(folder / "config.json")
     if present and (not isinstance(old, dict) or "problem" not in old):
         raise InputError(

@@ -11,7 +11,7 @@ from typing import Any
 
 import jax
 
-from skillearn_jax.errors import InputError, StorageError
+from skillearn_jax.errors import InputError, cannot_write
 from skillearn_jax.train.config import Config
 from skillearn_jax.train.events import EventFiles
 from skillearn_jax.train.fingerprint import check_fingerprint
@@ -24,7 +24,6 @@ from skillearn_jax.train.json_files import (
 )
 from skillearn_jax.train.resume import Difference, differences
 
-_OF_THE_DISK = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
 _PACKAGES = ("jax", "flax", "optax", "orbax-checkpoint", "numpy", "skillearn-jax")
 
 
@@ -70,10 +69,8 @@ class Workdir:
             present = {entry.name for entry in self.path.iterdir()}
             _check_writable(self.path)
         except OSError as error:
-            kind = StorageError if error.errno in _OF_THE_DISK else InputError
-            raise kind(
-                f"cannot write the workdir {self.path}: {error.strerror}: set --workdir"
-            ) from error
+            advice = "set --workdir to another folder"
+            raise cannot_write(f"the workdir {self.path}", error, advice) from error
         if (self.path / "checkpoints").is_file():
             raise InputError(
                 f"{self.path / 'checkpoints'} is a file, but a folder is needed there: "
