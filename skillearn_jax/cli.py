@@ -2,8 +2,8 @@
 
 Exit codes: 0 done; 2 a mistake in what the user gave, in one line on stderr; 3 a loss
 became NaN or infinite; 4 the disk is full or not writable; 5 another process of the run
-did not come or is lost; 130 interrupted by SIGINT and 143 by SIGTERM. Anything else is a bug and
-shows its traceback.
+did not come or is lost; 130 interrupted by SIGINT and 143 by SIGTERM. Anything else is a
+bug and shows its traceback.
 """
 
 import contextlib

@@ -42,8 +42,8 @@ class DamageLog:
             count = len(self.names)
             raise InputError(
                 f"{count} {'image does' if count == 1 else 'images do'} not decode, the "
-                f"last is {name}, more than the {self.limit} allowed: prepare the data again or set "
-                "--config.data.stream.max_damaged"
+                f"last is {name}, more than the {self.limit} allowed: prepare the data "
+                "again or set --config.data.stream.max_damaged"
             )
 
 

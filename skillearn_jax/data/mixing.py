@@ -134,9 +134,8 @@ def cutmix(
 
     rows, columns = inside(0), inside(1)
     box = rows[:, :, None] & columns[:, None, :]
-    return jnp.where(box[..., None], others, images), 1 - jnp.mean(
-        box, (1, 2), jnp.float32
-    )
+    kept = 1 - jnp.mean(box, (1, 2), jnp.float32)
+    return jnp.where(box[..., None], others, images), kept
 
 
 def _shares(keys: Key, alpha: float) -> Array:

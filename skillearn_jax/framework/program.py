@@ -166,9 +166,8 @@ class Program:
             metrics = {**run.metrics, **found}
         metrics = mean_over_devices(metrics, self.axis_name)
         model_state = mean_over_devices(run.model_state, self.axis_name)
-        return State(
-            values, opt_states, model_state, state.step + 1, state.key
-        ), metrics
+        state = State(values, opt_states, model_state, state.step + 1, state.key)
+        return state, metrics
 
     def hypergrad(
         self, state: State, batches: Batches

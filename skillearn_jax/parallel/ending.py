@@ -19,6 +19,7 @@ from typing import Any, NoReturn
 import jax
 from jax._src import distributed  # the table of keys has no public name
 
+from skillearn_jax.commands import complain
 from skillearn_jax.errors import MissingProcessError
 
 _KEY = "skillearn_jax/ended"
@@ -84,7 +85,7 @@ def _listen() -> None:
         for number, said in _said().items():
             if not _ending.wait(_OWN_END_S):
                 text = f"process {number} has ended the run: {said['line']}"
-                print(f"skillearn_jax: {_name()}: {text}", file=sys.stderr)
+                complain("skillearn_jax", f"{_name()}: {text}")
                 _end(said["code"], said["line"])
             return
 

@@ -207,9 +207,9 @@ class Checkpoints:
 
         def finish() -> None:
             with self._saving(step) as begun:
-                noted = (step, note, metric, self._best_metric)
-                write_manifest(begun / "manifest.json", arrays, *noted)
-                _sync(begun / "manifest.json")
+                manifest = begun / "manifest.json"
+                write_manifest(manifest, arrays, step, note, metric, self._best_metric)
+                _sync(manifest)
                 if self._beside is not None and self._beside.exists():
                     _sync(self._beside)
                 self._move(begun, step)

@@ -26,12 +26,11 @@ def fingerprint(data: Images, bank: TrainingImages | None = None) -> dict[str, s
 
     Cost: 0.1 s for CIFAR-10, with the SHA instructions of the processor.
     """
-    several = isinstance(data, Mapping)
     sets = data.items() if isinstance(data, Mapping) else [("", data)]
     found = {}
     for name, each in sets:
         train, heldout = _parts(each)
-        of_task = f" of {name}" if several else ""
+        of_task = f" of {name}" if name else ""
         found[f"training images{of_task}"] = train
         found[f"held-out images{of_task}"] = heldout
     if bank is not None:

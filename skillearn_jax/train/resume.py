@@ -3,12 +3,16 @@
 from collections.abc import Iterable, Mapping
 from typing import Any, NamedTuple
 
-_HARMLESS = ("log_every", "profile", "checkpoint", "logging", "parallel")
-"""Groups and keys that change what is written or where it runs, not what is computed."""
-
-_LIMITS = ("data.stream.max_damaged",)
-"""Keys that only say what ends a run: who is told to set one goes on with it."""
-
+_HARMLESS = (
+    "log_every",
+    "profile",
+    "checkpoint",
+    "logging",
+    "parallel",
+    "data.stream.max_damaged",
+)
+"""Groups and keys that change what is written, where it runs or what ends it, but not what
+is computed."""
 
 _PLACES = ("data.dir", "data.dirs", "lpt.bank_dir")
 """Keys that say where the data lie, not what they are."""
@@ -45,8 +49,8 @@ def differences(
     Harmless is what changes no number: logging, checkpoints, and the devices (up to
     rounding). What has not begun may change: more epochs of the search, while nothing is
     evaluated, or more cells of a random one; any key of the evaluation, before it begins;
-    more seeds and random cells, afterwards. With more epochs, the learning rate's schedule is the longer one from
-    where the run goes on.
+    more seeds and random cells, afterwards. With more epochs, the learning rate's schedule
+    is the longer one from where the run goes on.
 
     Args:
         old: config of the run in the workdir, as JSON has it.
@@ -63,8 +67,8 @@ def differences(
         key = path.removeprefix("config.")
         if key == "benchmark.dataset" and not any(tables):
             continue  # nothing is looked up
-        harmless = key.split(".")[0] in _HARMLESS and key != "parallel.batch_norm"
-        if harmless or key in _LIMITS:
+        harmless = any(f"{key}.".startswith(f"{name}.") for name in _HARMLESS)
+        if harmless and key != "parallel.batch_norm":
             accepted.append(Difference(path, before, after))
         elif key in _PLACES and data_compared is not False:
             more = data_compared is None
