@@ -1,6 +1,7 @@
 """Floor 0: the errors that a user is expected to meet."""
 
 import errno
+from collections.abc import Collection
 from typing import ClassVar
 
 
@@ -22,6 +23,19 @@ class InputError(UserError, ValueError):
     """
 
     exit_code = 2
+
+
+def check_choice(name: str, value: str, words: Collection[str]) -> None:
+    """Raises `InputError` unless an option is one of the words for it.
+
+    Args:
+        name: of the option.
+        value: given.
+        words: allowed; `get_args` of a `Literal`.
+    """
+    if value not in words:
+        allowed = ", ".join(map(repr, words))
+        raise InputError(f"{name}={value!r}; it must be one of {allowed}")
 
 
 class NonFiniteError(UserError, ArithmeticError):

@@ -3,7 +3,7 @@
 import dataclasses
 from collections.abc import Mapping
 from dataclasses import KW_ONLY, dataclass
-from typing import Any, Literal
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -12,7 +12,7 @@ import optax
 from skillearn_jax.errors import InputError
 from skillearn_jax.framework import checking, describe, graph, refusals
 from skillearn_jax.framework.advance import Run, advance
-from skillearn_jax.framework.stage import Learner, Stage, Validation
+from skillearn_jax.framework.stage import Commit, Learner, Stage, Validation
 from skillearn_jax.framework.state import Batches, Copies, HypergradInfo, State
 from skillearn_jax.hypergrad import Adjoint, Exact, Implicit
 from skillearn_jax.tree import mean_over_devices
@@ -60,7 +60,7 @@ class Program:
     _: KW_ONLY
     learners: tuple[Learner, ...] = ()
     frozen: tuple[str, ...] = ()
-    commit: Literal["sequential", "jacobi", "lookahead"] = "sequential"
+    commit: Commit = "sequential"
     axis_name: str | None = None
 
     def __post_init__(self) -> None:

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, get_args
 
 import jax
 import jax.numpy as jnp
 
-from skillearn_jax.errors import InputError
+from skillearn_jax.errors import InputError, check_choice
 from skillearn_jax.framework.graph import (
     VALIDATION,
     active_learners,
@@ -21,7 +21,7 @@ from skillearn_jax.framework.graph import (
     supporting_sets,
     takes,
 )
-from skillearn_jax.framework.stage import Stage, Validation
+from skillearn_jax.framework.stage import Commit, Stage, Validation
 from skillearn_jax.hypergrad import FirstOrder
 from skillearn_jax.tree import form, is_differentiable
 
@@ -40,10 +40,7 @@ def check_program(program: Program) -> None:
         raise InputError(
             f"validation={program.validation!r}; it must be a Validation(...) or None"
         )
-    if program.commit not in ("sequential", "jacobi", "lookahead"):
-        raise InputError(
-            f"commit={program.commit!r}; it must be 'sequential', 'jacobi' or 'lookahead'"
-        )
+    check_choice("commit", program.commit, get_args(Commit))
     _check_names(program)
     _check_owners(program)
     _check_reads(program)

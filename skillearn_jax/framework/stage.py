@@ -11,12 +11,15 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from skillearn_jax.errors import InputError
+from skillearn_jax.errors import InputError, check_choice
 from skillearn_jax.hypergrad import Adjoint, Exact, Steps
 from skillearn_jax.hypergrad.loss_output import function_name, split_output
 from skillearn_jax.types import Array, Key, LossFn, ParamSets, PyTree
 
 Optimizer: TypeAlias = optax.GradientTransformation
+
+Commit = Literal["sequential", "jacobi", "lookahead"]
+"""What the real step of a stage sees of earlier stages; see `Program`."""
 
 Order = Literal["simultaneous", "alternate"]
 """In which supporting sets move: along gradients at one point, or one after the other."""
@@ -273,10 +276,7 @@ class Validation(Objective):
                 f"indirect={sorted(unknown)} are not supporting sets; those are "
                 f"{sorted(self.supporting)}"
             )
-        if self.order not in get_args(Order):
-            raise InputError(
-                f"order={self.order!r}; it must be 'simultaneous' or 'alternate'"
-            )
+        check_choice("order", self.order, get_args(Order))
 
     @property
     def loss_reads(self) -> tuple[str, ...]:

@@ -10,11 +10,11 @@ import functools
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Literal, Protocol
+from typing import Any, Literal, Protocol, get_args
 
 import jax
 
-from skillearn_jax.errors import InputError
+from skillearn_jax.errors import InputError, check_choice
 from skillearn_jax.hypergrad.mixed_hvp import (
     central_difference,
     central_difference_per_set,
@@ -87,6 +87,9 @@ class FiniteDifference:
         return _with_pull_back(step, functools.partial(difference, radius=self.radius))
 
 
+At = Literal["current", "lookahead"]
+
+
 @dataclass(frozen=True)
 class FirstOrder:
     """No response term: the one-step solution counts as a constant.
@@ -98,13 +101,10 @@ class FirstOrder:
             gradient stopped.
     """
 
-    at: Literal["current", "lookahead"] = "current"
+    at: At = "current"
 
     def __post_init__(self) -> None:
-        if self.at not in ("current", "lookahead"):
-            raise InputError(
-                f"FirstOrder at={self.at!r}; it must be 'current' or 'lookahead'"
-            )
+        check_choice("FirstOrder at", self.at, get_args(At))
 
     def attach(self, step: OptimizerStep) -> StepFn:
         """Returns the step with no derivative, or with that of the identity."""

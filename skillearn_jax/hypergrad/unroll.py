@@ -3,13 +3,13 @@
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import jax
 import jax.numpy as jnp
 import optax
 
-from skillearn_jax.errors import InputError
+from skillearn_jax.errors import InputError, check_choice
 from skillearn_jax.hypergrad.adjoints import Adjoint, Autodiff, Exact, StepFn
 from skillearn_jax.hypergrad.implicit import Implicit, check_count
 from skillearn_jax.hypergrad.one_step import one_step
@@ -17,6 +17,7 @@ from skillearn_jax.hypergrad.optimizer_step import StepInfo
 from skillearn_jax.types import Array, LossFn, PyTree
 
 _EXACT = Exact()
+Loop = Literal["auto", "scan", "python"]
 
 Body = Callable[[Any, Any], tuple[Any, Any]]
 """`(carry, one step's data) -> (carry, output)`, as in `jax.lax.scan`."""
@@ -43,7 +44,7 @@ class Steps:
 
     num_steps: int
     segment: int | None = None
-    loop: Literal["auto", "scan", "python"] = "auto"
+    loop: Loop = "auto"
 
     def __post_init__(self) -> None:
         check_count("Steps num_steps", self.num_steps)
@@ -52,10 +53,7 @@ class Steps:
                 f"Steps segment is {self.segment}; it must be 1 to num_steps, "
                 f"{self.num_steps}"
             )
-        if self.loop not in ("auto", "scan", "python"):
-            raise InputError(
-                f"Steps loop={self.loop!r}; it must be 'auto', 'scan' or 'python'"
-            )
+        check_choice("Steps loop", self.loop, get_args(Loop))
 
     def run(
         self,
@@ -133,7 +131,7 @@ def unroll(
     axis_name: str | None = None,
     *,
     segment: int | None = None,
-    loop: Literal["auto", "scan", "python"] = "auto",
+    loop: Loop = "auto",
 ) -> StepFn:
     """Returns several optimiser steps as one function that gradients flow through.
 

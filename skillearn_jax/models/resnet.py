@@ -1,14 +1,17 @@
 """Encoders of the tester: images in, globally pooled features out."""
 
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from skillearn_jax.errors import InputError
+from skillearn_jax.errors import InputError, check_choice
 from skillearn_jax.layers import Axis, BatchNorm, conv2d
 from skillearn_jax.types import Array
+
+Block = Literal["basic", "bottleneck"]
+Stem = Literal["imagenet", "cifar"]
 
 _kaiming_fan_out = jax.nn.initializers.variance_scaling(2.0, "fan_out", "normal")
 
@@ -53,7 +56,7 @@ class ResidualBlock(nn.Module):
         axis_name: see `ConvNorm`.
     """
 
-    kind: Literal["basic", "bottleneck"]
+    kind: Block
     width: int
     stride: int = 1
     axis_name: Axis = None
@@ -92,9 +95,9 @@ class ResNetEncoder(nn.Module):
     """
 
     stage_sizes: tuple[int, ...]
-    block: Literal["basic", "bottleneck"] = "basic"
+    block: Block = "basic"
     width: int = 64
-    stem: Literal["imagenet", "cifar"] = "imagenet"
+    stem: Stem = "imagenet"
     axis_name: Axis = None
 
     @nn.compact
@@ -108,7 +111,12 @@ class ResNetEncoder(nn.Module):
         Returns:
             `[B, F]` with `F = width * 2^(stages - 1)`, four times that with
             bottlenecks: 512 for ResNet-18 and 34, 2048 for ResNet-50 and 101.
+
+        Raises:
+            InputError: for another block or stem.
         """
+        check_choice("block", self.block, get_args(Block))
+        check_choice("stem", self.stem, get_args(Stem))
         size, stride = {"imagenet": (7, 2), "cifar": (3, 1)}[self.stem]
         x = ConvNorm(self.width, size, stride, self.axis_name)(images, train=train)
         x = nn.relu(x)
@@ -145,7 +153,7 @@ class SmallEncoder(nn.Module):
         return jnp.mean(x, axis=(1, 2))
 
 
-_DEPTHS: dict[int, tuple[tuple[int, ...], Literal["basic", "bottleneck"]]] = {
+_DEPTHS: dict[int, tuple[tuple[int, ...], Block]] = {
     18: ((2, 2, 2, 2), "basic"),
     34: ((3, 4, 6, 3), "basic"),
     50: ((3, 4, 6, 3), "bottleneck"),

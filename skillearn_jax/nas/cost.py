@@ -8,7 +8,7 @@ Nothing is trained and nothing compiled.
 import json
 import sys
 from collections.abc import Sequence
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -24,6 +24,7 @@ from skillearn_jax.nas.counting import count_macs, mobile_setting, num_params
 from skillearn_jax.nas.genotype import Genotype
 from skillearn_jax.nas.known import find_genotype
 from skillearn_jax.nas.network import Network
+from skillearn_jax.nas.ops import StemName
 
 
 class Task(NamedTuple):
@@ -33,7 +34,7 @@ class Task(NamedTuple):
     side: int
     cells: int
     channels: int
-    stem: Literal["cifar", "imagenet"]
+    stem: StemName
     auxiliary: Auxiliary
 
 

@@ -2,13 +2,14 @@
 
 import functools
 from collections.abc import Sequence
-from typing import Literal
+from typing import Literal, get_args
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
+from skillearn_jax.errors import check_choice
 from skillearn_jax.layers import conv2d
 from skillearn_jax.layers.convolution import convolve, places
 from skillearn_jax.subroutines import subroutine
@@ -68,11 +69,15 @@ def separable_conv(
     Returns:
       `[B, ceil(H / stride), ceil(W / stride), T * D]`.
 
+    Raises:
+      InputError: for another form.
+
     Cost: multiply-adds per output pixel: dense `k k C T D`, depthwise
       `k k C T + C T D`.
     """
     size, _, channels, branches = depthwise.shape
     form = separable_form() if form is None else form
+    check_choice("form", form, get_args(Form))
     if form == "dense":
         features = pointwise.shape[-1] // branches
         kernel = jnp.repeat(depthwise, features, axis=-1) * pointwise[None, None]

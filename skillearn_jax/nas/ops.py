@@ -2,12 +2,12 @@
 
 import functools
 from collections.abc import Callable
-from typing import Literal
+from typing import Literal, get_args
 
 import flax.linen as nn
 import jax
 
-from skillearn_jax.errors import InputError
+from skillearn_jax.errors import InputError, check_choice
 from skillearn_jax.layers import Axis, BatchNorm, Conv, Draw, torch_uniform
 from skillearn_jax.nas.functional import (
     Form,
@@ -237,8 +237,9 @@ def apply_stem(
     To be called inside a compact method, which then owns the module `stem`.
 
     Raises:
-      InputError: for an odd number of channels with the ImageNet stem.
+      InputError: for another name, or an odd number of channels with the ImageNet stem.
     """
+    check_choice("stem", name, get_args(StemName))
     if name == "imagenet":
         halving = ImageNetStem(channels, axis_name, draw, name="stem")
         return halving(images, train=train)

@@ -3,7 +3,7 @@
 import math
 from typing import Any, Literal, NamedTuple, get_args
 
-from skillearn_jax.errors import InputError
+from skillearn_jax.errors import check_choice
 
 Decay = Literal["constant", "linear", "cosine", "slow_cosine"]
 """How the auxiliary skip of DARTS- fades."""
@@ -47,8 +47,7 @@ def skip_weight(decay: Decay, epoch: int, epochs: int) -> float:
     References: Chu et al. 2021, section 3.3, arXiv 2009.01027; the two cosines are
       options of the authors' code.
     """
-    if decay not in get_args(Decay):
-        raise InputError(f"decay must be one of {get_args(Decay)}, got {decay!r}")
+    check_choice("decay", decay, get_args(Decay))
     done = epoch / epochs
     return {
         "constant": 1.0,

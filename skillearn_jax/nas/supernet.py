@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from skillearn_jax.errors import InputError
+from skillearn_jax.errors import InputError, check_choice
 from skillearn_jax.layers import (
     Axis,
     Dense,
@@ -163,11 +163,7 @@ class Supernet(nn.Module):
     def _check_options(
         self, skip_weight: float | jax.Array, skip_dropout_rate: float | jax.Array
     ) -> None:
-        if self.initialization not in INITIALIZATIONS:
-            raise InputError(
-                f"initialization must be one of {tuple(INITIALIZATIONS)}, got "
-                f"{self.initialization!r}"
-            )
+        check_choice("initialization", self.initialization, INITIALIZATIONS)
         if not self.auxiliary_skip and (
             isinstance(skip_weight, jax.Array) or skip_weight != 1
         ):

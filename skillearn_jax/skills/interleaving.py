@@ -1,16 +1,15 @@
 """Floor 3: interleaving learning: tasks take turns, an encoder is handed on."""
 
 from collections.abc import Mapping, Sequence
-from typing import Any, Literal, TypeAlias
+from typing import Any, Literal, TypeAlias, get_args
 
 import jax.numpy as jnp
 import optax
 
-from skillearn_jax.errors import InputError
+from skillearn_jax.errors import InputError, check_choice
 from skillearn_jax.framework import Aux, Program, Stage
 from skillearn_jax.framework.stage import Optimizer
 from skillearn_jax.hypergrad import Adjoint, Exact
-from skillearn_jax.skills.choices import check_choice
 from skillearn_jax.skills.models import Batch, ModelState, TaskModel
 from skillearn_jax.skills.tasks import (
     TaskSets,
@@ -232,9 +231,9 @@ def _optimizer(
 
 
 def _check_options(transfer: str, coupling: str, weights: str) -> None:
-    check_choice("transfer", transfer, Transfer)
-    check_choice("coupling", coupling, Coupling)
-    check_choice("weights", weights, Weights)
+    check_choice("transfer", transfer, get_args(Transfer))
+    check_choice("coupling", coupling, get_args(Coupling))
+    check_choice("weights", weights, get_args(Weights))
     if coupling == "stop_gradient" and transfer == "copy":
         raise InputError(
             "coupling='stop_gradient' holds an interaction fixed, and transfer='copy' has "

@@ -2,14 +2,13 @@
 
 from collections.abc import Mapping
 from types import MappingProxyType
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
-from skillearn_jax.errors import InputError
+from skillearn_jax.errors import InputError, check_choice
 from skillearn_jax.framework import Learner, Program, Stage, Validation
 from skillearn_jax.framework.stage import Order
 from skillearn_jax.hypergrad import Adjoint, Exact, FirstOrder
 from skillearn_jax.skills.baseline import learn, learner_card
-from skillearn_jax.skills.choices import check_choice
 from skillearn_jax.skills.curriculum import Curriculum
 from skillearn_jax.skills.lpt_losses import ExamLoss, ExamLosses, ExamScores
 from skillearn_jax.skills.models import LearnerModel, TesterModel
@@ -140,9 +139,9 @@ def learning_by_passing_tests(
     ):
         if not weight >= 0:
             raise InputError(f"{name}={weight}; it must not be negative")
-    check_choice("exam_loss", exam_loss, ExamLoss)
-    check_choice("exam_scores", exam_scores, ExamScores)
-    check_choice("ablation", ablation, Ablation)
+    check_choice("exam_loss", exam_loss, get_args(ExamLoss))
+    check_choice("exam_scores", exam_scores, get_args(ExamScores))
+    check_choice("ablation", ablation, get_args(Ablation))
     if ablation == "exam_only" and interaction_weight == 0:
         raise InputError(
             "ablation='exam_only' with interaction_weight=0 leaves the tester nothing to "

@@ -171,13 +171,7 @@ class Workdir:
 
     def _check_config(self) -> None:
         """Compares this config with that of the run that is there."""
-        record = self.read_json("config.json")
-        old = record.get("config") if isinstance(record, dict) else None
-        if not isinstance(old, dict):
-            raise InputError(
-                f"{self.path / 'config.json'} holds no config: restore it, or set "
-                "--workdir to a new folder"
-            )
+        record = self.read_object("config.json", {"config": {}})
         evaluated = any(
             (self.path / name).exists()
             for name in ("evaluation.json", "checkpoints/evaluation", "tasks")
@@ -186,7 +180,7 @@ class Workdir:
         kept = record.get("data")
         compared = None if self._data is None else isinstance(kept, dict)
         self.changes, refused = differences(
-            old, self._config, _plain(Config()), evaluated, compared
+            record["config"], self._config, _plain(Config()), evaluated, compared
         )
         if refused:
             flags = ", ".join(f"--{other.path}={other.old}" for other in refused)
@@ -197,7 +191,7 @@ class Workdir:
             )
         if self._data is None:
             self._data = kept
-        elif compared:
+        elif isinstance(kept, dict):
             check_fingerprint(self.path, self._config, kept, self._data)
         self._history = record.get("changes", [])
 

@@ -48,7 +48,9 @@ def test_a_program_without_stages_is_refused():
 
 
 def test_an_unknown_commit_is_refused():
-    with pytest.raises(InputError, match="commit='both'; it must be 'sequential'"):
+    with pytest.raises(
+        InputError, match="commit='both'; it must be one of 'sequential', 'j"
+    ):
         program(commit="both")
 
 

@@ -633,7 +633,7 @@ def test_stage_refuses(changes, match):
             r"indirect=\['b'\] are not supporting sets; those are \['a'\]",
         ),
         ({"minimize": {"a": 0.1}}, "the validation stage has the optimizer 0.1"),
-        ({"order": "random"}, "order='random'; it must be 'simultaneous' or"),
+        ({"order": "random"}, "order='random'; it must be one of 'simultaneous', 'alt"),
     ],
 )
 def test_validation_refuses(changes, match):

@@ -207,7 +207,7 @@ def test_a_radius_that_is_not_positive_is_refused(radius):
 
 
 def test_an_unknown_first_order_is_refused():
-    with pytest.raises(InputError, match=r"at='nowhere'.*'current' or 'lookahead'"):
+    with pytest.raises(InputError, match=r"at='nowhere'.*'current', 'lookahead'"):
         FirstOrder("nowhere")
 
 

@@ -108,6 +108,12 @@ def test_small_encoder_pools_its_last_width():
     assert output.shape == (2, 16)
 
 
+@pytest.mark.parametrize("option", ["block", "stem"])
+def test_an_unknown_part_is_refused(option):
+    with pytest.raises(InputError, match=f"{option}='wide'; it must be one of"):
+        shapes(ResNetEncoder((1,), **{option: "wide"}), side=8)
+
+
 def test_an_unknown_depth_is_refused():
     with pytest.raises(InputError, match="depth 20: choose one of 18, 34, 50, 101"):
         resnet_encoder(20)

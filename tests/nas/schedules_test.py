@@ -40,7 +40,9 @@ def test_the_auxiliary_skip_fades(decay, middle, last):
 
 
 def test_an_unknown_decay_is_refused():
-    with pytest.raises(InputError, match=r"decay must be one of .*, got 'square'"):
+    with pytest.raises(
+        InputError, match=r"decay='square'; it must be one of 'constant', "
+    ):
         skip_weight("square", 1, 2)
 
 

@@ -321,8 +321,14 @@ def test_the_imagenet_stem_is_that_of_the_derived_network():
         ({}, {"skip_dropout_rate": -0.1}, "must be in .0, 1., got -0.1"),
         ({}, {"skip_weight": 0.5}, "set auxiliary_skip=True"),
         ({}, {"skip_weight": jnp.array(1.0)}, "set auxiliary_skip=True"),
-        ({"initialization": "he"}, {}, "must be one of .*, got 'he'"),
+        (
+            {"initialization": "he"},
+            {},
+            "initialization='he'; it must be one of 'torch', 'flax'",
+        ),
         ({"partial": 4}, {}, "multiple of 8"),
+        ({"stem": "imagnet"}, {}, "stem='imagnet'; it must be one of 'cifar', 'image"),
+        ({"form": "sparse"}, {}, "form='sparse'; it must be one of 'dense', 'depth"),
         ({"stem": "imagenet", "channels": 3}, {}, "3 channels are odd"),
     ],
 )

@@ -120,19 +120,8 @@ def test_a_damaged_config_is_refused_in_one_line(folder, content):
     with pytest.raises(InputError) as caught:
         Workdir(folder, Config())
     assert "\n" not in str(caught.value)
-    assert "config.json" in str(caught.value) or "holds a run" in str(caught.value)
+    assert re.search(r"config.json .*restore it, or set --workdir", str(caught.value))
     assert files(folder) == {"config.json": content}
-
-
-def test_what_the_message_for_a_damaged_config_advises_works(folder):
-    """It says to remove the file, so removing it must lead on."""
-    (folder / "config.json").write_text("{")
-    (folder / "metrics.jsonl").write_text("")
-    with pytest.raises(InputError) as caught:
-        Workdir(folder, Config())
-    if "remove it" in str(caught.value):
-        (folder / "config.json").unlink()
-        Workdir(folder, Config())
 
 
 def test_what_a_kill_leaves_of_the_first_file_does_not_lock_the_folder(tmp_path):
