@@ -24,9 +24,9 @@ import time
 from collections.abc import Iterator
 from typing import Any
 
-import jax
 from machine import machine
 from ml_collections import ConfigDict
+from timing import use_default_cache
 
 from skillearn_jax.train import default_config, run
 
@@ -165,9 +165,7 @@ def main() -> None:
     parser.add_argument("--channels", type=int, default=4)
     parser.add_argument("--candidates", type=int, default=4, help="of random search")
     flags = parser.parse_args()
-    cache = pathlib.Path.home() / ".cache" / "skillearn_jax"
-    if jax.config.jax_compilation_cache_dir is None:
-        jax.config.update("jax_compilation_cache_dir", str(cache))
+    use_default_cache()
     rows = [row for seed in range(flags.seeds) for row in run_seed(flags, seed)]
     about = {"evaluation_epochs": flags.epochs, **machine()}
     for line in summarize(rows, flags.seeds):

@@ -1,5 +1,6 @@
 """What one call costs: compilation, time, memory, arithmetic."""
 
+import pathlib
 import statistics
 import time
 from collections.abc import Callable
@@ -13,6 +14,13 @@ def use_cache(folder: str) -> None:
     if folder:
         jax.config.update("jax_compilation_cache_dir", folder)
         jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
+
+
+def use_default_cache() -> None:
+    """Reads and writes the launcher's compilation cache, unless JAX was told another."""
+    if jax.config.jax_compilation_cache_dir is None:
+        cache = pathlib.Path.home() / ".cache" / "skillearn_jax"
+        jax.config.update("jax_compilation_cache_dir", str(cache))
 
 
 def measure(

@@ -10,6 +10,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from skillearn_jax.nas.nasbench201 import NUM_ARCHITECTURES, Architecture
+
 
 def lines(repo_root, script, *flags):
     done = subprocess.run(
@@ -139,27 +141,35 @@ def test_skills(repo_root, tmp_path):
     assert {line["std"] for line in found} == {None}
 
 
-def test_the_images_of_a_pack_of_jpegs(repo_root, monkeypatch, tmp_path):
-    monkeypatch.syspath_prepend(str(repo_root / "benchmarks"))
-    from cells_on_cifar10 import read
+def write_pack(folder, shades, train_labels, test_labels):
+    """Writes images of one colour each, the training images first."""
 
-    def jpeg(colour):
+    def jpeg(shade):
         stream = io.BytesIO()
-        Image.new("RGB", (32, 32), colour).save(stream, "JPEG", quality=75)
+        image = Image.new("RGB", (32, 32), (shade, 255 - shade, shade))
+        image.save(stream, "JPEG", quality=75)
         return stream.getvalue()
 
-    files = [jpeg((shade, 255 - shade, shade)) for shade in (0, 80, 160, 240)]
+    files = [jpeg(shade) for shade in shades]
     header = files[0][:20]  # of JFIF, the same in all
     bodies = [file[len(header) :] for file in files]
-    pack = tmp_path / "pack.npz"
+    path = folder / "cifar10_jpegpack.npz"
     np.savez(
-        pack,
+        path,
         header=np.frombuffer(header, np.uint8),
         body=np.frombuffer(b"".join(bodies), np.uint8),
         offsets=np.cumsum([0, *map(len, bodies)]),
-        train_labels=np.array([3, 1, 2]),
-        test_labels=np.array([7]),
+        train_labels=np.array(train_labels),
+        test_labels=np.array(test_labels),
     )
+    return path
+
+
+def test_the_images_of_a_pack_of_jpegs(repo_root, monkeypatch, tmp_path):
+    monkeypatch.syspath_prepend(str(repo_root / "benchmarks"))
+    from cifar10_pack import read
+
+    pack = write_pack(tmp_path, (0, 80, 160, 240), [3, 1, 2], [7])
     data = read(pack)
     assert (data.num_classes, data.image_shape) == (10, (32, 32, 3))
     assert (data.train.label.tolist(), data.heldout.label.tolist()) == ([3, 1, 2], [7])
@@ -167,6 +177,31 @@ def test_the_images_of_a_pack_of_jpegs(repo_root, monkeypatch, tmp_path):
     assert np.all(abs(reds - [0, 80, 160]) <= 3)
     assert abs(int(data.heldout.image[0, 5, 5, 0]) - 240) <= 3
     assert read(pack, limit=2).train.size == 2
+
+
+@pytest.mark.long
+def test_search_on_nasbench201(repo_root, tmp_path, monkeypatch):
+    labels = np.arange(160) % 10
+    write_pack(tmp_path, range(170), labels, np.arange(10))
+    monkeypatch.setenv("SKILLEARN_DATA", str(tmp_path))
+    table = tmp_path / "table.csv"
+    cells = map(Architecture.from_index, range(NUM_ARCHITECTURES))
+    rows = [f"{cell.to_text()},1,{cell.index / 200},1,2,3,4" for cell in cells]
+    columns = ("cifar10", "cifar100", "in16")
+    names = [f"{name}_{split}" for name in columns for split in ("val", "test")]
+    table.write_text("\n".join([",".join(["arch_str", *names]), *rows]) + "\n")
+    drawn, found = lines(
+        repo_root,
+        "search_on_nasbench201.py",
+        *(f"--workdir={tmp_path / 'runs'}", f"--table={table}", "--seeds=1"),
+        *("--searches=first_order", "--epochs=2", "--images=8"),
+    )
+    assert drawn["mean"] == pytest.approx((NUM_ARCHITECTURES - 1) / 400)
+    (cell,), (rank,), (by_epoch,) = found["cells"], found["rank"], found["by_epoch"]
+    index = Architecture.from_text(cell).index
+    assert found["test"] == [found["mean"]] == [pytest.approx(index / 200)]
+    assert (rank, found["steps"]) == (NUM_ARCHITECTURES - index, 2)
+    assert (len(by_epoch), by_epoch[-1]) == (2, found["mean"])
 
 
 def test_train_step(repo_root):

@@ -174,8 +174,13 @@ def test_nasbench201_is_a_column_of_the_matrix(repo_root):
         ("il_smoke", "il_nasbench201_smoke"),
     ):
         assert module.get_config(variant) == cifar10.get_config(pair)
-    with pytest.raises(ValueError, match="unknown variant 'pcdarts'"):
-        module.get_config("pcdarts")
+    for variant in ("short", "lpt_short", "il_short", "random_short"):
+        config = Config.parse(module.get_config(variant))
+        check(config)
+        assert config.data.image_size == 16
+    for variant in ("pcdarts", "pcdarts_short", "short_lpt"):
+        with pytest.raises(ValueError, match=f"unknown variant '{variant}'"):
+            module.get_config(variant)
 
 
 def test_every_ablation_is_valid_and_another(repo_root):
