@@ -38,13 +38,23 @@ class CheckRow(NamedTuple):
     @property
     def warning(self) -> str:
         """What is suspicious about the row; empty if nothing is."""
-        # An error relative to zero is infinite, and says nothing of the optimiser.
-        total = self.norm + self.rel_error
-        if math.isnan(total) or (math.isinf(total) and self.norm != 0):
-            return "not finite; a common cause is Adam without eps_root > 0"
-        if self.norm == 0:
-            return "zero by autodiff: no gradient reaches this leaf here"
-        return ""
+        return suspicion(self.norm, self.rel_error)
+
+
+def suspicion(norm: float, rel_error: float) -> str:
+    """Returns what is suspicious about a hypergradient; empty if nothing is.
+
+    Args:
+        norm: by plain autodiff.
+        rel_error: of another hypergradient against it.
+    """
+    # An error relative to zero is infinite, and says nothing of the optimiser.
+    total = norm + rel_error
+    if math.isnan(total) or (math.isinf(total) and norm != 0):
+        return "not finite; a common cause is Adam without eps_root > 0"
+    if norm == 0:
+        return "zero by autodiff: no gradient arrives here"
+    return ""
 
 
 class CheckReport(NamedTuple):

@@ -13,8 +13,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from skillearn_jax.errors import InputError
+from skillearn_jax.errors import InputError, check_choice
 from skillearn_jax.framework import gains
+from skillearn_jax.framework.checking import suspicion
 from skillearn_jax.hypergrad import (
     Adjoint,
     Autodiff,
@@ -22,6 +23,7 @@ from skillearn_jax.hypergrad import (
     FiniteDifference,
     FirstOrder,
 )
+from skillearn_jax.hypergrad.refusals import check_adjoint
 from skillearn_jax.tree import cast_floats
 from skillearn_jax.types import PyTree
 
@@ -85,8 +87,9 @@ class CompareReport(NamedTuple):
     Attributes:
         rows: accuracy, one for each adjoint, number type, set and stage.
         costs: one for each adjoint and number type.
-        warnings: a line for each stage that passes (almost) no response term, and for
-            each adjoint that leaves a set without a path to the objective.
+        warnings: a line for each set whose gradient is zero or not finite, for each
+            stage that passes (almost) no response term, and for each adjoint that leaves
+            a set without a path to the objective.
         reference: what `rel_error` and `cosine` are against.
     """
 
@@ -167,7 +170,8 @@ def compare(
         progress: is told what happens.
 
     Raises:
-        InputError: for a program with a device axis or an unknown number type.
+        InputError: for a program with a device axis, an unknown number type, an adjoint
+            that is none, or nothing to compare.
 
     Cost: for each number type one compilation an adjoint, and one for all radii.
     """
@@ -177,10 +181,13 @@ def compare(
             "it needs no devices"
         )
     for dtype in dtypes:
-        if dtype not in (*DTYPES, "float16"):
-            raise InputError(
-                f"dtypes has {dtype!r}; it must be of {(*DTYPES, 'float16')}"
-            )
+        check_choice("dtypes", dtype, (*DTYPES, "float16"))
+    for adjoint in adjoints:
+        check_adjoint("compare", adjoint)
+    if not dtypes or not (adjoints or radii):
+        raise InputError(
+            "nothing to compare: give one of dtypes, and one of adjoints or of radii"
+        )
     progress("reference: autodiff in float64")
     with _computing_in("float64"):
         truth = program.with_adjoint(Autodiff())
@@ -211,13 +218,28 @@ def compare(
     return CompareReport(
         tuple(rows),
         tuple(costs),
-        (*gains.warnings(program, state, batches), *refused.values()),
+        (
+            *_suspicions(reference),
+            *gains.warnings(program, state, batches),
+            *refused.values(),
+        ),
         "plain autodiff in float64",
     )
 
 
 Terms = Mapping[str, Mapping[str, np.ndarray]]
 """`{supporting set: {stage: gradient, flat}}`, the whole one under `TOTAL`."""
+
+
+def _suspicions(reference: Terms) -> list[str]:
+    """Returns a line for each set whose gradient by plain autodiff is zero or not finite."""
+    found = {
+        name: suspicion(float(np.linalg.norm(parts[TOTAL])), 0.0)
+        for name, parts in reference.items()
+    }
+    return [
+        f"the gradient of {name!r} is {text}" for name, text in found.items() if text
+    ]
 
 
 def _terms(program: Program, state: State, batches: Batches) -> PyTree:

@@ -112,9 +112,10 @@ class Program:
         Raises:
             InputError: if a set is missing, or is given and nobody moves or reads it, or
                 is moved and holds other numbers than floats, or differs in structure,
-                shapes or types from one that it starts from.
+                shapes or types from one that it starts from; if the key is none.
         """
         refusals.check_params(self, params)
+        refusals.check_key(key)
         # Strongly typed, since a weak type would compile the step twice, and copied, so
         # that a donated state shares no buffer with itself or with the caller.
         params, states = jax.tree.map(

@@ -22,12 +22,13 @@ from skillearn_jax.framework.graph import (
     takes,
 )
 from skillearn_jax.framework.stage import Commit, Stage, Validation
+from skillearn_jax.framework.state import State
 from skillearn_jax.hypergrad import FirstOrder
-from skillearn_jax.tree import form, is_differentiable
+from skillearn_jax.hypergrad.refusals import check_moved, check_opt_state
+from skillearn_jax.tree import form
 
 if TYPE_CHECKING:
     from skillearn_jax.framework.program import Program
-    from skillearn_jax.framework.state import State
 
 
 def check_program(program: Program) -> None:
@@ -36,6 +37,12 @@ def check_program(program: Program) -> None:
         raise InputError(
             "a program needs a tuple of training stages, at least one: (stage,)"
         )
+    for stage in program.stages:
+        if not isinstance(stage, Stage):
+            raise InputError(
+                f"stages has a {type(stage).__name__}; it must be a tuple of Stage(...): "
+                "a validation stage goes into validation="
+            )
     if not isinstance(program.validation, Validation | None):
         raise InputError(
             f"validation={program.validation!r}; it must be a Validation(...) or None"
@@ -65,6 +72,10 @@ def check_params(program: Program, params: Mapping[str, Any]) -> None:
 
     Moved sets hold floats, and a set that starts from another one is like it.
     """
+    if not isinstance(params, Mapping):
+        raise InputError(
+            f"params is a {type(params).__name__}; it must map the sets' names to them"
+        )
     known = set(known_sets(program))
     missing, extra = sorted(known - set(params)), sorted(set(params) - known)
     if missing:
@@ -74,12 +85,7 @@ def check_params(program: Program, params: Mapping[str, Any]) -> None:
             f"nobody moves or reads the sets {extra}; the program's are {sorted(known)}"
         )
     for name in sorted(known - set(program.frozen)):
-        for path, leaf in jax.tree.leaves_with_path(params[name]):
-            if not is_differentiable(leaf):
-                raise InputError(
-                    f"params[{name!r}]{jax.tree_util.keystr(path)} is "
-                    f"{jnp.result_type(leaf)}; a set that is moved holds floats"
-                )
+        check_moved(f"params[{name!r}]", params[name])
     for stage in program.stages:
         for target, source in stage.start.items():
             if form(params[target]) != form(params[source]):
@@ -90,8 +96,25 @@ def check_params(program: Program, params: Mapping[str, Any]) -> None:
                 )
 
 
+def check_key(key: Any) -> None:
+    """Raises `InputError` unless JAX takes a key for one."""
+    try:
+        jax.eval_shape(lambda: jax.random.fold_in(key, 0))
+    except (TypeError, ValueError) as error:
+        raise InputError(f"key={key!r}; it must be one as jax.random.key(0)") from error
+
+
 def check_inputs(program: Program, state: State, batches: Mapping[str, Any]) -> None:
     """Raises `InputError` for a state of another program or a stream that is missing."""
+    if not isinstance(state, State):
+        raise InputError(
+            f"the state is a {type(state).__name__}; take one from this program's init"
+        )
+    if not isinstance(batches, Mapping):
+        raise InputError(
+            f"batches is a {type(batches).__name__}; it must map the streams' names, "
+            f"{sorted(streams(program))}, to what is read of them"
+        )
     readers = {stage.name for stage in program.stages}
     if program.validation is not None:
         readers.add(VALIDATION)
@@ -104,6 +127,23 @@ def check_inputs(program: Program, state: State, batches: Mapping[str, Any]) -> 
                 f"the state lacks the {what} {sorted(needed - given)}; it has "
                 f"{sorted(given)}: take one from this program's init"
             )
+    for stage in program.stages:
+        moved = {name: state.params[name] for name in stage.moves}
+        given = state.opt_states[stage.name]
+        check_opt_state(
+            f"the optimiser state of stage {stage.name!r}",
+            stage.transformation,
+            moved,
+            given,
+        )
+    supporting = program.validation.supporting if program.validation else {}
+    for name, optimizer in supporting.items():
+        check_opt_state(
+            f"the optimiser state of {name!r}",
+            optimizer,
+            state.params[name],
+            state.opt_states[VALIDATION].get(name),
+        )
     for reader, part in parts(program).items():
         for name in part.all_data:
             if name not in batches:

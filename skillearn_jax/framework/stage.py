@@ -14,6 +14,7 @@ import optax
 from skillearn_jax.errors import InputError, check_choice
 from skillearn_jax.hypergrad import Adjoint, Exact, Steps
 from skillearn_jax.hypergrad.loss_output import function_name, split_output
+from skillearn_jax.hypergrad.refusals import check_adjoint, check_optimizer
 from skillearn_jax.types import Array, Key, LossFn, ParamSets, PyTree
 
 Optimizer: TypeAlias = optax.GradientTransformation
@@ -194,11 +195,7 @@ class Stage(Objective):
         _check_objective(self, "moves")
         if not self.moves:
             raise InputError(f"stage {self.name!r} moves nothing; name a set in moves=")
-        if isinstance(self.adjoint, type) or not hasattr(self.adjoint, "attach"):
-            raise InputError(
-                f"stage {self.name!r} has adjoint={self.adjoint!r}; it must be a value "
-                "such as Exact()"
-            )
+        check_adjoint(f"stage {self.name!r}", self.adjoint)
         if not isinstance(self.solver, Steps | None):
             raise InputError(
                 f"stage {self.name!r} has solver={self.solver!r}; it must be None or a "
@@ -306,8 +303,8 @@ def _value_and_aux(fn: LossFn, *args: Any) -> tuple[Array, Aux]:
         raise InputError(
             f"{name} asks for {error}; it is given "
             + ", ".join(f"{kind} {sorted(value)}" for kind, value in given.items())
-            + ": declare what it reads in reads= and data=, or for an interaction in "
-            "interaction_reads= and interaction_data="
+            + ": if that is a set or stream, declare it in reads= or data=, for an "
+            "interaction in interaction_reads= or interaction_data="
         ) from error
     value, aux = split_output(fn, out)
     if not isinstance(out, tuple):
@@ -334,11 +331,7 @@ def _value_and_aux(fn: LossFn, *args: Any) -> tuple[Array, Aux]:
 
 def _check_optimizers(owner: str, given: Optimizer | Mapping[str, Optimizer]) -> None:
     for optimizer in given.values() if isinstance(given, Mapping) else (given,):
-        if not isinstance(optimizer, optax.GradientTransformation):
-            raise InputError(
-                f"{owner} has the optimizer {optimizer!r}; it must be an optax "
-                "transformation such as optax.sgd(0.1)"
-            )
+        check_optimizer(owner, optimizer)
 
 
 def _check_objective(part: Objective, *names: str) -> None:

@@ -1,10 +1,19 @@
 """Floor 1: the differentiable optimiser step, the heart of the package."""
 
+from typing import Any
+
 import optax
 
 from skillearn_jax.hypergrad.adjoints import Adjoint, Exact, StepFn
-from skillearn_jax.hypergrad.optimizer_step import OptimizerStep
-from skillearn_jax.types import LossFn
+from skillearn_jax.hypergrad.loss_output import function_name
+from skillearn_jax.hypergrad.optimizer_step import OptimizerStep, StepInfo
+from skillearn_jax.hypergrad.refusals import (
+    check_adjoint,
+    check_moved,
+    check_opt_state,
+    check_optimizer,
+)
+from skillearn_jax.types import LossFn, PyTree
 
 _EXACT = Exact()
 
@@ -56,9 +65,26 @@ def one_step(
         integer and key leaves of reads and data take no gradient. Keys are consumed by
         the loss, not here: the same key gives the same step.
 
+    Raises:
+        InputError: for an optimiser that is none of optax or an adjoint that is no value;
+            when called, for active leaves that are no floats and for the state of another
+            optimiser.
+
     Cost: forwards one gradient of the loss; backwards as the adjoint says.
 
     References:
         Liu, Simonyan, Yang 2018, DARTS, equations 6 to 8, arXiv 1806.09055.
     """
-    return adjoint.attach(OptimizerStep(loss_fn, optimizer, axis_name))
+    name = f"one_step of {function_name(loss_fn)}"
+    check_optimizer(name, optimizer)
+    check_adjoint(name, adjoint)
+    attached = adjoint.attach(OptimizerStep(loss_fn, optimizer, axis_name))
+
+    def step(
+        active: PyTree, reads: PyTree, opt_state: PyTree, *data: Any, **told: Any
+    ) -> tuple[PyTree, StepInfo]:
+        check_moved("active", active)
+        check_opt_state("opt_state", optimizer, active, opt_state)
+        return attached(active, reads, opt_state, *data, **told)
+
+    return step

@@ -4,10 +4,11 @@ import json
 
 import jax
 import numpy as np
+import optax
 import pytest
 
 from skillearn_jax.errors import InputError
-from skillearn_jax.framework import compare
+from skillearn_jax.framework import Program, Stage, Validation, compare
 from skillearn_jax.hypergrad import (
     Autodiff,
     ConjugateGradient,
@@ -146,10 +147,38 @@ def test_the_callers_number_types_are_left_alone(report, toy):
 def test_nonsense_is_refused(toy):
     program = toy.program()
     state = program.init(toy.params, jax.random.key(0))
-    with pytest.raises(InputError, match="dtypes has 'int8'"):
-        compare(program, state, toy.batches, dtypes=("int8",))
+    for options, message in (
+        ({"dtypes": ("int8",)}, "dtypes='int8'; it must be one of"),
+        ({"dtypes": ()}, "nothing to compare: give one of dtypes"),
+        ({"adjoints": (), "radii": ()}, "one of adjoints or of radii"),
+        ({"adjoints": ("exact",)}, "compare has adjoint='exact'; it must be a value"),
+        ({"adjoints": (Exact,)}, "it must be a value such as Exact"),
+    ):
+        with pytest.raises(InputError, match=message):
+            compare(program, state, toy.batches, **options)
     with pytest.raises(InputError, match="without axis_name='devices'"):
         compare(program.replace(axis_name="devices"), state, toy.batches)
+
+
+@pytest.mark.parametrize(("at", "said"), [(0.0, "zero by"), (np.nan, "not finite")])
+def test_a_gradient_that_is_zero_or_not_finite_is_said(at, said):
+    stage = Stage(
+        "learner",
+        moves=("w",),
+        reads=("a",),
+        loss_fn=lambda moves, reads, *_: (moves["w"] - reads["a"] ** 2) ** 2,
+        optimizer=optax.sgd(0.1),
+    )
+    validation = Validation(
+        lambda moves, reads, *_: (reads["w"] - 1) ** 2,
+        reads=("w",),
+        minimize={"a": optax.sgd(0.1)},
+        indirect=("a",),
+    )
+    program = Program((stage,), validation)
+    state = program.init({"w": 0.0, "a": at}, jax.random.key(0))
+    report = compare(program, state, {}, radii=(), dtypes=("float32",), repeats=1)
+    assert f"! the gradient of 'a' is {said}" in str(report)
 
 
 def test_an_adjoint_that_cuts_every_path_is_left_out_and_said(toy):

@@ -45,6 +45,8 @@ def test_the_toy_itself_is_accepted():
 def test_a_program_without_stages_is_refused():
     with pytest.raises(InputError, match="a tuple of training stages, at least one"):
         Program(())
+    with pytest.raises(InputError, match=r"stages has a Validation; .* validation="):
+        Program((stage(), program().validation))
 
 
 def test_an_unknown_commit_is_refused():
@@ -390,7 +392,7 @@ def test_a_path_is_there_exactly_if_a_gradient_is(kept):
 def test_sets_that_move_hold_floats(name):
     params = {"w": jnp.ones(2), "a": jnp.ones(2)}
     wrong = {"scale": jnp.ones(2), "count": jnp.arange(2)}
-    match = rf"params\['{name}'\]\['count'\] is int(32|64); a set that is moved"
+    match = rf"params\['{name}'\]\['count'\] is int(32|64); what is moved holds"
     with pytest.raises(InputError, match=match):
         program().init({**params, name: wrong}, jax.random.key(0))
 

@@ -880,7 +880,7 @@ def test_a_loss_that_returns_something_else_beside_its_value_is_told_so(toy):
         (
             {"reads": (), "loss_fn": lambda m, r, s, batch, key: r["a"]},
             r"asks for 'a'; it is given moves \['w'\], reads \[\], model_state "
-            r"\['norm'\], batch \['train'\]: declare",
+            r"\['norm'\], batch \['train'\]: if that is a set or stream, declare",
         ),
         (
             {"data": (), "loss_fn": lambda m, r, s, batch, key: batch["train"]},
@@ -934,6 +934,38 @@ def test_a_state_of_another_program_is_refused(toy):
     match = r"the state lacks the optimiser states \['validation'\]"
     with pytest.raises(InputError, match=match):
         program.hypergrad(trained, toy.batches)
+
+
+def test_a_state_of_another_optimizer_is_refused(toy):
+    program = toy.program()
+    state = program.init(toy.params, jax.random.key(0))
+    for part, name, match in (
+        (
+            "first",
+            None,
+            r"optimiser state of stage 'first' .*: it is \(\w+\) of 1 arrays",
+        ),
+        ("validation", "a", "the optimiser state of 'a' is of another optimizer"),
+    ):
+        states = {**state.opt_states}
+        states[part] = jnp.zeros(3) if name is None else {**states[part], name: ()}
+        with pytest.raises(InputError, match=match):
+            program.step(state._replace(opt_states=states), toy.batches)
+
+
+def test_arguments_in_another_order_are_refused(toy):
+    program = toy.program()
+    state = program.init(toy.params, jax.random.key(0))
+    with pytest.raises(InputError, match=r"state is a dict; take one from .* init"):
+        program.step(toy.batches, state)
+    with pytest.raises(InputError, match="batches is a tuple; it must map the streams"):
+        program.step(state, tuple(toy.batches.values()))
+    with pytest.raises(
+        InputError, match=r"key=0; it must be one as jax.random.key\(0\)"
+    ):
+        program.init(toy.params, 0)
+    with pytest.raises(InputError, match="params is a ArrayImpl; it must map the sets"):
+        program.init(jnp.ones(3), jax.random.key(0))
 
 
 def test_init_takes_the_same_array_twice_for_a_step_that_donates(toy):

@@ -1,5 +1,7 @@
 """The exact pull-back against plain autodiff, and against optax without this library."""
 
+import functools
+
 import chex
 import hypothesis
 import jax
@@ -10,7 +12,7 @@ import pytest
 from hypothesis import strategies as st
 
 from skillearn_jax.errors import InputError
-from skillearn_jax.hypergrad import Autodiff, Exact, one_step
+from skillearn_jax.hypergrad import Autodiff, Exact, one_step, unroll
 
 MOMENTUM = optax.sgd(0.3, momentum=0.9)
 
@@ -431,6 +433,24 @@ def test_a_loss_that_is_no_scalar_float_is_told_so(adjoint, loss, found):
     match = rf"<lambda> returned {found}, but a scalar float is needed"
     with pytest.raises(InputError, match=match):
         one_step(loss, MOMENTUM, adjoint)(w, w, MOMENTUM.init(w))
+
+
+@pytest.mark.parametrize("make", [one_step, functools.partial(unroll, num_steps=2)])
+def test_what_no_step_can_be_made_of_is_refused(make):
+    def loss(w, a):
+        return jnp.sum((w - a) ** 2)
+
+    with pytest.raises(InputError, match="of loss has the optimizer 'sgd'; it must be"):
+        make(loss, optimizer="sgd")(1.0, 1.0, ())
+    with pytest.raises(InputError, match=r"of loss has adjoint=<class .*; it must be a"):
+        make(loss, optimizer=MOMENTUM, adjoint=Exact)(1.0, 1.0, MOMENTUM.init(1.0))
+    with pytest.raises(InputError, match=r"active is int.*; what is moved holds floats"):
+        make(loss, optimizer=MOMENTUM)(2, 1.0, MOMENTUM.init(2))
+    match = (
+        r"opt_state is of another .*: it is \(EmptyState, EmptyState\) of 0 arrays, and"
+    )
+    with pytest.raises(InputError, match=match):
+        make(loss, optimizer=MOMENTUM)(2.0, 1.0, optax.sgd(0.1).init(2.0))
 
 
 @pytest.mark.parametrize(("eps_root", "finite"), [(0.0, False), (1e-8, True)])
