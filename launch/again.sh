@@ -5,14 +5,15 @@
 #
 # A run goes on from its last checkpoint. Not run again: 0 done, 2 a mistake in the flags or
 # the data, 3 a loss that is not finite, 4 a full disk, 130 and 143 stopped on purpose.
-# Everything else is: a process that was killed, and the others that end because it did.
+# Everything else is: a process that was killed, and the others that end because it did;
+# not, however it ends, what this script was asked to end.
 # RESTARTS=10 at most.
 set -u
 restarts=${RESTARTS:-10}
 for ((attempt = 0; ; attempt++)); do
   "$@" &
   child=$!
-  trap 'kill -TERM $child 2>/dev/null' TERM INT
+  trap 'asked=yes; kill -TERM $child 2>/dev/null' TERM INT
   wait $child
   code=$?
   # A signal ends `wait` early; the command may still want to save.
@@ -21,7 +22,7 @@ for ((attempt = 0; ; attempt++)); do
     code=$?
   done
   trap - TERM INT
-  case $code in 0 | 2 | 3 | 4 | 130 | 143) exit $code ;; esac
+  case ${asked:-$code} in yes | 0 | 2 | 3 | 4 | 130 | 143) exit $code ;; esac
   if ((attempt >= restarts)); then
     echo "again.sh: exit code $code, and $restarts restarts are used up: set RESTARTS" >&2
     exit $code

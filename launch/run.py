@@ -1,8 +1,7 @@
 """Runs an experiment: a thin shim over `skillearn_jax.cli`. See --help."""
 
-import sys
-
 from skillearn_jax.cli import main
+from skillearn_jax.commands import leave
 
 if __name__ == "__main__":
-    sys.exit(main())
+    leave(main())

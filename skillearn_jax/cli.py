@@ -8,7 +8,6 @@ bug and shows its traceback.
 
 import contextlib
 import dataclasses
-import difflib
 import functools
 import io
 import logging
@@ -25,10 +24,11 @@ import jax
 from absl import flags
 from ml_collections import ConfigDict, config_flags
 
-from skillearn_jax.commands import complain
+from skillearn_jax.commands import complain, drop_output
 from skillearn_jax.errors import InputError, Interrupted, UserError
 from skillearn_jax.parallel import Processes, end_all, lost
 from skillearn_jax.train import run, run_comparison
+from skillearn_jax.train.fields import no_key
 
 USAGE = """\
 Searches a cell with a learning skill, trains the derived network, writes a report.
@@ -67,7 +67,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     """
     argv = list(sys.argv if argv is None else argv)
     if {"--help", "-h", "--helpfull"} & set(argv[1:]):
-        print(USAGE)
+        try:
+            print(USAGE, flush=True)
+        except BrokenPipeError:
+            drop_output()
         return 0
     going_on = "goes on from the last checkpoint"
     try:
@@ -181,15 +184,10 @@ def _check_key(config: ConfigDict, override: str) -> None:
     assert match is not None
     group, path = config, "config"
     for name in match["path"].split("."):
-        if not isinstance(group, ConfigDict) or name not in group:
-            known = sorted(group) if isinstance(group, ConfigDict) else []
-            close = difflib.get_close_matches(name, known, n=1)
-            hint = f"did you mean {close[0]!r}? " if close else ""
-            raise InputError(
-                f"{path} has no key {name!r}: {hint}known are {', '.join(known)}"
-                if known
-                else f"{path} is a value and has no keys: {override}"
-            )
+        if not isinstance(group, ConfigDict):
+            raise InputError(f"{path} is a value and has no keys: {override}")
+        if name not in group:
+            raise no_key(path, name, group)
         group, path = group[name], f"{path}.{name}"
 
 

@@ -1,13 +1,15 @@
 """Floor 0: what the commands have in common, the launcher and the small ones."""
 
 import argparse
+import contextlib
 import errno
 import os
 import signal
 import sys
 from collections.abc import Callable
+from typing import NoReturn
 
-from skillearn_jax.errors import StorageError, UserError
+from skillearn_jax.errors import InputError, StorageError, UserError
 
 
 def make_parser(module: str, description: str) -> argparse.ArgumentParser:
@@ -17,9 +19,17 @@ def make_parser(module: str, description: str) -> argparse.ArgumentParser:
       module: its full name.
       description: one sentence.
     """
-    return argparse.ArgumentParser(
+    return _Parser(
         prog=f"python -m {module}", description=description, allow_abbrev=False
     )
+
+
+class _Parser(argparse.ArgumentParser):
+    """A parser that says in one line what is wrong with the flags."""
+
+    def error(self, message: str) -> NoReturn:
+        complain(_name(self), f"{message}; see --help")
+        sys.exit(InputError.exit_code)
 
 
 def run_command(
@@ -34,7 +44,7 @@ def run_command(
       parser: of `make_parser`; its module names the line.
       command: returns its exit code, or nothing where it is 0.
     """
-    name = parser.prog.rpartition(".")[2]
+    name = _name(parser)
     try:
         code = command() or 0
         sys.stdout.flush()
@@ -46,19 +56,37 @@ def run_command(
         complain(name, "interrupted")
         return 128 + signal.SIGINT
     except BrokenPipeError:  # whoever read has read enough, as `head`
-        _drop_output()
+        drop_output()
         return 128 + signal.SIGPIPE
     except OSError as error:
         if error.errno not in (errno.ENOSPC, errno.EDQUOT):
             raise
         complain(name, f"cannot write ({error.strerror}): make room")
-        _drop_output()
+        drop_output()
         return StorageError.exit_code
 
 
-def _drop_output() -> None:
+def _name(parser: argparse.ArgumentParser) -> str:
+    return parser.prog.rpartition(".")[2]
+
+
+def drop_output() -> None:
     """Lets Python close a standard output that takes nothing any more."""
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+def leave(code: int) -> NoReturn:
+    """Ends the process with an exit code.
+
+    One that a signal has asked to end, ends at once: what JAX had begun to compile then
+    may end Python's way out in a segmentation fault, and with its exit code.
+    """
+    if code <= 128:
+        sys.exit(code)
+    for stream in (sys.stdout, sys.stderr):
+        with contextlib.suppress(OSError, ValueError):
+            stream.flush()
+    os._exit(code)
 
 
 def complain(name: str, line: str) -> None:

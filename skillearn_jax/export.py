@@ -12,14 +12,13 @@ no more, only JAX:
 
 import json
 import re
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 
 import jax
 from jax import export
 
-from skillearn_jax.commands import make_parser, run_command
+from skillearn_jax.commands import leave, make_parser, run_command
 from skillearn_jax.errors import StorageError
 from skillearn_jax.train import Trained, load
 
@@ -87,4 +86,4 @@ def _default_path(workdir: str, trained: Trained) -> Path:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    leave(main())

@@ -24,7 +24,7 @@ from typing import NamedTuple
 import jax
 import numpy as np
 
-from skillearn_jax.commands import complain, make_parser, run_command
+from skillearn_jax.commands import complain, leave, make_parser, run_command
 from skillearn_jax.data import jpeg, pixels
 from skillearn_jax.data.folder import SUFFIXES
 from skillearn_jax.errors import InputError
@@ -51,7 +51,7 @@ class Prediction(NamedTuple):
 def predict(
     trained: Trained, folder: Path, say: Callable[[str], None]
 ) -> Iterator[Prediction]:
-    """Yields a prediction for each image of a folder, in the order of their paths.
+    """Returns a prediction for each image of a folder, in the order of their paths.
 
     Args:
         trained: of `load`.
@@ -63,6 +63,12 @@ def predict(
 
     Cost: one compilation; images are decoded and held a batch at a time.
     """
+    return _predictions(trained, folder, _image_files(folder), say)
+
+
+def _predictions(
+    trained: Trained, folder: Path, files: list[Path], say: Callable[[str], None]
+) -> Iterator[Prediction]:
     apply, variables = trained
     facts = apply.facts
     # The variables are an argument: as constants, XLA would fold them for minutes.
@@ -77,7 +83,7 @@ def predict(
             yield Prediction(name, facts.label(best), float(row[best]))
         names.clear()
 
-    for file in _image_files(folder):
+    for file in files:
         try:
             image = _read(file, facts)
         except pixels.UNDECODABLE:
@@ -170,4 +176,4 @@ WRITERS = {"text": _write_text, "csv": _write_csv, "json": _write_json}
 """How predictions are printed; JSON is one object a line."""
 
 if __name__ == "__main__":
-    sys.exit(main())
+    leave(main())

@@ -371,6 +371,18 @@ def test_help_in_a_process_of_its_own(repo_root):
 # Other exits.
 
 
+def test_help_that_nobody_reads(repo_root):
+    command = f"{sys.executable} launch/run.py --help | head -c 0"
+    done = subprocess.run(
+        ["bash", "-o", "pipefail", "-c", command],
+        cwd=repo_root,
+        capture_output=True,
+        timeout=120,
+        check=False,
+    )
+    assert (done.returncode, done.stderr) == (0, b"")
+
+
 @pytest.mark.parametrize("flag", ["--help", "-h", "--helpfull"])
 def test_help(capfd, flag):
     assert main(["launch/run.py", flag]) == 0

@@ -43,6 +43,31 @@ def test_an_error_is_one_line(capsys, error, code, line):
     assert capsys.readouterr().err == line
 
 
+def test_a_mistaken_flag_is_one_line(capsys):
+    parser = make_parser("skillearn_jax.some", "Does something.")
+    parser.add_argument("--format", choices=("text", "json"))
+    with pytest.raises(SystemExit) as caught:
+        parser.parse_args(["--format=xml"])
+    assert caught.value.code == 2
+    line = capsys.readouterr().err
+    assert line.startswith("some: argument --format: invalid choice: 'xml'")
+    assert line.endswith("; see --help\n")
+    assert line.count("\n") == 1
+
+
+@pytest.mark.parametrize(("code", "ended"), [(3, -6), (143, 143)])
+def test_what_was_interrupted_ends_without_a_way_out(code, ended):
+    """Here the way out ends in an abort, as JAX's may in a segmentation fault."""
+    script = (
+        "import atexit, os\nfrom skillearn_jax.commands import leave\n"
+        f"atexit.register(os.abort)\nprint('said')\nleave({code})"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", script], stdout=subprocess.PIPE, timeout=60, check=False
+    )
+    assert (done.returncode, done.stdout) == (ended, b"said\n")
+
+
 def test_errors_of_other_files_keep_their_traceback():
     def fails():
         raise OSError(errno.EIO, "Input/output error")

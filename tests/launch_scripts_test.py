@@ -58,6 +58,25 @@ def test_again_starts_what_was_killed_anew(script, stand_in):
     ]
 
 
+def test_again_does_not_start_anew_what_it_was_asked_to_end(repo_root, tmp_path):
+    """However that ends: here as if by a fault."""
+    program = tmp_path / "program"
+    program.write_text(
+        "#!/usr/bin/env bash\ntrap 'exit 139' TERM\necho here\nsleep 30 &\nwait $!\n"
+    )
+    program.chmod(0o755)
+    again = subprocess.Popen(
+        [repo_root / "launch" / "again.sh", program],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        env={**os.environ, "RESTART_PAUSE": "0"},
+    )
+    assert again.stdout.readline() == b"here\n"
+    again.terminate()
+    out, err = again.communicate(timeout=20)
+    assert (again.returncode, out, err) == (139, b"", b"")
+
+
 def test_again_gives_up(script, stand_in):
     program = stand_in("program", 5, 5, 5, 5)
     code, out, err = script("again.sh", program, "x", RESTARTS="2")

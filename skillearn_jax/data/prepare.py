@@ -5,12 +5,11 @@ they leave, in the format array_record, is read without it.
 """
 
 import pathlib
-import sys
 import tempfile
 from collections.abc import Sequence
 from typing import Any
 
-from skillearn_jax.commands import make_parser, run_command
+from skillearn_jax.commands import leave, make_parser, run_command
 from skillearn_jax.data.archives import verify_digest
 from skillearn_jax.data.tf import tensorflow
 from skillearn_jax.data.tfds_folder import (
@@ -140,4 +139,4 @@ def _check_archives(builder: Any, source: pathlib.Path) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    leave(main())

@@ -26,8 +26,8 @@ SOURCES: dict[str, Source] = {
 STREAM = "stream:"
 """What the name of a data set begins with whose images stay in files."""
 
-_OPTIONS = {"folder": "SIZE", "tfds": "BUILDER"}
-"""What may follow the name and a colon."""
+_OPTIONS = {"folder": "[:SIZE]", "tfds": ":BUILDER"}
+"""What may, or must, follow the name."""
 
 
 def load(name: str, data_dir: str = "", *, heldout_fraction: float = 0.2) -> ImageData:
@@ -59,7 +59,12 @@ def load(name: str, data_dir: str = "", *, heldout_fraction: float = 0.2) -> Ima
     if source not in SOURCES:
         raise InputError(
             f"unknown data set {name!r}: set --config.data.name to one of "
-            + ", ".join([*sorted(SOURCES), f"{STREAM}BUILDER"])
+            + ", ".join(
+                [
+                    *(known + _OPTIONS.get(known, "") for known in sorted(SOURCES)),
+                    f"{STREAM}BUILDER (an evaluation, or a search with per_class)",
+                ]
+            )
         )
     if colon and source not in _OPTIONS:
         raise InputError(

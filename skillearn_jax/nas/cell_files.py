@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from skillearn_jax.errors import InputError
+from skillearn_jax.nas.shown import shown
 
 _Cells = TypeVar("_Cells")
 
@@ -32,19 +33,27 @@ def read_cell_file(
       InputError: if there is no readable file, or it holds none.
     """
     path = Path(name)
-    if name and path.is_dir():
-        path = path / "genotype.json"
     try:
-        text = path.read_text(encoding="utf-8")
+        if name and path.is_dir():
+            path = path / "genotype.json"
+        text = path.read_text(encoding="utf-8-sig")
     except (OSError, UnicodeDecodeError, ValueError) as error:
         raise InputError(
-            f"{kind} {name!r} is neither a readable file ({type(error).__name__}) nor "
-            f"{otherwise}"
+            f"{kind} {shown(name)} is neither a readable file or workdir "
+            f"({type(error).__name__}) nor {otherwise}"
         ) from error
     try:
         if text.lstrip().startswith("{"):
-            return from_json(json.loads(text))
+            return from_json(json.loads(text, object_pairs_hook=_without_repeats))
         return from_text(text)
     except (InputError, ValueError, RecursionError) as error:
         reason = str(error).splitlines()[0][:200]
         raise InputError(f"{path} holds no {kind}: {reason}") from error
+
+
+def _without_repeats(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """Returns the object; JSON itself lets the last of equal keys win in silence."""
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        raise InputError(f"a key is there twice: {shown([key for key, _ in pairs])}")
+    return found

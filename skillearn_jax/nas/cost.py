@@ -6,14 +6,13 @@ Nothing is trained and nothing compiled.
 """
 
 import json
-import sys
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 
-from skillearn_jax.commands import make_parser, run_command
+from skillearn_jax.commands import leave, make_parser, run_command
 from skillearn_jax.errors import InputError
 from skillearn_jax.nas.auxiliary import (
     CIFAR_AUXILIARY,
@@ -112,7 +111,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         "skillearn_jax.nas.cost",
         "Prints parameters and multiply-adds of a derived network as JSON.",
     )
-    parser.add_argument("--genotype", required=True, help="published name, or file")
+    parser.add_argument(
+        "--genotype",
+        required=True,
+        help="published name, text, file or workdir of a search",
+    )
     parser.add_argument("--dataset", choices=TASKS, default="cifar10")
     parser.add_argument("--cells", type=int, default=0, help="0: as the papers")
     parser.add_argument("--channels", type=int, default=0, help="0: as the papers")
@@ -138,4 +141,4 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    leave(main())

@@ -87,7 +87,10 @@ def drop_candidates(
 
 
 def random_genotype(rng: np.random.Generator, space: CellSpace) -> Genotype:
-    """Returns a genotype with uniform operations and two distinct sources per node.
+    """Returns a genotype with two distinct sources per node and an operation for each.
+
+    Pairs of sources are drawn uniformly, and then operations uniformly from the candidates
+    of each edge: where all edges have as many, every genotype is as likely.
 
     Args:
       rng: source of randomness; advanced.

@@ -1,5 +1,6 @@
 """Draws a cell: with Unicode lines for the terminal, as SVG for a page."""
 
+import re
 from collections.abc import Mapping, Sequence
 from html import escape
 
@@ -9,6 +10,7 @@ from skillearn_jax.nas.genotype import Genotype
 _MAX_COLUMNS = 100
 _INPUT_NAMES = ("c_{k-2}", "c_{k-1}")
 _OUTPUT_NAME = "c_{k}"
+_NO_XML = re.compile("[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
 
 # (first letters of the operation's name, family); the first match counts.
 _FAMILIES = (
@@ -135,14 +137,19 @@ def cell_svg(edges: layout.Edges, concat: Sequence[int], title: str) -> str:
     return document(placed.width, placed.height, title, _cell_parts(placed, title))
 
 
+def _escaped(text: str) -> str:
+    """Returns text as XML may hold it: without markup and control characters."""
+    return escape(_NO_XML.sub("\ufffd", text))
+
+
 def document(width: float, height: float, title: str, parts: Sequence[str]) -> str:
     """Returns an SVG document of some parts, with the style of all cells."""
     return "\n".join(
         [
             f'<svg xmlns="http://www.w3.org/2000/svg" class="cell" role="img"'
-            f' aria-label="{escape(title)}" width="{width:.0f}" height="{height:.0f}"'
+            f' aria-label="{_escaped(title)}" width="{width:.0f}" height="{height:.0f}"'
             f' viewBox="0 0 {width:.0f} {height:.0f}">',
-            f"<title>{escape(title)}</title>",
+            f"<title>{_escaped(title)}</title>",
             f"<style>{_style()}</style>",
             f'<rect class="page" width="{width:.0f}" height="{height:.0f}" rx="10"/>',
             *parts,
@@ -152,7 +159,7 @@ def document(width: float, height: float, title: str, parts: Sequence[str]) -> s
 
 
 def _cell_parts(placed: layout.CellLayout, title: str) -> list[str]:
-    parts = [f'<text class="heading" x="22" y="32">{escape(title)}</text>']
+    parts = [f'<text class="heading" x="22" y="32">{_escaped(title)}</text>']
     for state, wires in placed.wires.items():
         paths = "".join(_wire_path(wire) for wire in wires)
         if not paths:
@@ -194,13 +201,13 @@ def _chip(chip: layout.Chip, node: tuple[float, float]) -> str:
     family = chip_family(chip.op)
     hint = f"{chip.op}: {_name(chip.source)} → {_name(chip.target)}"
     return (
-        f'<g class="op {family}"><title>{escape(hint)}</title>'
+        f'<g class="op {family}"><title>{_escaped(hint)}</title>'
         f'<path d="M{right:.1f} {chip.y:.1f}C{bend:.1f} {chip.y:.1f} {bend:.1f}'
         f' {node[1]:.1f} {end:.1f} {node[1]:.1f}"/>'
         f'<rect x="{chip.x:.1f}" y="{top:.1f}" width="{chip.width:.1f}"'
         f' height="{layout.CHIP_HEIGHT:.0f}" rx="7"/>'
         f'<text x="{chip.x + chip.width / 2:.1f}" y="{chip.y + 4:.1f}">'
-        f"{escape(layout.label(chip.op))}</text></g>"
+        f"{_escaped(layout.label(chip.op))}</text></g>"
     )
 
 

@@ -1,6 +1,7 @@
 """The DARTS notation of a genotype: parsed as data, never evaluated."""
 
 import ast
+import warnings
 from typing import Any, TypeGuard
 
 from skillearn_jax.errors import InputError
@@ -29,9 +30,10 @@ def parse_genotype_text(text: str) -> dict[str, Any]:
     if not isinstance(text, str) or len(text) > _MAX_LENGTH:
         raise InputError(f"a genotype is text of at most {_MAX_LENGTH} characters")
     try:
-        call = ast.parse(text.strip(), mode="eval").body
-    except (SyntaxError, ValueError, RecursionError, MemoryError):
-        raise InputError(f"not a genotype: {shown(text)}") from None
+        with warnings.catch_warnings(action="ignore"):  # Python's, of its own syntax
+            call = ast.parse(text.strip(), mode="eval").body
+    except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
+        raise InputError(f"not a genotype: {shown(text)}{_place(error)}") from None
     if not _is_call_of(call, "Genotype") or call.args:
         raise InputError(f"expected Genotype(normal=.., ..), got {shown(text)}")
     names = [str(keyword.arg) for keyword in call.keywords]
@@ -68,6 +70,13 @@ def _parse_value(name: str, node: ast.expr) -> Any:
             f"{' or range(start, stop)' if name.endswith('_concat') else ''}, got "
             f"{_source(node)}"
         ) from None
+
+
+def _place(error: Exception) -> str:
+    """Returns where a text stops being Python and why, where that is known."""
+    if not isinstance(error, SyntaxError) or error.lineno is None:
+        return ""
+    return f", line {error.lineno}, column {error.offset}: {error.msg}"
 
 
 def _is_call_of(node: ast.expr, name: str) -> TypeGuard[ast.Call]:

@@ -92,8 +92,8 @@ def find_genotype(name_or_path: str) -> Genotype:
     """Returns a published genotype, or the one in a file.
 
     Args:
-      name_or_path: a key of `KNOWN_GENOTYPES`, or the path of a file that holds the JSON
-        of `Genotype.to_json` or the text of `Genotype.to_text`, a search's
+      name_or_path: a key of `KNOWN_GENOTYPES`; the text of `Genotype.to_text`; or the
+        path of a file that holds that text or the JSON of `Genotype.to_json`, a search's
         `genotype.json` for example; of a folder, its `genotype.json`.
 
     Raises:
@@ -101,6 +101,8 @@ def find_genotype(name_or_path: str) -> Genotype:
     """
     if name_or_path in KNOWN_GENOTYPES:
         return KNOWN_GENOTYPES[name_or_path]
+    if name_or_path.lstrip().startswith("Genotype("):
+        return Genotype.from_text(name_or_path)
     return read_cell_file(
         name_or_path,
         Genotype.from_json,

@@ -1,16 +1,20 @@
 """What a person sees while a run goes: a banner, a progress bar, messages, tables."""
 
 import contextlib
+import io
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, TextIO, cast
 
+import rich.columns
 import rich.console
 import rich.panel
 import rich.progress
 import rich.table
 import rich.text
+
+from skillearn_jax.commands import complain, drop_output
 
 Update = Callable[[int, Mapping[str, float]], None]
 
@@ -95,17 +99,24 @@ class Console:
             yield lambda step, metrics: None
         elif self._interactive and not self._rich.is_dumb_terminal:
             with self._bar() as bar:
-                yield _bar_update(bar, bar.add_task(label, total=total, note=""), pace)
+                task = bar.add_task(label, total=total, rate="", metrics=())
+                yield _bar_update(bar, task, pace)
         else:
             yield self._line_update(label, pace)
 
-    def _bar(self) -> rich.progress.Progress:
-        return rich.progress.Progress(
-            rich.progress.TextColumn("{task.description}", style="bold", markup=False),
-            rich.progress.BarColumn(bar_width=24),
-            rich.progress.MofNCompleteColumn(),
-            rich.progress.TimeElapsedColumn(),
-            rich.progress.TextColumn("{task.fields[note]}", markup=False),
+    def _bar(self) -> "_Bar":
+        label = rich.table.Column(no_wrap=True, overflow="ellipsis")
+        kept = rich.table.Column(no_wrap=True)
+        return _Bar(
+            rich.progress.TextColumn(
+                "{task.description}", style="bold", markup=False, table_column=label
+            ),
+            rich.progress.BarColumn(bar_width=max(4, min(24, self._rich.width - 56))),
+            rich.progress.MofNCompleteColumn(table_column=kept),
+            rich.progress.TimeElapsedColumn(table_column=kept),
+            rich.progress.TextColumn(
+                "{task.fields[rate]}", markup=False, table_column=kept
+            ),
             console=self._rich,
             refresh_per_second=4,
         )
@@ -121,15 +132,27 @@ class Console:
                 shown = tenth
                 width = len(str(pace.total))
                 done = f"{step:{width}}/{pace.total} {100 * step // pace.total:3} %"
-                text = f"{label}  {done}  {pace.describe(step, metrics)}"
+                parts = [label, done, pace.rate(step), *_listed(metrics)]
+                text = "  ".join(part for part in parts if part)
                 self._rich.print(rich.text.Text(text), soft_wrap=True)
 
         return update
 
 
-def _bar_update(
-    bar: rich.progress.Progress, task: rich.progress.TaskID, pace: "_Pace"
-) -> Update:
+class _Bar(rich.progress.Progress):
+    """A progress bar with the metrics below it, on as many lines as they need."""
+
+    def get_renderables(self) -> Iterator[rich.console.RenderableType]:
+        for task in self.tasks:
+            yield self.make_tasks_table([task])
+            if task.fields["metrics"]:
+                texts = [
+                    rich.text.Text(m, no_wrap=True) for m in task.fields["metrics"]
+                ]
+                yield rich.columns.Columns(texts, padding=(0, 2))
+
+
+def _bar_update(bar: _Bar, task: rich.progress.TaskID, pace: "_Pace") -> Update:
     due = 0.0
 
     def update(step: int, metrics: Mapping[str, float]) -> None:
@@ -138,7 +161,9 @@ def _bar_update(
         now = time.perf_counter()
         if now >= due or step >= pace.total:
             due = now + _REDRAW_S
-            bar.update(task, completed=step, note=pace.describe(step, metrics))
+            bar.update(
+                task, completed=step, rate=pace.rate(step), metrics=_listed(metrics)
+            )
 
     return update
 
@@ -157,24 +182,54 @@ class _Pace:
         if self._first is None:
             self._first = (step, time.perf_counter())
 
-    def describe(self, step: int, metrics: Mapping[str, float]) -> str:
+    def rate(self, step: int) -> str:
         assert self._first is not None
         steps = step - self._first[0]
-        parts = [f"{name} {short_number(float(v))}" for name, v in metrics.items()]
-        if steps > 0:
-            seconds = max(1e-9, time.perf_counter() - self._first[1])
-            left = _clock((self.total - step) * seconds / steps)
-            parts.insert(0, f"{steps / seconds:6.1f} steps/s  {left} left")
-        return "  ".join(parts)
+        if steps <= 0:
+            return ""
+        seconds = max(1e-9, time.perf_counter() - self._first[1])
+        left = _clock((self.total - step) * seconds / steps)
+        return f"{steps / seconds:6.1f} steps/s  {left} left"
+
+
+def _listed(metrics: Mapping[str, float]) -> list[str]:
+    return [f"{name} {short_number(float(v))}" for name, v in metrics.items()]
 
 
 class _Tolerant:
-    """A text stream that replaces what its encoding cannot say."""
+    """A text stream that replaces what its encoding cannot say, and may lose its reader.
+
+    What a run prints is also in its workdir: a pipe that nobody reads any more, as behind
+    `head`, is no reason to end it.
+    """
 
     def __init__(self, stream: TextIO) -> None:
         self._stream = stream
 
     def write(self, text: str) -> int:
+        try:
+            return self._write(text)
+        except BrokenPipeError:
+            self._lose()
+            return len(text)
+
+    def flush(self) -> None:
+        try:
+            self._stream.flush()
+        except BrokenPipeError:
+            self._lose()
+
+    def _lose(self) -> None:
+        if self._stream is sys.stdout:
+            drop_output()
+        else:
+            self._stream = io.StringIO()
+        complain(
+            "skillearn_jax",
+            "nobody reads the output any more; the run goes on, Ctrl-C saves and ends it",
+        )
+
+    def _write(self, text: str) -> int:
         encoding = getattr(self._stream, "encoding", None) or "utf-8"
         try:
             text.encode(encoding)

@@ -1,8 +1,9 @@
 """Floor 4: fields of config dataclasses that know what they allow."""
 
 import dataclasses
+import difflib
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, TypeVar, get_args, get_type_hints
 
 from skillearn_jax.errors import InputError
@@ -38,6 +39,15 @@ def choice(default: str | tuple[str, ...], options: Sequence[str]) -> Any:
     return dataclasses.field(default=default, metadata={"options": tuple(options)})
 
 
+def no_key(path: str, name: str, known: Iterable[str]) -> InputError:
+    """Returns what to say of a key that a group does not have."""
+    close = difflib.get_close_matches(name, known, n=1)
+    hint = f"did you mean {close[0]!r}? " if close else ""
+    return InputError(
+        f"{path} has no key {name!r}: {hint}known are {', '.join(sorted(known))}"
+    )
+
+
 def parse(cls: type[T], values: Mapping[str, Any], path: str = "config") -> T:
     """Returns a checked dataclass built from nested mappings.
 
@@ -54,9 +64,7 @@ def parse(cls: type[T], values: Mapping[str, Any], path: str = "config") -> T:
     types = get_type_hints(cls)
     for name in values:
         if name not in fields:
-            raise InputError(
-                f"{path} has no key {name!r}; known are {', '.join(sorted(fields))}"
-            )
+            raise no_key(path, name, fields)
     parsed = {
         name: _parse_value(fields[name], types[name], value, f"{path}.{name}")
         for name, value in values.items()

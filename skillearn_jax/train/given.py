@@ -34,7 +34,9 @@ def given_cells(config: Config) -> Cells | None:
             return find_architecture(name)
         return find_genotype(name)
     except InputError as error:
-        raise InputError(f"config.genotype: {error}: set --config.genotype") from error
+        raise InputError(
+            f"config.genotype: {error}: set --config.genotype, or =random:SEED"
+        ) from error
 
 
 def check_given(config: Config) -> None:

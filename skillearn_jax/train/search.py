@@ -376,6 +376,8 @@ class _Recorder(NamedTuple):
 
     def _stops(self, normal_skips: float, stability: Stability, state: State) -> bool:
         search = self.config.search
+        if self.stage.index + 1 < search.num_stages:
+            return False
         if search.stop == "curriculum":
             return exams_are_over(self.config, state)
         if search.stop == "skips":

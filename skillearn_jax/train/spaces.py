@@ -69,7 +69,7 @@ class SpaceKind(Protocol):
         """Returns the cells that logits prefer; -1 for any number of skips."""
 
     def random(self, rng: np.random.Generator, space: Any) -> Cells:
-        """Returns random cells, each as likely; advances the generator."""
+        """Returns random cells, each as likely in a whole space; advances the generator."""
 
     def watch(self, alphas: Mapping[str, Any], space: Any) -> dict[str, float]:
         """Returns what is noted after each epoch: entropies and numbers of skips."""

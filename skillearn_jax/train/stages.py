@@ -67,11 +67,6 @@ def check_stages(config: Config) -> None:
             f"config.search.stage_candidates ends with {counts[-1]}; with max_skips it "
             "must end with 3 or more: set --config.search.max_skips=-1"
         )
-    if counts and search.stop != "epochs":
-        raise InputError(
-            f"config.search.stop is {search.stop!r}, but a search in stages runs all its "
-            "epochs: set --config.search.stop=epochs"
-        )
 
 
 def next_space(

@@ -142,6 +142,12 @@ def load_images(config: Config, given: Images | None = None) -> Images:
     if given is None:
         given = _read(config)
     size = config.data.image_size
+    for one in given.values() if isinstance(given, Mapping) else (given,):
+        if not isinstance(one, OneSet):
+            raise InputError(
+                f"data holds a {type(one).__name__}; it must be what "
+                "skillearn_jax.data.from_arrays or load returns, for several tasks by name"
+            )
     if not isinstance(given, Mapping):
         if config.tasks:
             raise InputError(

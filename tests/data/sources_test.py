@@ -54,10 +54,13 @@ def test_a_useless_heldout_fraction_is_refused(fraction):
 
 def test_an_unknown_name_lists_the_known_ones():
     known = "cifar10, cifar100, cifar100_coarse, digits, folder, mnist5k, npz, tfds"
+    shown = known.replace("folder", "folder[:SIZE]").replace("tfds", "tfds:BUILDER")
     for name in ("cifar1", "", ":digits"):
-        message = rf"'{name}'.*--config.data.name to one of {known}, stream:BUILDER$"
-        with pytest.raises(InputError, match=message):
+        with pytest.raises(InputError) as caught:
             load(name)
+        assert str(caught.value).startswith(
+            f"unknown data set {name!r}: set --config.data.name to one of {shown}, stream:"
+        )
     assert ", ".join(sorted(SOURCES)) == known
 
 

@@ -442,9 +442,13 @@ def test_what_no_step_can_be_made_of_is_refused(make):
 
     with pytest.raises(InputError, match="of loss has the optimizer 'sgd'; it must be"):
         make(loss, optimizer="sgd")(1.0, 1.0, ())
-    with pytest.raises(InputError, match=r"of loss has adjoint=<class .*; it must be a"):
+    with pytest.raises(
+        InputError, match=r"of loss has adjoint=<class .*; it must be a"
+    ):
         make(loss, optimizer=MOMENTUM, adjoint=Exact)(1.0, 1.0, MOMENTUM.init(1.0))
-    with pytest.raises(InputError, match=r"active is int.*; what is moved holds floats"):
+    with pytest.raises(
+        InputError, match=r"active is int.*; what is moved holds floats"
+    ):
         make(loss, optimizer=MOMENTUM)(2, 1.0, MOMENTUM.init(2))
     match = (
         r"opt_state is of another .*: it is \(EmptyState, EmptyState\) of 0 arrays, and"

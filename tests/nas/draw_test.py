@@ -123,6 +123,8 @@ def test_genotype_is_drawn_side_by_side_in_100_columns():
 
 @pytest.mark.parametrize("title", ["<script>&\"'", "a" * 150])
 def test_titles_are_harmless(title):
+    damaged = draw.cell_svg(NORMAL, (2, 3, 4), f"{title}\x00\x0b")
+    assert ET.fromstring(damaged).get("aria-label") == f"{title}\ufffd\ufffd"
     root = ET.fromstring(draw.cell_svg(NORMAL, (2, 3, 4), title))
     assert root.get("aria-label") == title
     assert root.find(f"{SVG}title").text == title

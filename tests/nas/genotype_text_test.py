@@ -1,3 +1,5 @@
+import warnings
+
 import pytest
 
 from skillearn_jax.errors import InputError
@@ -60,11 +62,14 @@ def test_fields_are_returned_as_data():
         "Genotype(" + "-" * 5000 + "1)",
         "(" * 100_000,
         "Genotype(\0)",
+        _text(normal="[('skip_connect', 1or 2)]"),
+        _text(normal=r"['\c', len]"),
         None,
     ],
 )
 def test_hostile_text_is_refused(text):
-    with pytest.raises(InputError) as error:
+    # Python's own warnings would be further lines.
+    with warnings.catch_warnings(action="error"), pytest.raises(InputError) as error:
         parse_genotype_text(text)
     assert "\n" not in str(error.value)
     assert len(str(error.value)) < 300

@@ -13,8 +13,10 @@ def test_published_cells_are_found_and_kept_in_files(name, tmp_path):
     text, data = tmp_path / "cell.txt", tmp_path / "genotype.json"
     text.write_text(genotype.to_text())
     data.write_text(json.dumps(genotype.to_json()))
-    for place in (text, data, tmp_path):
+    for place in (text, data, tmp_path, genotype.to_text()):
         assert find_genotype(str(place)) == genotype
+    data.write_text(data.read_text(), encoding="utf-8-sig")  # as some editors save it
+    assert find_genotype(str(data)) == genotype
 
 
 @pytest.mark.parametrize(
@@ -25,6 +27,14 @@ def test_published_cells_are_found_and_kept_in_files(name, tmp_path):
         (b"{" * 5000, "genotype.json holds no genotype"),
         (b"\xff\xfe\x00", "neither a readable file"),
         (b"__import__('os').system('true')", "genotype.json holds no genotype"),
+        (
+            b"Genotype(\n normal=[(",
+            r"holds no genotype: .*, line 2, column 10: .* closed",
+        ),
+        (
+            b'{"normal": [], "normal": 1}',
+            r"a key is there twice: \['normal', 'normal'\]",
+        ),
         (None, "neither a readable file .* nor one of DARTS_V1, DARTS_V2"),
     ],
 )
@@ -34,3 +44,9 @@ def test_what_is_no_genotype_is_refused_in_one_line(content, message, tmp_path):
     with pytest.raises(InputError, match=message) as error:
         find_genotype(str(tmp_path))
     assert "\n" not in str(error.value)
+
+
+def test_a_name_that_is_too_long_for_a_file_is_refused_in_one_line():
+    with pytest.raises(InputError, match=r"genotype 'aaa.*aaa' is neither") as error:
+        find_genotype("a" * 5000)
+    assert len(str(error.value)) < 1000

@@ -55,6 +55,14 @@ def test_a_config_goes_there_and_back():
     assert Config.parse(ConfigDict(config.to_dict())) == config
 
 
+def test_a_key_that_is_none_is_refused_where_it_is_set():
+    values = default_config()
+    with pytest.raises(AttributeError, match="epochs"):
+        values.search.epoch = 3
+    with pytest.raises(KeyError):
+        values.search.update(epoch=3)
+
+
 def test_a_config_cannot_be_changed():
     with pytest.raises(dataclasses.FrozenInstanceError):
         Config().seed = 3

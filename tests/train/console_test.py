@@ -1,6 +1,7 @@
 """The console: plain where no terminal listens, silent on request, never in the way."""
 
 import io
+import re
 import time
 
 import pytest
@@ -55,6 +56,35 @@ def test_terminal_gets_a_bar(monkeypatch):
     assert "━" in terminal.shown()
     assert "100/100" in terminal.shown()
     assert "learner/loss  0.0200" in terminal.shown()
+
+
+@pytest.mark.parametrize("columns", [64, 80, 120])
+def test_a_bar_keeps_its_parts_however_narrow_the_terminal(monkeypatch, columns):
+    monkeypatch.setenv("TERM", "xterm")
+    monkeypatch.setenv("COLUMNS", str(columns))
+    terminal = Terminal()
+    names = ("loss", "objective", "exam", "tester acc", "|dA|", "|dC|")
+    with Console(file=terminal).progress("search", 220) as update:
+        for step in range(1, 221):
+            update(step, dict.fromkeys(names, 0.25))
+    text = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", terminal.shown())
+    *_, bar = (line for line in text.splitlines() if "220/220" in line)
+    for part in ("search ", "━━━━", "220/220 0:00:0", "steps/s  0:00 left"):
+        assert part in bar
+    below = text[text.rindex(bar) :]
+    for name in names:
+        assert f"{name}  0.2500" in below
+
+
+def test_a_pipe_that_nobody_reads_any_more_ends_no_run(capsys):
+    class Closed(io.StringIO):
+        def write(self, text):
+            raise BrokenPipeError
+
+    run(Console(file=Closed()))
+    err = capsys.readouterr().err
+    assert err.count("\n") == 1
+    assert "nobody reads the output any more; the run goes on" in err
 
 
 @pytest.mark.parametrize("encoding", ["ascii", "latin-1"])

@@ -43,9 +43,10 @@ def test_an_int_serves_as_a_float_and_becomes_one():
     [
         (
             {"sise": 3},
-            "config has no key 'sise'; known are flag, free, inner, key, name, names, size",
+            "config has no key 'sise': did you mean 'size'? known are flag, free, inner, key, "
+            "name, names, size",
         ),
-        ({"inner": {"x": 1}}, "config.inner has no key 'x'; known are rate"),
+        ({"inner": {"x": 1}}, "config.inner has no key 'x': known are rate"),
         ({"inner": 3}, "config.inner is 3; it must be a group of keys"),
         ({"size": "3"}, "config.size is '3'; it must be int: set --config.size"),
         ({"size": 3.0}, "config.size is 3.0; it must be int: set --config.size"),

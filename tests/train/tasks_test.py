@@ -50,6 +50,15 @@ def given():
     return {"b": make("b", 8, 3, 3, 40), "a": make("a", 6, 1, 2, 20)}
 
 
+@pytest.mark.parametrize("other", ["digits", (np.zeros(3), np.zeros(3))])
+def test_data_of_another_kind_are_refused(other, config, given, tiny_baseline):
+    match = f"data holds a {type(other).__name__}; it must be what .*from_arrays"
+    with pytest.raises(InputError, match=match):
+        load_images(tiny_baseline(), other)
+    with pytest.raises(InputError, match=match):
+        load_images(config(), {**given, "a": other})
+
+
 @pytest.fixture
 def config(tiny):
     return lambda changes=(): tiny({**TASKS, **dict(changes)})

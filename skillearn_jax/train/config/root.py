@@ -96,6 +96,7 @@ class Config:
 def default_config() -> ConfigDict:
     """Returns the defaults as a `ConfigDict`, for a config file to change.
 
-    The defaults are those of DARTS on CIFAR-10 with the tester of the authors' code.
+    The defaults are those of DARTS on CIFAR-10 with the tester of the authors' code. It is
+    locked: a key that it does not have is refused in the line that sets it.
     """
-    return ConfigDict(Config().to_dict())
+    return ConfigDict(Config().to_dict()).lock()
