@@ -8,6 +8,8 @@ from typing import Any
 
 import jax
 
+from skillearn_jax.tracing import uncollected
+
 
 def use_cache(folder: str) -> None:
     """Reads and writes a compilation cache; an empty name leaves all as it is."""
@@ -28,7 +30,8 @@ def measure(
 ) -> dict[str, Any]:
     """Returns times, memory and arithmetic of a call, after one that does not count."""
     start = time.perf_counter()
-    lowered = jax.jit(call).lower(*arguments)
+    with uncollected():  # as a run traces
+        lowered = jax.jit(call).lower(*arguments)
     trace_s = time.perf_counter() - start
     start, start_cpu = time.perf_counter(), time.process_time()
     compiled = lowered.compile()

@@ -14,6 +14,7 @@ from skillearn_jax.parallel.backends import (
     Pmap,
     ShardMap,
 )
+from skillearn_jax.tracing import uncollected
 from skillearn_jax.types import Array, PyTree
 
 BACKENDS = ("pmap", "shard_map", "none")
@@ -99,7 +100,8 @@ class Devices:
                 returns the same on all of them.
             *args: placed by `place` or `split`, for their shapes.
         """
-        return self._way().compile(step, *args)
+        with uncollected():
+            return self._way().compile(step, *args)
 
     def place(self, tree: PyTree) -> PyTree:
         """Returns a copy on every device, as `compile` wants it.

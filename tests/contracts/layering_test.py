@@ -21,6 +21,7 @@ FLOORS = {
     "tree": 0,
     "layers": 0,
     "subroutines": 0,
+    "tracing": 0,
     "hypergrad": 1,
     "nas": 1,
     "models": 1,

@@ -1,5 +1,8 @@
 """Devices: one under `jit`, several under a backend, and the same batch either way."""
 
+import contextlib
+import gc
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -38,6 +41,19 @@ def test_a_batch_is_shared_evenly_or_refused():
     assert Devices(1).share(7, "config.x") == 7
     with pytest.raises(InputError, match=r"batch of 10 .* 4 devices: set --config\.x"):
         Devices(4).share(10, "config.x")
+
+
+@pytest.mark.parametrize("fails", [False, True])
+def test_the_garbage_collector_rests_while_a_step_is_traced(fails):
+    seen = []
+
+    def step(x):
+        seen.append(gc.isenabled())
+        return 1 / 0 if fails else x
+
+    with pytest.raises(ZeroDivisionError) if fails else contextlib.nullcontext():
+        Devices.take(1).compile(step, 1)
+    assert (seen, gc.isenabled()) == ([False], True)
 
 
 def test_parts_are_the_batch_cut_in_order():
