@@ -10,7 +10,7 @@ Command:  python launch/run.py --config=configs/evaluate_cifar10.py --workdir=ru
 `random:SEED` (`random`: of the run's seed). Variants:
   (none)  the published recipe.
   short   the images at 8x8 pixels, 5 cells of 4 channels for 3 epochs in batches of 250, beside
-          5 random cells of its size, each three times: an hour on one CPU core.
+          5 random cells of its size, each three times: a quarter of an hour on one CPU core.
   smoke   a small one on the embedded digits, in seconds.
 """
 
