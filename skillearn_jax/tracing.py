@@ -10,7 +10,7 @@ def uncollected() -> Iterator[None]:
     """Pauses Python's garbage collector, for tracing a large program in.
 
     Tracing makes millions of objects that stay, and the collector looks through them all,
-    time and again, for cycles that are hardly there: a quarter of the tracing of a
+    time and again, for cycles that are hardly there: a fifth of the tracing of a
     second-order search step, for 3 MB of 1.1 GB (`docs/performance.md`).
     """
     was_enabled = gc.isenabled()

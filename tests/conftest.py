@@ -2,6 +2,7 @@
 
 import contextlib
 import functools
+import gc
 import io
 import os
 import pathlib
@@ -18,6 +19,8 @@ from PIL import Image
 
 _ROOT = pathlib.Path(__file__).resolve().parent.parent
 
+# Tracing makes many objects that stay, through which the collector looks in vain.
+gc.set_threshold(200_000, 20, 100)
 # A second run of the suite compiles nothing that it compiled before.
 jax.config.update("jax_compilation_cache_dir", str(_ROOT / ".jax_cache"))
 jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
