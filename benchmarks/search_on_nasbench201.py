@@ -27,8 +27,10 @@ from machine import machine
 from ml_collections import ConfigDict
 from timing import use_default_cache
 
+from skillearn_jax.errors import InputError, Interrupted
 from skillearn_jax.nas.nasbench201 import load_table
 from skillearn_jax.train import run
+from skillearn_jax.train.json_files import read_rows
 
 CONFIG = pathlib.Path(__file__).parent.parent / "configs" / "nasbench201.py"
 SEARCHES = {
@@ -72,8 +74,7 @@ def search(flags: argparse.Namespace, name: str, data: Any) -> dict[str, Any]:
         found["test"].append(table["benchmark/test_accuracy"])
         found["val"].append(table["benchmark/val_accuracy"])
         found["rank"].append(int(table["benchmark/test_rank"]))
-        lines = (folder / "metrics.jsonl").read_text().splitlines()
-        rows = [json.loads(line) for line in lines]
+        rows, _ = read_rows(folder / "metrics.jsonl")
         key = "benchmark/test_accuracy"
         found["by_epoch"].append([row[key] for row in rows if key in row])
         found["steps"] = cost["steps"]
@@ -84,11 +85,8 @@ def search(flags: argparse.Namespace, name: str, data: Any) -> dict[str, Any]:
 
 def moments(values: list[float]) -> dict[str, float | None]:
     """Returns mean and standard deviation."""
-    several = len(values) > 1
-    return {
-        "mean": statistics.fmean(values),
-        "std": statistics.stdev(values) if several else None,
-    }
+    std = statistics.stdev(values) if len(values) > 1 else None
+    return {"mean": statistics.fmean(values), "std": std}
 
 
 def main() -> None:
@@ -106,13 +104,17 @@ def main() -> None:
             known = ", ".join(SEARCHES)
             parser.error(f"--searches has {name!r}; it takes some of {known}")
     use_default_cache()
-    data = cifar10_pack.read(cifar10_pack.find(parser))
-    table = load_table(flags.table)
-    drawn = moments(table.column("cifar10", "test").tolist())
-    print(json.dumps({"search": "one random cell", **drawn}), flush=True)
-    for name in names:
-        line = search(flags, name, data)
-        print(json.dumps({**line, **machine()}), flush=True)
+    pack = cifar10_pack.find(parser)
+    try:
+        table = load_table(flags.table)
+        drawn = moments(table.column("cifar10", "test").tolist())
+        print(json.dumps({"search": "one random cell", **drawn}), flush=True)
+        data = cifar10_pack.read(pack)
+        for name in names:
+            line = search(flags, name, data)
+            print(json.dumps({**line, **machine()}), flush=True)
+    except (InputError, Interrupted) as error:
+        sys.exit(str(error))
 
 
 if __name__ == "__main__":

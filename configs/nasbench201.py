@@ -62,8 +62,7 @@ def get_config(variant=""):
             f"unknown variant {variant!r}: none, lpt, il, joint or random, each with _short, "
             "_smoke or neither; short; smoke"
         )
-    smoke = "_smoke" if size == "smoke" else ""
-    config = common["matrix"]("cifar10")(pair + smoke)
+    config = common["matrix"]("cifar10")(f"{pair}_smoke" if size == "smoke" else pair)
     if size == "short":
         short(config)
     return config

@@ -128,13 +128,11 @@ def check_inputs(program: Program, state: State, batches: Mapping[str, Any]) -> 
                 f"{sorted(given)}: take one from this program's init"
             )
     for stage in program.stages:
-        moved = {name: state.params[name] for name in stage.moves}
-        given = state.opt_states[stage.name]
         check_opt_state(
             f"the optimiser state of stage {stage.name!r}",
             stage.transformation,
-            moved,
-            given,
+            {name: state.params[name] for name in stage.moves},
+            state.opt_states[stage.name],
         )
     supporting = program.validation.supporting if program.validation else {}
     for name, optimizer in supporting.items():
