@@ -12,11 +12,10 @@ same workdir goes on where the first has ended.
 import argparse
 import pathlib
 import runpy
-import sys
 
 import cifar10_pack
 
-from skillearn_jax.errors import InputError, Interrupted
+from skillearn_jax.commands import leave, run_command
 from skillearn_jax.train import run
 
 CONFIG = pathlib.Path(__file__).parent.parent / "configs" / "evaluate_cifar10.py"
@@ -30,10 +29,11 @@ def main() -> None:
     args = parser.parse_args()
     pack = cifar10_pack.find(parser)
     config = runpy.run_path(str(CONFIG))["get_config"](args.variant)
-    try:
+
+    def command() -> None:
         run(config, args.workdir, data=cifar10_pack.read(pack, args.limit))
-    except (InputError, Interrupted) as error:
-        sys.exit(str(error))
+
+    leave(run_command(parser, command))
 
 
 if __name__ == "__main__":

@@ -17,7 +17,6 @@ import argparse
 import json
 import pathlib
 import runpy
-import statistics
 import sys
 import time
 from typing import Any
@@ -27,10 +26,11 @@ from machine import machine
 from ml_collections import ConfigDict
 from timing import use_default_cache
 
-from skillearn_jax.errors import InputError, Interrupted
+from skillearn_jax.commands import leave, run_command
 from skillearn_jax.nas.nasbench201 import load_table
 from skillearn_jax.train import run
 from skillearn_jax.train.json_files import read_rows
+from skillearn_jax.train.spread import mean_and_std
 
 CONFIG = pathlib.Path(__file__).parent.parent / "configs" / "nasbench201.py"
 SEARCHES = {
@@ -80,13 +80,7 @@ def search(flags: argparse.Namespace, name: str, data: Any) -> dict[str, Any]:
         found["steps"] = cost["steps"]
         found["steps_s"].append(round(cost["steps_s"], 1))
         found["compile_s"].append(round(cost["compile_s"], 1))
-    return found | moments(found["test"])
-
-
-def moments(values: list[float]) -> dict[str, float | None]:
-    """Returns mean and standard deviation."""
-    std = statistics.stdev(values) if len(values) > 1 else None
-    return {"mean": statistics.fmean(values), "std": std}
+    return found | mean_and_std(found["test"])
 
 
 def main() -> None:
@@ -105,16 +99,17 @@ def main() -> None:
             parser.error(f"--searches has {name!r}; it takes some of {known}")
     use_default_cache()
     pack = cifar10_pack.find(parser)
-    try:
+
+    def command() -> None:
         table = load_table(flags.table)
-        drawn = moments(table.column("cifar10", "test").tolist())
+        drawn = mean_and_std(table.column("cifar10", "test").tolist())
         print(json.dumps({"search": "one random cell", **drawn}), flush=True)
         data = cifar10_pack.read(pack)
         for name in names:
             line = search(flags, name, data)
             print(json.dumps({**line, **machine()}), flush=True)
-    except (InputError, Interrupted) as error:
-        sys.exit(str(error))
+
+    leave(run_command(parser, command))
 
 
 if __name__ == "__main__":

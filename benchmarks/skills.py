@@ -28,7 +28,9 @@ from machine import machine
 from ml_collections import ConfigDict
 from timing import use_default_cache
 
+from skillearn_jax.commands import leave, run_command
 from skillearn_jax.train import default_config, run
+from skillearn_jax.train.spread import mean_and_std
 
 Row = dict[str, Any]
 TASKS = ("mnist5k", "digits")
@@ -142,8 +144,7 @@ def summarize(rows: list[Row], seeds: int) -> Iterator[Row]:
         mine = [row for row in rows if (row["cells"], row["task"]) == key]
         errors = [row["error"] for row in mine]
         line = {"cells": key[0], "task": key[1], "seeds": seeds, "errors": errors}
-        line["mean"] = statistics.fmean(errors)
-        line["std"] = statistics.stdev(errors) if len(errors) > 1 else None
+        line |= mean_and_std(errors)
         line["params"] = statistics.fmean(row["params"] for row in mine)
         for name in SEARCH:
             values = [row[name] for row in mine if row[name] is not None]
@@ -166,10 +167,14 @@ def main() -> None:
     parser.add_argument("--candidates", type=int, default=4, help="of random search")
     flags = parser.parse_args()
     use_default_cache()
-    rows = [row for seed in range(flags.seeds) for row in run_seed(flags, seed)]
-    about = {"evaluation_epochs": flags.epochs, **machine()}
-    for line in summarize(rows, flags.seeds):
-        print(json.dumps({**line, **about}))
+
+    def command() -> None:
+        rows = [row for seed in range(flags.seeds) for row in run_seed(flags, seed)]
+        about = {"evaluation_epochs": flags.epochs, **machine()}
+        for line in summarize(rows, flags.seeds):
+            print(json.dumps({**line, **about}))
+
+    leave(run_command(parser, command))
 
 
 if __name__ == "__main__":

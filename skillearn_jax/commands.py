@@ -9,7 +9,7 @@ import sys
 from collections.abc import Callable
 from typing import NoReturn
 
-from skillearn_jax.errors import InputError, StorageError, UserError
+from skillearn_jax.errors import InputError, Interrupted, StorageError, UserError
 
 
 def make_parser(module: str, description: str) -> argparse.ArgumentParser:
@@ -41,7 +41,7 @@ def run_command(
     more, of which nothing is said.
 
     Args:
-      parser: of `make_parser`; its module names the line.
+      parser: of `make_parser`, whose module names the line, or a script's.
       command: returns its exit code, or nothing where it is 0.
     """
     name = _name(parser)
@@ -49,7 +49,7 @@ def run_command(
         code = command() or 0
         sys.stdout.flush()
         return code
-    except UserError as error:
+    except (UserError, Interrupted) as error:
         complain(name, str(error))
         return error.exit_code
     except KeyboardInterrupt:
@@ -67,7 +67,7 @@ def run_command(
 
 
 def _name(parser: argparse.ArgumentParser) -> str:
-    return parser.prog.rpartition(".")[2]
+    return parser.prog.removesuffix(".py").rpartition(".")[2]
 
 
 def drop_output() -> None:

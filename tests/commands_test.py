@@ -1,13 +1,15 @@
 """What the small commands have in common: exit codes, and one line for each error."""
 
+import argparse
 import errno
+import signal
 import subprocess
 import sys
 
 import pytest
 
 from skillearn_jax.commands import make_parser, run_command
-from skillearn_jax.errors import InputError
+from skillearn_jax.errors import InputError, Interrupted
 
 # Prints far more than a pipe holds, or a little, through a command.
 PRINTS = """
@@ -33,6 +35,7 @@ def test_the_code_is_that_of_the_command():
     [
         (InputError("no such\nfile"), 2, "some: no such file\n"),
         (KeyboardInterrupt(), 130, "some: interrupted\n"),
+        (Interrupted("saved", signal.SIGTERM), 143, "some: saved\n"),
     ],
 )
 def test_an_error_is_one_line(capsys, error, code, line):
@@ -41,6 +44,14 @@ def test_an_error_is_one_line(capsys, error, code, line):
 
     assert code_of(fails) == code
     assert capsys.readouterr().err == line
+
+
+def test_a_script_is_named_without_its_ending(capsys):
+    def fails():
+        raise InputError("no such file")
+
+    assert run_command(argparse.ArgumentParser("speed.py"), fails) == 2
+    assert capsys.readouterr().err == "speed: no such file\n"
 
 
 def test_a_mistaken_flag_is_one_line(capsys):

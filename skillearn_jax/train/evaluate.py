@@ -14,6 +14,7 @@ from skillearn_jax.train.evaluation_training import Training
 from skillearn_jax.train.records import open_records
 from skillearn_jax.train.rivals import random_cells, read_rivals
 from skillearn_jax.train.spaces import Cells
+from skillearn_jax.train.spread import mean_and_std, verdict
 from skillearn_jax.train.tasks import OneSet
 from skillearn_jax.train.trained import keep
 from skillearn_jax.train.workdir import Workdir
@@ -148,32 +149,6 @@ def _summarize(config: Config, rows: list[dict[str, Any]]) -> dict[str, Any]:
         }
     if others:
         errors = [error for row in others for error in row["errors"]]
-        mean = float(np.mean(errors))
-        std = float(np.std(errors, ddof=1)) if len(errors) > 1 else None
-        summary["random"] = {"mean": mean, "std": std, "count": len(others)}
+        summary["random"] = {**mean_and_std(errors), "count": len(others)}
         summary["verdict"] = verdict(derived["errors"], errors)
     return summary
-
-
-def verdict(
-    derived: list[float], random: list[float], whose: str = "the random cells' mean"
-) -> str:
-    """Returns one sentence on whether the derived cell beats others.
-
-    A gain is claimed only if the intervals mean +- one standard deviation are apart, and
-    not at all without at least three trainings on both sides.
-
-    Args:
-        derived: held-out errors in percent, one per seed.
-        random: those of all random cells and seeds, or of another run's cells.
-        whose: mean, in words.
-    """
-    difference = np.mean(random) - np.mean(derived)
-    points = f"{abs(difference):.2f} points {'below' if difference > 0 else 'above'}"
-    text = f"The derived cell's mean error lies {points} {whose}"
-    if min(len(derived), len(random)) < 3:
-        return f"{text}; too few trainings to say whether that is more than chance."
-    spread = np.std(derived, ddof=1) + np.std(random, ddof=1)
-    if abs(difference) <= spread:
-        return f"{text}; the intervals overlap, so no difference is claimed."
-    return f"{text}; the intervals (one standard deviation) do not overlap."

@@ -21,6 +21,7 @@ from skillearn_jax.train.judge import Judgement, judge
 from skillearn_jax.train.loop import CompiledLoop, compile_loop
 from skillearn_jax.train.records import TrainingRecords
 from skillearn_jax.train.spaces import Cells, network_params, space_kind
+from skillearn_jax.train.spread import mean_and_std
 from skillearn_jax.train.tasks import OneSet
 from skillearn_jax.train.telemetry import Steps, note_compilation, observed
 from skillearn_jax.types import Array, Key, PyTree
@@ -147,7 +148,6 @@ class Training:
 
     def describe(self, name: str, errors: list[float]) -> dict[str, Any]:
         """Returns the network's row of the summary."""
-        spread = float(np.std(errors, ddof=1)) if len(errors) > 1 else None
         mobile = {}
         if self._config.stem == "imagenet":
             channels = self._data.image_shape[2]
@@ -159,8 +159,7 @@ class Training:
             "macs": count_macs(self._network, self._data.image_shape),
             **mobile,
             "errors": errors,
-            "mean": float(np.mean(errors)),
-            "std": spread,
+            **mean_and_std(errors),
         }
 
     def _initial_state(self, seed: int) -> State:
