@@ -10,10 +10,13 @@
 # RESTARTS=10 at most.
 set -u
 restarts=${RESTARTS:-10}
+asked=
 for ((attempt = 0; ; attempt++)); do
+  child=
+  trap 'asked=yes; [ -z "$child" ] || kill -TERM "$child" 2>/dev/null' TERM INT
   "$@" &
   child=$!
-  trap 'asked=yes; kill -TERM $child 2>/dev/null' TERM INT
+  [ -z "$asked" ] || kill -TERM "$child" # asked before its number was known
   wait $child
   code=$?
   # A signal ends `wait` early; the command may still want to save.

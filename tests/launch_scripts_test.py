@@ -62,7 +62,8 @@ def test_again_does_not_start_anew_what_it_was_asked_to_end(repo_root, tmp_path)
     """However that ends: here as if by a fault."""
     program = tmp_path / "program"
     program.write_text(
-        "#!/usr/bin/env bash\ntrap 'exit 139' TERM\necho here\nsleep 30 &\nwait $!\n"
+        "#!/usr/bin/env bash\n"
+        "trap 'exit 139' TERM\necho here\nwhile true; do sleep 0.1; done\n"
     )
     program.chmod(0o755)
     again = subprocess.Popen(

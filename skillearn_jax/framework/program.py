@@ -122,6 +122,7 @@ class Program:
             lambda leaf: jnp.array(leaf, jnp.result_type(leaf)),
             (dict(params), dict(model_state or {})),
         )
+        key = jnp.copy(key)
         opt_states = {
             stage.name: stage.transformation.init(
                 {name: params[name] for name in stage.moves}

@@ -29,8 +29,8 @@ class Backend(Protocol):
     def compile(self, step: Callable[..., Any], *args: PyTree) -> Callable[..., Any]:
         """Returns the step compiled; the first argument is donated."""
 
-    def place(self, tree: PyTree) -> PyTree:
-        """Returns a copy on every device."""
+    def place(self, tree: PyTree, *, donated: bool) -> PyTree:
+        """Returns the tree on every device."""
 
     def split(self, tree: PyTree) -> PyTree:
         """Returns the rows of this process, split over its devices."""
@@ -47,9 +47,9 @@ class OneDevice:
         """Returns the step compiled; the first argument is donated."""
         return jax.jit(step, donate_argnums=0).lower(*args).compile()
 
-    def place(self, tree: PyTree) -> PyTree:
-        """Returns a copy, so that a donated one leaves the caller's alone."""
-        return jax.tree.map(jnp.copy, tree)
+    def place(self, tree: PyTree, *, donated: bool) -> PyTree:
+        """Returns the tree on the device, and a copy where it will be donated."""
+        return jax.tree.map(jnp.copy, tree) if donated else jax.device_put(tree)
 
     def split(self, tree: PyTree) -> PyTree:
         """Returns the tree on the device."""
@@ -78,8 +78,9 @@ class Pmap:
         mapped = jax.pmap(step, AXIS_NAME, devices=self.devices, donate_argnums=(0,))
         return mapped.lower(*jax.tree.map(_local_view, args)).compile()
 
-    def place(self, tree: PyTree) -> PyTree:
-        """Returns a copy on every device, with a leading device axis."""
+    def place(self, tree: PyTree, *, donated: bool) -> PyTree:
+        """Returns a copy on every device, with a leading device axis, in any case."""
+        del donated
         sharding = NamedSharding(_mesh(self.devices), PartitionSpec(AXIS_NAME))
         count, local = len(self.devices), _local(self.devices)
 
@@ -149,13 +150,13 @@ class ShardMap:
 
         return jax.jit(together, donate_argnums=0).lower(*args).compile()
 
-    def place(self, tree: PyTree) -> PyTree:
-        """Returns one array a leaf that spans the devices, a copy (or a part) on each."""
+    def place(self, tree: PyTree, *, donated: bool) -> PyTree:
+        """Returns one array a leaf that spans the devices, all (or a part) on each."""
         sharding = NamedSharding(_mesh(self.devices), PartitionSpec())
         local = _local(self.devices)
 
         def put(leaf: Any) -> Array:
-            value = jnp.copy(leaf)  # a donated copy leaves the caller's array alone
+            value = jnp.copy(leaf) if donated else jnp.asarray(leaf)
             copies = [jax.device_put(value, device) for device in local]
             return jax.make_array_from_single_device_arrays(
                 value.shape, sharding, copies

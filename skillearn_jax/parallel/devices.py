@@ -103,13 +103,15 @@ class Devices:
         with uncollected():
             return self._way().compile(step, *args)
 
-    def place(self, tree: PyTree) -> PyTree:
-        """Returns a copy on every device, as `compile` wants it.
+    def place(self, tree: PyTree, *, donated: bool = True) -> PyTree:
+        """Returns the tree on every device, as `compile` wants it.
 
         Args:
             tree: values that are equal in all processes.
+            donated: the result shares no memory with the tree, which so outlives the
+                first argument of a compiled step; otherwise it may.
         """
-        return self._way().place(tree)
+        return self._way().place(tree, donated=donated)
 
     def split(self, tree: PyTree) -> PyTree:
         """Returns a batch whose rows are split over the devices, as `compile` wants it.

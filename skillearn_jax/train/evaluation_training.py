@@ -94,13 +94,13 @@ class Training:
             records: where it goes on from, and what it leaves.
             before: steps of the trainings before.
         """
-        initial, step = self._initial_state(seed), 0
+        state, step = self._initial_state(seed), 0
         values: dict[str, list[float]] = {"loss": [], "error": []}  # of this epoch
         saved = records.of(name, seed)
         if saved is not None:
-            initial, step = saved.restore(initial), saved.note["step"]
+            state, step = saved.restore(state), saved.note["step"]
             values = saved.note["values"]
-        state = placed = self._devices.place(initial)
+        state = placed = self._devices.place(state)
         steps_per_epoch = self._batches.steps_per_epoch
         total = self._config.epochs * steps_per_epoch
         if self._loop is None and step < total:
@@ -156,7 +156,7 @@ class Training:
             "name": name,
             "genotype": self._genotype.to_json(),
             "params": network_params(self._deployed, self._data.image_shape),
-            "macs": count_macs(self._network, self._data.image_shape),
+            "macs": count_macs(self._deployed, self._data.image_shape),
             **mobile,
             "errors": errors,
             **mean_and_std(errors),

@@ -4,7 +4,8 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-_LABELS = ("phase", "step", "epoch", "network", "seed")
+LABELS = ("phase", "step", "epoch", "network", "seed")
+"""What a row of metrics says beside its metrics."""
 
 
 class EventFiles:
@@ -24,7 +25,7 @@ class EventFiles:
         for row in rows:
             writer = self._writer(row)
             for name, value in row.items():
-                if name not in _LABELS:
+                if name not in LABELS:
                     writer.add_scalar(name, float(value), row["step"])
 
     def close(self) -> None:

@@ -8,7 +8,6 @@ from functools import partial
 from typing import NamedTuple
 
 import jax
-import numpy as np
 
 from skillearn_jax.data import Batch, Delivered, Drawn, sample
 from skillearn_jax.errors import NonFiniteError
@@ -76,7 +75,7 @@ class CompiledLoop(NamedTuple):
             state, stacked = self.call(state, streams)
             if call + 1 < calls:  # while the devices compute
                 streams = next(inputs)
-            stacked = jax.tree.map(np.asarray, self.devices.fetch(stacked))
+            stacked = jax.device_get(self.devices.fetch(stacked))
             metrics = [
                 {name: float(values[i]) for name, values in stacked.items()}
                 for i in range(self.chunk)
@@ -137,9 +136,9 @@ def compile_loop(
         return state, jax.tree.map(lambda value: value[None], metrics)
 
     placed = {
-        name: (devices.split if isinstance(stream, Delivered) else devices.place)(
-            stream
-        )
+        name: devices.split(stream)
+        if isinstance(stream, Delivered)
+        else devices.place(stream, donated=False)
         for name, stream in streams.items()
     }
     start = time.perf_counter()

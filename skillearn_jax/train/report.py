@@ -7,7 +7,7 @@ from typing import Any
 
 from skillearn_jax.errors import InputError
 from skillearn_jax.train import exam_contents, report_figures, report_page
-from skillearn_jax.train.json_files import read_json, read_rows, write_text
+from skillearn_jax.train.json_files import fits, read_json, read_rows, write_text
 from skillearn_jax.train.random_search import CANDIDATES, best_candidate
 from skillearn_jax.train.spaces import Cells, kind_of_cells, read_cells
 
@@ -128,7 +128,8 @@ def _read(workdir: Path) -> _Records:
     if summary is None:
         raise InputError(f"{workdir}: no summary.json; a report needs a finished run")
     genotype = read_json(workdir / "genotype.json", {}) or summary.get("genotype")
-    metrics, skipped = read_rows(workdir / "metrics.jsonl")
+    lines, skipped = read_rows(workdir / "metrics.jsonl")
+    metrics = [row for row in lines if fits(row, {"phase": "", "step": 0.0})]
     return _Records(
         summary=summary,
         config=read_json(workdir / "config.json", {}) or {},
@@ -137,7 +138,7 @@ def _read(workdir: Path) -> _Records:
         candidates=read_json(workdir / CANDIDATES, {}),
         heldout=read_json(workdir / "heldout.json", {}) or {},
         metrics=metrics,
-        skipped=skipped,
+        skipped=skipped + len(lines) - len(metrics),
     )
 
 

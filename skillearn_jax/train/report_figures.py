@@ -1,6 +1,7 @@
 """The curves of a report, as SVG that is reproducible and fits light and dark pages."""
 
 import io
+import itertools
 import math
 import re
 from collections import defaultdict
@@ -14,8 +15,11 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.layout_engine import ConstrainedLayoutEngine
 
+from skillearn_jax.train.events import LABELS
+
 Row = Mapping[str, Any]
 Points = dict[float, list[float]]  # x: the values there
+_Panel = tuple[str, str]  # prefix of its metrics, and kind
 
 # Stands for the page's own text colour until the SVG is written.
 _INK = "#010203"
@@ -41,7 +45,6 @@ STYLE: dict[Any, Any] = {
     **dict.fromkeys(("xtick.color", "ytick.color", "grid.color"), _INK),
 }
 _LEGEND_COLUMNS = 3
-_NOT_METRICS = frozenset({"phase", "step", "epoch", "time_s", "network", "seed"})
 # Metrics of one prefix share a panel if they measure the same kind of thing.
 _KINDS = (
     ("loss", "loss"),
@@ -60,15 +63,11 @@ _LOG_RATIO = 30.0
 
 
 def search_curves(rows: Iterable[Row]) -> str | None:
-    """Returns all metrics of the search over its steps; None if there are none."""
-    placed, warmup_end = _joined(
-        [row for row in rows if row.get("phase") != "evaluate" and "network" not in row]
-    )
-    panels: dict[tuple[str, str], dict[str, Points]] = {}
-    for step, row in placed:
-        for name, value in _metrics(row):
-            series = panels.setdefault(_panel(name), {})
-            series.setdefault(name, {})[step] = [value]
+    """Returns all metrics of the search over its steps; None if there are none.
+
+    The steps of warm-ups are shaded.
+    """
+    panels, warmups = _collected(rows)
     if not panels:
         return None
     # Neighbours by subject, subjects in order of appearance.
@@ -78,8 +77,8 @@ def search_curves(rows: Iterable[Row]) -> str | None:
         figure, axes = grid(len(panels))
         for ax, panel in zip(axes, order, strict=True):
             series = panels[panel]
-            if warmup_end:
-                ax.axvspan(0, warmup_end, color=_INK, alpha=0.06, linewidth=0)
+            for begin, end in warmups:
+                ax.axvspan(begin, end, color=_INK, alpha=0.06, linewidth=0)
             for index, (name, points) in enumerate(series.items()):
                 color = COLORS[index % len(COLORS)]
                 _curve(ax, points, name.rpartition("/")[2], color)
@@ -196,38 +195,46 @@ def confusion(heldout: Row) -> tuple[str, str] | None:
     return drawn, f"What each class is taken for, in per cent; {', '.join(words)}."
 
 
-def _joined(rows: Sequence[Row]) -> tuple[list[tuple[float, Row]], float]:
-    """Returns the rows on one axis of steps, and where the warm-up ends.
+def _collected(
+    rows: Iterable[Row],
+) -> tuple[dict[_Panel, dict[str, Points]], list[tuple[float, float]]]:
+    """Returns the curves of a search by panel, and where its warm-ups begin and end.
 
-    Phases follow each other even if each counts its own steps. A run that was stopped
-    and resumed may have written a step twice: the later one counts.
+    A step has several rows, of different metrics. Of a metric that a step has twice, in a
+    run that was stopped and has gone on, the later one counts. A search in stages has
+    several warm-ups.
     """
-    phases: dict[str, dict[float, Row]] = {}
+    panels: dict[_Panel, dict[str, Points]] = {}
+    phases: dict[float, str] = {}
     for row in rows:
-        steps = phases.setdefault(str(row.get("phase", "")), {})
-        steps[float(row.get("step", len(steps)))] = row
-    placed: list[tuple[float, Row]] = []
-    warmup_end = 0.0
-    for phase, by_step in phases.items():
-        end = placed[-1][0] if placed else 0.0
-        offset = end if min(by_step) <= end else 0.0
-        placed += [(offset + step, by_step[step]) for step in sorted(by_step)]
+        if row["phase"] == "evaluate" or "network" in row:
+            continue
+        step = float(row["step"])
+        phases[step] = row["phase"]
+        for name, value in _metrics(row):
+            curves = panels.setdefault(_panel(name), {})
+            curves.setdefault(name, {})[step] = [value]
+    warmups, begin = [], 0.0
+    for phase, steps in itertools.groupby(sorted(phases), key=phases.__getitem__):
+        end = list(steps)[-1]
         if phase == "warmup":
-            warmup_end = placed[-1][0]
-    return placed, warmup_end
+            warmups.append((begin, end))
+        begin = end
+    return panels, warmups
 
 
 def _metrics(row: Row) -> list[tuple[str, float]]:
     return [
         (name, float(value))
         for name, value in row.items()
-        if name not in _NOT_METRICS
+        if name not in LABELS
         and isinstance(value, int | float)
+        and not isinstance(value, bool)
         and math.isfinite(value)
     ]
 
 
-def _panel(name: str) -> tuple[str, str]:
+def _panel(name: str) -> _Panel:
     prefix, _, leaf = name.rpartition("/")
     return prefix, next((kind for part, kind in _KINDS if part in leaf), "")
 

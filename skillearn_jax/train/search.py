@@ -219,7 +219,7 @@ def derived(state: State, space: Any, config: Config) -> Cells:
 
 
 def _alphas(state: State) -> dict[str, np.ndarray]:
-    return jax.tree.map(np.asarray, state.params["alphas"])
+    return jax.device_get(state.params["alphas"])
 
 
 def _run_phases(
@@ -250,23 +250,23 @@ def _run_phases(
         state = phase.enter(params, key, setup.model_state, state)
         if saved and done > begin:
             state = saved.restore(state)
-        left = start - int(state.step)
+        step = int(state.step)
+        left = start - step
         if not left or stopped:
             continue
-        latest = placed = devices.place(state)
+        state = placed = devices.place(state)
         loop = compile_loop(
             phase.program,
             placed,
             {name: streams[name] for name in phase.program.streams},
             devices,
             recorder.steps_per_epoch,
-            begin=int(state.step),
+            begin=step,
             step=setup.step(phase.program),
         )
-        step = int(state.step)
         note_compilation(recorder.workdir, phase.name, step, loop)
         with interrupt.deferred():
-            for latest, metrics in observed(
+            for state, metrics in observed(
                 loop.steps(placed, left),
                 loop,
                 recorder.workdir,
@@ -279,17 +279,17 @@ def _run_phases(
                 recorder.record(phase.name, step, metrics)
                 if step % recorder.steps_per_epoch == 0:
                     stability, stopped = recorder.end_epoch(
-                        phase, step, devices.fetch(latest), stability
+                        phase, step, devices.fetch(state), stability
                     )
                 recorder.saver.offer(
                     range(step - len(metrics) + 1, step + 1),
-                    partial(devices.fetch, latest),
+                    partial(devices.fetch, state),
                     partial(recorder.note, phase, stability, stopped),
                     last=stopped or step == start,
                 )
                 if stopped:
                     break
-        state = devices.fetch(latest)
+        state = devices.fetch(state)
     assert state is not None
     return state
 

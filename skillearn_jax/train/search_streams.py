@@ -72,8 +72,7 @@ def streams_of(
     if not isinstance(data, Mapping):
         own = search_streams(config, data)
         if bank is not None:
-            examples = jax.device_put(bank.train)
-            own["bank"] = dataclasses.replace(own["bank"], examples=examples)
+            own["bank"] = dataclasses.replace(own["bank"], examples=bank.train)
         return own
     streams: dict[str, Stream] = {}
     for name, of_task in data.items():

@@ -969,7 +969,10 @@ def test_arguments_in_another_order_are_refused(toy):
 
 
 def test_init_takes_the_same_array_twice_for_a_step_that_donates(toy):
-    """Copies of one initial value, as in interleaving, are buffers of their own."""
+    """Copies of one initial value, as in interleaving, are buffers of their own.
+
+    The caller's arrays stay the caller's, the key among them.
+    """
     program = Program(
         (
             Stage(
@@ -981,7 +984,11 @@ def test_init_takes_the_same_array_twice_for_a_step_that_donates(toy):
         )
     )
     start = jnp.ones(3)
-    state = program.init({"one": start, "two": start}, jax.random.key(0))
+    key = jax.random.key(0)
+    state = program.init({"one": start, "two": start}, key)
     pointers = {state.params[name].unsafe_buffer_pointer() for name in ("one", "two")}
     assert len(pointers) == 2
     jax.jit(program.step, donate_argnums=0)(state, {})
+    assert state.key.is_deleted()
+    np.testing.assert_array_equal(start, jnp.ones(3))
+    assert jnp.array_equal(key, jax.random.key(0))

@@ -96,6 +96,14 @@ def test_what_was_placed_outlives_the_donation_of_the_copy(count, backend):
     assert placed.is_deleted()
 
 
+@pytest.mark.parametrize("donated", [True, False])
+def test_what_is_not_donated_is_not_copied_on_one_device(donated):
+    value = jnp.arange(4.0)
+    placed = Devices(1).place(value, donated=donated)
+    shared = placed.unsafe_buffer_pointer() == value.unsafe_buffer_pointer()
+    assert shared == (not donated)
+
+
 @SEVERAL
 def test_several_devices_sum_over_the_axis(backend):
     devices = Devices(4, backend)

@@ -7,10 +7,27 @@ import numpy as np
 import pytest
 
 from skillearn_jax.data import load
-from skillearn_jax.nas import random_genotype
+from skillearn_jax.nas import KNOWN_GENOTYPES, Network, count_macs, random_genotype
+from skillearn_jax.parallel import Devices
 from skillearn_jax.train.evaluate import _contestants, _summarize
 from skillearn_jax.train.evaluation_data import training_batches
+from skillearn_jax.train.evaluation_training import Training
 from skillearn_jax.train.search_streams import search_streams
+from skillearn_jax.train.spaces import network_params
+
+
+def test_sizes_are_those_of_the_network_as_deployed(tiny):
+    """Without the auxiliary head, which is for training."""
+    config = tiny({"evaluation.auxiliary_weight": 0.4, "evaluation.cells": 3})
+    data = SimpleNamespace(num_classes=10, image_shape=(32, 32, 3))
+    batches = SimpleNamespace(steps_per_epoch=2)
+    cells = KNOWN_GENOTYPES["DARTS_V2"]
+    row = Training(config, data, cells, batches, Devices(1)).describe("derived", [3.0])
+    channels = config.evaluation.channels
+    network = Network(cells, num_cells=3, channels=channels, num_classes=10)
+    assert row["macs"] == count_macs(network, data.image_shape)
+    assert row["params"] == network_params(network, data.image_shape)
+    assert (row["mean"], row["std"]) == (3.0, None)
 
 
 def test_random_cells_are_of_the_same_space_and_of_the_runs_seed(tiny):

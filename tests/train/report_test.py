@@ -13,6 +13,7 @@ from skillearn_jax.errors import InputError, StorageError
 from skillearn_jax.nas.genotype import Genotype
 from skillearn_jax.train import report_page
 from skillearn_jax.train.report import write_report
+from skillearn_jax.train.report_figures import _collected
 
 HOSTILE = "</pre><script>alert('1')</script>"
 EDGES = (
@@ -68,12 +69,12 @@ def workdir(tmp_path):
         "program": f"stage 1: {HOSTILE}",
     }
     rows = [{"phase": "warmup", "step": s, "learner/loss": 2.3} for s in range(1, 9)]
-    for step in range(1, 41):
-        row = {"phase": "search", "step": step, "epoch": step // 20, "time_s": 1.0}
+    for step in range(9, 49):
+        row = {"phase": "search", "step": step, "epoch": step // 20}
         row |= {"learner/loss": 2.0 / step, "hypergrad/alphas/direct": 0.1}
         row |= {"hypergrad/alphas/response": 0.001, "validation/exam_size": 32.0}
         row |= {"surprise/metric": math.sin(step), "nothing": None}
-        row |= {"validation/exam_loss": math.nan if step == 3 else 1.0}
+        row |= {"validation/exam_loss": math.nan if step == 11 else 1.0}
         rows.append(row)
     for network in ("derived", "random 1"):
         for step in (10, 20):
@@ -186,6 +187,34 @@ def test_a_full_disk_leaves_the_old_page(workdir, monkeypatch):
     with pytest.raises(StorageError, match="No space left"):
         write_report(workdir)
     assert page.read_bytes() == before
+
+
+def test_a_search_in_stages_has_each_step_once_and_several_warmups():
+    """At the end of an epoch a step has a second row, of other metrics."""
+    phases = 2 * [*3 * ["warmup"], *4 * ["search"]]
+    rows = [
+        {"phase": phase, "step": step, "learner/loss": 1.0 / step}
+        for step, phase in enumerate(phases, start=1)
+    ]
+    ends = [{**row, "learner/loss": 0.5} for row in rows[3:4]]  # written again
+    ends += [
+        {"phase": "search", "step": step, "alphas/normal_skips": 2, "stopped": step > 9}
+        for step in (7, 14)
+    ]
+    panels, warmups = _collected([*rows, *ends])
+    assert panels["learner", "loss"]["learner/loss"] == {
+        float(step): [0.5 if step == 4 else 1.0 / step] for step in range(1, 15)
+    }
+    assert panels["alphas", ""] == {"alphas/normal_skips": {7.0: [2.0], 14.0: [2.0]}}
+    assert warmups == [(0.0, 3.0), (7.0, 10.0)]
+    assert len(panels) == 2
+
+
+def test_lines_that_a_run_does_not_write_are_skipped(workdir):
+    with (workdir / "metrics.jsonl").open("a") as file:
+        file.write('rch"}\n{"phase": "search"}\n{"phase": 1, "step": 2}\n')
+    page = write_report(workdir).read_text()
+    assert "Skipped 3 unreadable line(s) of metrics.jsonl." in page
 
 
 def test_resumed_steps_count_once(workdir):
