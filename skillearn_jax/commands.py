@@ -83,10 +83,15 @@ def leave(code: int) -> NoReturn:
     """
     if code <= 128:
         sys.exit(code)
+    flush_output()
+    os._exit(code)
+
+
+def flush_output() -> None:
+    """Writes what was printed, as far as anybody takes it."""
     for stream in (sys.stdout, sys.stderr):
         with contextlib.suppress(OSError, ValueError):
             stream.flush()
-    os._exit(code)
 
 
 def complain(name: str, line: str) -> None:

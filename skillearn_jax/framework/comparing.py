@@ -33,6 +33,12 @@ if TYPE_CHECKING:
 
 DTYPES = ("float64", "float32", "bfloat16")
 RADII = tuple(10.0**power for power in range(-6, 1))
+ADJOINTS = (
+    Exact(),
+    FiniteDifference(0.01),
+    FirstOrder("lookahead"),
+    FirstOrder("current"),
+)
 TOTAL = "total"
 """The name of a row's stage that stands for the whole gradient of a set."""
 
@@ -140,12 +146,7 @@ def compare(
     state: State,
     batches: Batches,
     *,
-    adjoints: Sequence[Adjoint] = (
-        Exact(),
-        FiniteDifference(0.01),
-        FirstOrder("lookahead"),
-        FirstOrder("current"),
-    ),
+    adjoints: Sequence[Adjoint] = ADJOINTS,
     radii: Sequence[float] = RADII,
     dtypes: Sequence[str] = DTYPES,
     repeats: int = 5,

@@ -1,6 +1,7 @@
 """Floor 2: K training stages, then a validation stage, as one pure step."""
 
 import dataclasses
+import functools
 from collections.abc import Mapping
 from dataclasses import KW_ONLY, dataclass
 from typing import Any
@@ -278,11 +279,8 @@ class Program:
         for name in self.validation.supporting:
             zero = optax.tree.zeros_like(state.params[name])
             direct[name] = terms[VALIDATION].get(name, zero)
-            response[name] = optax.tree.add(
-                zero,
-                zero,  # add() takes two at least; a set may be read by no stage
-                *(terms[s.name][name] for s in self.stages if name in terms[s.name]),
-            )
+            parts = (terms[s.name][name] for s in self.stages if name in terms[s.name])
+            response[name] = functools.reduce(optax.tree.add, parts, zero)
         grads = {name: optax.tree.add(direct[name], response[name]) for name in direct}
         moved = {name: run.values[name] for s in self.stages for name in s.moves}
         info = HypergradInfo(

@@ -187,7 +187,7 @@ class Stage(Objective):
     _: KW_ONLY
     moves: tuple[str, ...]
     optimizer: Optimizer | Mapping[str, Optimizer]
-    adjoint: Adjoint = Exact()  # noqa: RUF009 - frozen
+    adjoint: Adjoint = Exact()
     solver: Steps | None = None
     start: Mapping[str, str] = field(default_factory=dict)
 

@@ -15,13 +15,11 @@ from skillearn_jax.hypergrad.refusals import (
 )
 from skillearn_jax.types import LossFn, PyTree
 
-_EXACT = Exact()
-
 
 def one_step(
     loss_fn: LossFn,
     optimizer: optax.GradientTransformation,
-    adjoint: Adjoint = _EXACT,
+    adjoint: Adjoint = Exact(),
     axis_name: str | None = None,
 ) -> StepFn:
     """Returns one optimiser step as a function that gradients flow through.

@@ -16,7 +16,6 @@ from skillearn_jax.hypergrad.one_step import one_step
 from skillearn_jax.hypergrad.optimizer_step import StepInfo
 from skillearn_jax.types import Array, LossFn, PyTree
 
-_EXACT = Exact()
 Loop = Literal["auto", "scan", "python"]
 
 Body = Callable[[Any, Any], tuple[Any, Any]]
@@ -127,7 +126,7 @@ def unroll(
     loss_fn: LossFn,
     optimizer: optax.GradientTransformation,
     num_steps: int,
-    adjoint: Adjoint = _EXACT,
+    adjoint: Adjoint = Exact(),
     axis_name: str | None = None,
     *,
     segment: int | None = None,

@@ -11,7 +11,6 @@ import contextlib
 import json
 import os
 import re
-import sys
 import threading
 import time
 from typing import Any, NoReturn
@@ -19,7 +18,7 @@ from typing import Any, NoReturn
 import jax
 from jax._src import distributed  # the table of keys has no public name
 
-from skillearn_jax.commands import complain
+from skillearn_jax.commands import complain, flush_output
 from skillearn_jax.errors import MissingProcessError
 
 _KEY = "skillearn_jax/ended"
@@ -91,9 +90,7 @@ def _listen() -> None:
 
 
 def _end(code: int, line: str) -> NoReturn:
-    for stream in (sys.stdout, sys.stderr):
-        with contextlib.suppress(OSError, ValueError):
-            stream.flush()
+    flush_output()
     me = distributed.global_state.process_id
     said = json.dumps({"code": code, "line": line})
     with contextlib.suppress(jax.errors.JaxRuntimeError):  # process 0 is gone

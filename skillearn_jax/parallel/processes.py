@@ -4,10 +4,10 @@ Every process runs the same program, on devices of its own; one of them, the fir
 writes what the run leaves. What it alone can know, it tells the others.
 """
 
+import functools
 import json
 import os
 import socket
-import sys
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -18,11 +18,13 @@ import numpy as np
 from jax.experimental import multihost_utils
 
 from skillearn_jax import errors
+from skillearn_jax.commands import complain
 from skillearn_jax.errors import InputError, UserError
 from skillearn_jax.parallel.backends import AXIS_NAME
 from skillearn_jax.parallel.ending import listen
 from skillearn_jax.parallel.rendezvous import meet
 
+_log = functools.partial(complain, "skillearn_jax")
 _REMIND_S = 30.0
 _SMALLEST = 4096  # bytes of a message; larger ones grow by factors of four
 
@@ -235,7 +237,3 @@ def _remind(where: str, done: threading.Event) -> None:
         _log(
             f"{where} has waited {waited:.0f} s for the other processes of the cluster"
         )
-
-
-def _log(text: str) -> None:
-    print(f"skillearn_jax: {text}", file=sys.stderr, flush=True)

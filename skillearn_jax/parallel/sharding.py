@@ -5,6 +5,7 @@ Scalars, such as counts of steps, are everywhere.
 """
 
 import functools
+import math
 
 import jax
 import jax.numpy as jnp
@@ -85,10 +86,7 @@ def to_rows(whole: Array, count: int) -> Array:
 
 def to_whole(rows: Array, shape: tuple[int, ...]) -> Array:
     """Returns the leaf of a shape whose rows these are."""
-    size = 1
-    for side in shape:
-        size *= side
-    return rows.reshape(-1)[:size].reshape(shape)
+    return rows.reshape(-1)[: math.prod(shape)].reshape(shape)
 
 
 # The parameters are equal on all devices, and so is a cotangent of them: what is cut is

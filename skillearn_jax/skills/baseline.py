@@ -7,11 +7,9 @@ from skillearn_jax.hypergrad import Adjoint, Exact
 from skillearn_jax.skills.models import Batch, LearnerModel, ModelState
 from skillearn_jax.types import Array, Key, ParamSets
 
-_EXACT = Exact()
-
 
 def baseline(
-    learner: LearnerModel, *, adjoint: Adjoint = _EXACT, axis_name: str | None = None
+    learner: LearnerModel, *, adjoint: Adjoint = Exact(), axis_name: str | None = None
 ) -> Program:
     """Returns the two-level program that every skill is compared with.
 

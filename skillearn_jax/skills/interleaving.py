@@ -21,8 +21,6 @@ from skillearn_jax.skills.tasks import (
 )
 from skillearn_jax.types import Array, Key, LossFn, ParamSets
 
-_EXACT = Exact()
-
 Transfer = Literal["proximal", "copy"]
 Coupling = Literal["full", "stop_gradient"]
 Weights = Literal["copies", "per_task", "shared"]
@@ -41,7 +39,7 @@ def interleaving_learning(
     weights: Weights = "copies",
     step_size: float | None = None,
     proximal_step: bool = False,
-    adjoint: Adjoint = _EXACT,
+    adjoint: Adjoint = Exact(),
     axis_name: str | None = None,
 ) -> Program:
     """Returns the program in which tasks take turns: one training stage per turn.

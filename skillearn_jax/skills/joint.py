@@ -13,15 +13,13 @@ from skillearn_jax.skills.models import Batch, ModelState, TaskModel
 from skillearn_jax.skills.tasks import TaskSets, blocked, by_name, sum_of_losses
 from skillearn_jax.types import Array, Key, ParamSets
 
-_EXACT = Exact()
-
 
 def joint_learning(
     tasks: Sequence[TaskModel],
     *,
     supporting: Mapping[str, Optimizer],
     optimizer: Optimizer,
-    adjoint: Adjoint = _EXACT,
+    adjoint: Adjoint = Exact(),
     axis_name: str | None = None,
 ) -> Program:
     """Returns the program that learns all tasks at once.
@@ -87,7 +85,7 @@ def sequential_fine_tuning(
     supporting: Mapping[str, Optimizer],
     optimizer: TurnOptimizer,
     turns: int = 1,
-    adjoint: Adjoint = _EXACT,
+    adjoint: Adjoint = Exact(),
     axis_name: str | None = None,
 ) -> Program:
     """Returns the program that hands one encoder from task to task, without any pull.

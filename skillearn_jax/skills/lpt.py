@@ -13,8 +13,6 @@ from skillearn_jax.skills.curriculum import Curriculum
 from skillearn_jax.skills.lpt_losses import ExamLoss, ExamLosses, ExamScores
 from skillearn_jax.skills.models import LearnerModel, TesterModel
 
-_EXACT = Exact()
-
 Ablation = Literal["none", "difficulty_only", "exam_only"]
 
 LPT_VARIANTS: Mapping[str, Mapping[str, Any]] = MappingProxyType(
@@ -56,8 +54,8 @@ def learning_by_passing_tests(
     ablation: Ablation = "none",
     order: Order = "simultaneous",
     curriculum: Curriculum | None = None,
-    adjoint: Adjoint = _EXACT,
-    tester_adjoint: Adjoint = _EXACT,
+    adjoint: Adjoint = Exact(),
+    tester_adjoint: Adjoint = Exact(),
     tester_train: str = "train",
     axis_name: str | None = None,
 ) -> Program:

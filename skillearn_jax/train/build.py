@@ -41,7 +41,6 @@ class SearchSetup(NamedTuple):
         phases: warm-up (if any) and search.
         params: fresh parameter sets.
         model_state: fresh running statistics.
-        space: to derive a genotype from `params["alphas"]`.
         curriculum: what the exams of the search follow, if they do.
         models: learner and tester, of learning by passing tests.
     """
@@ -49,7 +48,6 @@ class SearchSetup(NamedTuple):
     phases: tuple[Phase, ...]
     params: dict[str, PyTree]
     model_state: dict[str, PyTree]
-    space: Any
     curriculum: Curriculum | None = None
     models: tuple[LearnerModel, TesterModel] | None = None
 
@@ -110,7 +108,6 @@ def build_search(
         phases_of(program, config),
         params,
         model_state,
-        space,
         curriculum,
         models,
     )

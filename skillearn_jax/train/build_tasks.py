@@ -99,7 +99,7 @@ def build_tasks(
         for task, names in _moves(program, config)
         for name in names
     }
-    return SearchSetup(phases_of(program, config), params, model_state, stage.space)
+    return SearchSetup(phases_of(program, config), params, model_state)
 
 
 def schedule_of(config: Config) -> tuple[str, ...]:

@@ -11,7 +11,7 @@ from ml_collections import ConfigDict
 
 from skillearn_jax.errors import InputError, cannot_write
 from skillearn_jax.framework import CompareReport, compare
-from skillearn_jax.hypergrad import Exact, FiniteDifference, FirstOrder
+from skillearn_jax.framework.comparing import ADJOINTS
 from skillearn_jax.train import report_comparison
 from skillearn_jax.train.comparison_problems import (
     Problem,
@@ -26,12 +26,6 @@ from skillearn_jax.train.experiment import run
 from skillearn_jax.train.json_files import read_json, write_json
 from skillearn_jax.train.lock import locked
 
-_ADJOINTS = (
-    Exact(),
-    FiniteDifference(0.01),
-    FirstOrder("lookahead"),
-    FirstOrder("current"),
-)
 _SEARCHES = ("exact", "finite_difference", "first_order")
 
 
@@ -104,7 +98,6 @@ def _compared(
     problem = warmed(problems[config.batch_size], config.warm_steps)
     found = compare(
         *problem,
-        adjoints=_ADJOINTS,
         radii=config.radii,
         dtypes=config.dtypes,
         repeats=config.repeats,
@@ -153,7 +146,7 @@ def _swept(
     dtypes = tuple(d for d in config.dtypes if d != "float64") or config.dtypes
     found: CompareReport = compare(
         *problem,
-        adjoints=_ADJOINTS[:2],
+        adjoints=ADJOINTS[:2],
         radii=(),
         dtypes=dtypes,
         repeats=config.repeats,

@@ -2,19 +2,18 @@
 
 import contextlib
 from collections.abc import Mapping
-from functools import partial
-from pathlib import Path
 from typing import Any
 
 from skillearn_jax.data import ImageData
-from skillearn_jax.parallel import Devices, on_first
+from skillearn_jax.parallel import Devices
 from skillearn_jax.train.config import Config
 from skillearn_jax.train.console import Console
 from skillearn_jax.train.evaluate import evaluate
 from skillearn_jax.train.fingerprint import fingerprint
-from skillearn_jax.train.report import write_report
+from skillearn_jax.train.report import report_by_first
 from skillearn_jax.train.shared_workdir import open_workdir
 from skillearn_jax.train.spaces import Cells
+from skillearn_jax.train.summary import evaluated, summary_of
 from skillearn_jax.train.tasks import task_config
 from skillearn_jax.train.workdir import Workdir
 
@@ -55,8 +54,9 @@ def evaluate_tasks(
         folder.write_json("genotype.json", genotype.to_json())
         with contextlib.closing(folder):
             entry = evaluate(own, of_task, genotype, folder, devices, console)
-        folder.write_json("summary.json", _summary(config, of_task, genotype, entry))
-        on_first(partial(_report, folder.path))
+        summary = summary_of(config, [of_task], genotype) | evaluated(entry)
+        folder.write_json("summary.json", summary)
+        report_by_first(folder.path)
         entries[name] = entry
         errors[name] = folder.read_json("evaluation.json")
         workdir.write_json("evaluation.json", errors)
@@ -74,23 +74,3 @@ def evaluate_tasks(
         if text
     ]
     return {**shared, "rows": rows, "verdict": " ".join(verdicts), "tasks": entries}
-
-
-def _report(folder: Path) -> None:
-    write_report(folder)
-
-
-def _summary(
-    config: Config, data: ImageData, genotype: Cells, entry: Mapping[str, Any]
-) -> dict[str, Any]:
-    return {
-        "task": config.skill,
-        "dataset": data.name,
-        "seed": config.seed,
-        "num_train": data.train.size,
-        "num_heldout": data.heldout.size,
-        "genotype": genotype.to_json(),
-        "params": entry["rows"][0]["params"],
-        "macs": entry["rows"][0]["macs"],
-        "evaluation": entry,
-    }

@@ -24,7 +24,7 @@ from skillearn_jax.train.exams import load_bank
 from skillearn_jax.train.fingerprint import fingerprint
 from skillearn_jax.train.given import given_cells
 from skillearn_jax.train.random_search import random_search
-from skillearn_jax.train.report import write_report
+from skillearn_jax.train.report import report_by_first
 from skillearn_jax.train.search import SearchResult, search
 from skillearn_jax.train.shared_workdir import locked_by_first, open_workdir
 from skillearn_jax.train.spaces import (
@@ -33,6 +33,7 @@ from skillearn_jax.train.spaces import (
     read_cells,
     space_kind,
 )
+from skillearn_jax.train.summary import evaluated, print_evaluation, summary_of
 from skillearn_jax.train.tasks import (
     Images,
     each_set,
@@ -207,7 +208,12 @@ def _computed(
         folder.write_json("genotype.json", cells.to_json())
         found = SearchResult(cells, epochs=0, steps=0)
     console.message(kind_of_cells(found.genotype).text(found.genotype))
-    summary = _summary(config, data, found, folder)
+    summary = summary_of(config, each_set(data), found.genotype)
+    summary["search"] = {
+        "epochs": found.epochs,
+        "steps": found.steps,
+        **search_seconds(folder),
+    }
     if benchmark is not None:
         looked_up = benchmark.look_up(found.genotype)
         summary["benchmark"] = {"dataset": benchmark.dataset, **looked_up}
@@ -219,73 +225,12 @@ def _computed(
             if isinstance(data, Mapping)
             else evaluate(config, data, *rest)
         )
-        summary["evaluation"] = evaluation
-        summary["params"] = evaluation["rows"][0]["params"]
-        summary["macs"] = evaluation["rows"][0]["macs"]
-        _print_evaluation(console, evaluation)
+        summary |= evaluated(evaluation)
+        print_evaluation(console, evaluation)
     return summary
 
 
 def _report(folder: Workdir, summary: dict[str, Any], console: Console) -> Result:
-    report = Path(on_first(lambda: str(write_report(folder.path))))
+    report = report_by_first(folder.path)
     console.message(f"report: {report}")
     return Result(read_cells(summary["genotype"]), summary, report)
-
-
-def _summary(
-    config: Config, data: Images, found: SearchResult, folder: Workdir
-) -> dict[str, Any]:
-    sets, seconds = each_set(data), search_seconds(folder)
-    return {
-        "task": "evaluation" if config.genotype else config.skill,
-        "dataset": " and ".join(each.name for each in sets),
-        "seed": config.seed,
-        "num_train": sum(each.num_train for each in sets),
-        "num_heldout": sum(each.num_heldout for each in sets),
-        "genotype": found.genotype.to_json(),
-        "search": {
-            "epochs": found.epochs,
-            "steps": found.steps,
-            **seconds,
-        },
-    }
-
-
-def _print_evaluation(console: Console, evaluation: Mapping[str, Any]) -> None:
-    seeds = evaluation["num_seeds"]
-    rows = [
-        (
-            row["name"],
-            row["params"],
-            row["macs"],
-            f"{row['mean']:.2f}"
-            + (f" ± {row['std']:.2f}" if row["std"] is not None else ""),
-        )
-        for row in evaluation["rows"]
-    ]
-    console.table(
-        f"error on held-out images, {evaluation['epochs']} epochs, "
-        f"{seeds} seed{'s' if seeds > 1 else ''}",
-        ("cells", "parameters", "multiply-adds", "error %"),
-        rows,
-    )
-    for row in evaluation["rows"]:
-        if mobile := row.get("mobile"):
-            relation = "within" if mobile["kept"] else "ABOVE"
-            console.message(
-                f"{row['name']}: {mobile['macs'] / 1e6:.0f}M multiply-adds at 224x224, "
-                f"{relation} the mobile limit of {mobile['limit'] / 1e6:.0f}M"
-            )
-    if "random" in evaluation:
-        random = evaluation["random"]
-        spread = f" ± {random['std']:.2f}" if random["std"] is not None else ""
-        console.message(
-            f"random cells: {random['mean']:.2f}{spread} % "
-            f"({random['count']} cells x {seeds} seeds)"
-        )
-    for text in (
-        evaluation.get("verdict"),
-        *evaluation.get("comparisons", {}).values(),
-    ):
-        if text:
-            console.message(text)

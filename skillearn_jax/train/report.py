@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from skillearn_jax.errors import InputError
+from skillearn_jax.parallel import on_first
 from skillearn_jax.train import exam_contents, report_figures, report_page
 from skillearn_jax.train.json_files import fits, read_json, read_rows, write_text
 from skillearn_jax.train.random_search import CANDIDATES, best_candidate
@@ -56,6 +57,11 @@ def write_report(workdir: Path) -> Path:
     path = folder / "index.html"
     write_text(path, page)
     return path
+
+
+def report_by_first(workdir: Path) -> Path:
+    """Writes the report of a run of several processes; see `write_report`."""
+    return Path(on_first(lambda: str(write_report(workdir))))
 
 
 def _figures(records: _Records) -> dict[str, report_page.Figure]:

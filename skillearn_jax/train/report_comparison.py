@@ -9,6 +9,7 @@ import matplotlib
 import numpy as np
 from matplotlib.axes import Axes
 
+from skillearn_jax.framework.comparing import ADJOINTS
 from skillearn_jax.nas import Genotype
 from skillearn_jax.nas.derive import softmax
 from skillearn_jax.nas.draw import genotype_text
@@ -17,8 +18,7 @@ from skillearn_jax.train.json_files import write_text
 from skillearn_jax.train.report_page import Figure, page, section, show, table
 
 Record = Mapping[str, Any]
-_EXACT = "Exact()"
-_DIFFERENCE = "FiniteDifference(radius=0.01)"
+_EXACT, _DIFFERENCE = map(repr, ADJOINTS[:2])
 _NAMES = {_EXACT: "exact", _DIFFERENCE: "finite difference"}
 
 

@@ -5,6 +5,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from html import escape
 from typing import Any
 
+from skillearn_jax.nas.nasbench201 import NUM_ARCHITECTURES
 from skillearn_jax.train.report_style import STYLE
 
 _SKILLS = {
@@ -154,12 +155,18 @@ def _tiles(summary: Mapping[str, Any], evaluation: Mapping[str, Any]) -> str:
         (
             "tabulated test accuracy",
             _if("{benchmark/test_accuracy:.2f} %", table),
-            _if("{dataset}, rank {benchmark/test_rank:,.0f} of 15,625", table),
+            _if(
+                f"{{dataset}}, rank {{benchmark/test_rank:,.0f}} of {NUM_ARCHITECTURES:,}",
+                table,
+            ),
         ),
         (
             "tabulated validation accuracy",
             _if("{benchmark/val_accuracy:.2f} %", table),
-            _if("{dataset}, rank {benchmark/val_rank:,.0f} of 15,625", table),
+            _if(
+                f"{{dataset}}, rank {{benchmark/val_rank:,.0f}} of {NUM_ARCHITECTURES:,}",
+                table,
+            ),
         ),
         ("parameters", _count(summary.get("params")), "derived network"),
         ("multiply-adds", _count(summary.get("macs")), "per image"),

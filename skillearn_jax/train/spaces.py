@@ -28,6 +28,7 @@ from skillearn_jax.nas import (
 from skillearn_jax.nas.derive import rank_operations, softmax
 from skillearn_jax.nas.nasbench201 import (
     ALPHAS_KEY,
+    OPS,
     Architecture,
     BenchNetwork,
 )
@@ -248,12 +249,12 @@ class _Bench:
         return _entropies(alphas, (ALPHAS_KEY,)) | {self.skips: float(count)}
 
     def ranks(self, alphas: Mapping[str, Any], space: Any) -> Any:
-        ranks = []
+        del space
         rows = np.asarray(alphas[ALPHAS_KEY], np.float64)
-        for ops, row in zip(space.edge_ops(), rows, strict=True):
-            order = [ops[i] for i in np.argsort(-row, kind="stable")]
-            ranks.append([op for op in order if op.startswith("nor_conv")])
-        return ranks
+        orders = np.argsort(-rows, kind="stable")
+        return [
+            [OPS[i] for i in order if OPS[i].startswith("nor_conv")] for order in orders
+        ]
 
     def network(
         self,

@@ -1,6 +1,7 @@
 """Floor 4: how far trainings lie apart, and what may be claimed of a difference."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 
@@ -13,6 +14,12 @@ def mean_and_std(values: Sequence[float]) -> dict[str, float | None]:
     """
     std = float(np.std(values, ddof=1)) if len(values) > 1 else None
     return {"mean": float(np.mean(values)), "std": std}
+
+
+def plus_minus(row: Mapping[str, Any]) -> str:
+    """Returns `mean` and `std` as text, and the mean alone where there is no `std`."""
+    spread = "" if row["std"] is None else f" ± {row['std']:.2f}"
+    return f"{row['mean']:.2f}{spread}"
 
 
 def verdict(

@@ -83,6 +83,8 @@ def next_space(
 
 def note_stage(stage: SearchStage) -> dict[str, Any]:
     """Returns what a checkpoint keeps of a stage; JSON."""
+    if stage.index == 0:  # whose candidates are those of the config
+        return {"stage": 0}
     return {"stage": stage.index, "candidates": _candidates(stage.space)}
 
 

@@ -21,11 +21,9 @@ from skillearn_jax.data import (
 )
 from skillearn_jax.errors import InputError
 from skillearn_jax.train.config import Config
+from skillearn_jax.train.config.root import SINGLE
 
 _STREAMED_SIZE = 224  # pixels
-
-SINGLE = ("baseline", "lpt", "random")
-"""Skills that learn from one data set."""
 
 OneSet = ImageData | StreamingData
 """A data set in memory, or one that stays in its files."""

@@ -188,7 +188,10 @@ def test_the_genotype_is_that_of_the_last_checkpoint(finished):
     state = saved.restore(like)
     assert int(state.step) == 4
     alphas = {kind: np.asarray(a) for kind, a in state.params["alphas"].items()}
-    assert derive_genotype(alphas, setup.space) == finished.result.genotype
+    assert (
+        derive_genotype(alphas, finished.config.space.build())
+        == finished.result.genotype
+    )
 
 
 def test_each_program_is_traced_once(finished):

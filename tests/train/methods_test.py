@@ -206,7 +206,7 @@ def test_only_the_tester_goes_on_from_stage_to_stage(tiny):
     config = tiny(PDARTS)
     data = load("digits")
     first = build_search(config, data, jax.random.key(0), 2)
-    space = drop_candidates(first.params["alphas"], first.space, 3)
+    space = drop_candidates(first.params["alphas"], config.space.build(), 3)
     second = build_search(
         config, data, jax.random.key(1), 2, stage=search_stage(config, 1, space)
     )

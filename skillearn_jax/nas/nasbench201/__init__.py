@@ -4,11 +4,11 @@ from skillearn_jax.nas.nasbench201.architecture import (
     ALPHAS_KEY,
     NUM_ARCHITECTURES,
     OPS,
+    Architecture,
     derive_architecture,
     init_alphas,
     random_architecture,
 )
-from skillearn_jax.nas.nasbench201.architecture import Architecture as Architecture
 from skillearn_jax.nas.nasbench201.network import BenchNetwork
 from skillearn_jax.nas.nasbench201.space import BenchSpace
 from skillearn_jax.nas.nasbench201.table import Table, load_table

@@ -9,14 +9,11 @@ import numpy as np
 
 from skillearn_jax.nas.nasbench201 import architecture
 from skillearn_jax.nas.nasbench201.architecture import (
-    ALPHAS_KEY,
-    EDGES,
-    OPS,
     Architecture,
     derive_architecture,
     random_architecture,
 )
-from skillearn_jax.nas.space import Alphas, EdgeOps
+from skillearn_jax.nas.space import Alphas
 
 
 @dataclasses.dataclass(frozen=True)
@@ -31,16 +28,6 @@ class BenchSpace:
     """
 
     allow_none: bool = True
-
-    @property
-    def ops(self) -> tuple[str, ...]:
-        """The candidate operations of every edge."""
-        return OPS
-
-    def edge_ops(self, kind: str = ALPHAS_KEY) -> EdgeOps:
-        """Returns the candidate operations of each edge: there is one kind of cell."""
-        del kind
-        return (OPS,) * len(EDGES)
 
     def init_alphas(self, key: jax.Array, scale: float = 1e-3) -> Alphas:
         """Returns logits drawn from `scale * N(0, 1)`; consumes the key."""

@@ -28,16 +28,11 @@ from skillearn_jax.train.config.search import (
 from skillearn_jax.train.config.tasks import InterleavingConfig
 from skillearn_jax.train.fields import choice, number, parse, seed
 
-SKILLS = (
-    "baseline",
-    "lpt",
-    "random",
-    "interleaving",
-    "joint",
-    "blocked",
-    "sequential",
-)
-"""What a run can search by; all but the first three learn several tasks."""
+SINGLE = ("baseline", "lpt", "random")
+"""What a run can search by on one data set."""
+
+SKILLS = (*SINGLE, "interleaving", "joint", "blocked", "sequential")
+"""What a run can search by; all others learn several tasks."""
 
 
 @dataclasses.dataclass(frozen=True)

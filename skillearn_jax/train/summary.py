@@ -1,0 +1,72 @@
+"""Floor 4: what a run has found, in `summary.json` and on the console."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from skillearn_jax.train.config import Config
+from skillearn_jax.train.console import Console
+from skillearn_jax.train.spaces import Cells
+from skillearn_jax.train.spread import plus_minus
+from skillearn_jax.train.tasks import OneSet
+
+
+def summary_of(config: Config, sets: Sequence[OneSet], cells: Cells) -> dict[str, Any]:
+    """Returns what a summary says before any evaluation.
+
+    Args:
+        config: of the run.
+        sets: the data sets, one or several.
+        cells: derived or given.
+    """
+    return {
+        "task": "evaluation" if config.genotype else config.skill,
+        "dataset": " and ".join(each.name for each in sets),
+        "seed": config.seed,
+        "num_train": sum(each.num_train for each in sets),
+        "num_heldout": sum(each.num_heldout for each in sets),
+        "genotype": cells.to_json(),
+    }
+
+
+def evaluated(evaluation: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns what an evaluation adds to a summary: itself and the sizes of its first."""
+    first = evaluation["rows"][0]
+    sizes = {name: first[name] for name in ("params", "macs")}
+    return {"evaluation": evaluation, **sizes}
+
+
+def print_evaluation(console: Console, evaluation: Mapping[str, Any]) -> None:
+    """Prints the errors of all networks and what may be claimed of them.
+
+    Args:
+        console: to print on.
+        evaluation: entry of a summary.
+    """
+    seeds = evaluation["num_seeds"]
+    console.table(
+        f"error on held-out images, {evaluation['epochs']} epochs, "
+        f"{seeds} seed{'s' if seeds > 1 else ''}",
+        ("cells", "parameters", "multiply-adds", "error %"),
+        [
+            (row["name"], row["params"], row["macs"], plus_minus(row))
+            for row in evaluation["rows"]
+        ],
+    )
+    for row in evaluation["rows"]:
+        if mobile := row.get("mobile"):
+            relation = "within" if mobile["kept"] else "ABOVE"
+            console.message(
+                f"{row['name']}: {mobile['macs'] / 1e6:.0f}M multiply-adds at 224x224, "
+                f"{relation} the mobile limit of {mobile['limit'] / 1e6:.0f}M"
+            )
+    if random := evaluation.get("random"):
+        console.message(
+            f"random cells: {plus_minus(random)} % "
+            f"({random['count']} cells x {seeds} seeds)"
+        )
+    for text in (
+        evaluation.get("verdict"),
+        *evaluation.get("comparisons", {}).values(),
+    ):
+        if text:
+            console.message(text)
