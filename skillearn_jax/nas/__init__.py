@@ -4,6 +4,7 @@ from skillearn_jax.nas.auxiliary import CIFAR_AUXILIARY as CIFAR_AUXILIARY
 from skillearn_jax.nas.auxiliary import IMAGENET_AUXILIARY as IMAGENET_AUXILIARY
 from skillearn_jax.nas.auxiliary import Auxiliary as Auxiliary
 from skillearn_jax.nas.counting import count_macs as count_macs
+from skillearn_jax.nas.counting import count_params as count_params
 from skillearn_jax.nas.counting import mobile_setting as mobile_setting
 from skillearn_jax.nas.counting import num_params as num_params
 from skillearn_jax.nas.derive import count_skips as count_skips
@@ -37,6 +38,7 @@ __all__ = [
     "Outputs",
     "Supernet",
     "count_macs",
+    "count_params",
     "count_skips",
     "derive_genotype",
     "drop_candidates",

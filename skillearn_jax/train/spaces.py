@@ -2,11 +2,8 @@
 
 import dataclasses
 from collections.abc import Iterable, Mapping
-from functools import partial
 from typing import Any, Protocol, cast
 
-import jax
-import jax.numpy as jnp
 import numpy as np
 
 from skillearn_jax.errors import InputError
@@ -21,7 +18,6 @@ from skillearn_jax.nas import (
     count_skips,
     derive_genotype,
     draw,
-    num_params,
     random_genotype,
     scan_cells_by_default,
 )
@@ -297,13 +293,6 @@ _KINDS: dict[str, SpaceKind] = {"darts": _Darts(), "nasbench201": _Bench()}
 def space_kind(config: Config) -> SpaceKind:
     """Returns the space of a config."""
     return _KINDS[config.space.name]
-
-
-def network_params(network: Net, image_shape: tuple[int, int, int]) -> int:
-    """Returns the number of trained parameters of a network; computes none of them."""
-    images = jax.ShapeDtypeStruct((2, *image_shape), jnp.float32)
-    init = partial(network.init, train=False)
-    return num_params(jax.eval_shape(init, jax.random.key(0), images))
 
 
 def kind_of_cells(cells: Cells) -> SpaceKind:
