@@ -18,6 +18,7 @@ from skillearn_jax.nas import (
     count_skips,
     derive_genotype,
     draw,
+    find_genotype,
     random_genotype,
     scan_cells_by_default,
 )
@@ -27,6 +28,7 @@ from skillearn_jax.nas.nasbench201 import (
     Architecture,
     BenchNetwork,
 )
+from skillearn_jax.nas.nasbench201.architecture import find_architecture
 from skillearn_jax.nas.nasbench201.draw import architecture_svg, architecture_text
 from skillearn_jax.nas.space import CELL_KINDS
 from skillearn_jax.train.config import Config
@@ -66,6 +68,13 @@ class SpaceKind(Protocol):
 
     def random(self, rng: np.random.Generator, space: Any) -> Cells:
         """Returns random cells, each as likely in a whole space; advances the generator."""
+
+    def find(self, name: str) -> Cells:
+        """Returns the cells that a published name, a text, a file or a workdir tells.
+
+        Raises:
+            InputError: if it tells none.
+        """
 
     def watch(self, alphas: Mapping[str, Any], space: Any) -> dict[str, float]:
         """Returns what is noted after each epoch: entropies and numbers of skips."""
@@ -136,6 +145,9 @@ class _Darts:
 
     def random(self, rng: np.random.Generator, space: Any) -> Cells:
         return random_genotype(rng, space)
+
+    def find(self, name: str) -> Cells:
+        return find_genotype(name)
 
     def watch(self, alphas: Mapping[str, Any], space: Any) -> dict[str, float]:
         row = _entropies(alphas, CELL_KINDS)
@@ -238,6 +250,9 @@ class _Bench:
 
     def random(self, rng: np.random.Generator, space: Any) -> Cells:
         return space.random(rng)
+
+    def find(self, name: str) -> Cells:
+        return find_architecture(name)
 
     def watch(self, alphas: Mapping[str, Any], space: Any) -> dict[str, float]:
         count = space.derive(alphas).ops.count("skip_connect")
