@@ -60,6 +60,23 @@ def no_key(path: str, name: str, known: Iterable[str]) -> InputError:
     )
 
 
+def check_only(config: Any, values: Mapping[str, Any], who: str) -> None:
+    """Raises `InputError` for a key that does not have the one value that is known.
+
+    Args:
+        config: a dataclass, the whole config.
+        values: by key, as in `search.partial`: what it must be.
+        who: knows no other value, for the message.
+    """
+    for key, only in values.items():
+        value = operator.attrgetter(key)(config)
+        if value != only:
+            raise InputError(
+                f"config.{key} is {value!r}; {who} knows only {only!r}: set "
+                f"--config.{key}={only}"
+            )
+
+
 def parse(
     cls: type[T], values: Mapping[str, Any] | ConfigDict, path: str = "config"
 ) -> T:

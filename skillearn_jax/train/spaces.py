@@ -32,6 +32,7 @@ from skillearn_jax.nas.nasbench201.architecture import find_architecture
 from skillearn_jax.nas.nasbench201.draw import architecture_svg, architecture_text
 from skillearn_jax.nas.space import CELL_KINDS
 from skillearn_jax.train.config import Config
+from skillearn_jax.train.fields import check_only
 from skillearn_jax.train.stages import SearchStage
 from skillearn_jax.train.tasks import OneSet
 
@@ -202,28 +203,22 @@ class _Bench:
     skips = f"alphas/skips/{ALPHAS_KEY}"
 
     def check(self, config: Config) -> None:
-        search, evaluation = config.search, config.evaluation
-        plain: list[tuple[str, Any, Any]] = [
-            ("search.partial", search.partial, 1),
-            ("search.auxiliary_skip", search.auxiliary_skip, "off"),
-            ("search.initialization", search.initialization, "torch"),
-            ("search.stem", search.stem, "cifar"),
-            ("search.stage_cells", search.stage_cells, ()),
-            ("search.max_skips", search.max_skips, -1),
-            ("space.edge_normalization", config.space.edge_normalization, False),
-        ]
-        if evaluation.epochs:
-            plain += [
-                ("evaluation.stem", evaluation.stem, "cifar"),
-                ("evaluation.auxiliary_weight", evaluation.auxiliary_weight, 0.0),
-                ("evaluation.drop_path", evaluation.drop_path, 0.0),
-            ]
-        for name, value, only in plain:
-            if value != only:
-                raise InputError(
-                    f"config.{name} is {value!r}; the space nasbench201 knows only "
-                    f"{only!r}: set --config.{name}={only}"
-                )
+        plain: dict[str, Any] = {
+            "search.partial": 1,
+            "search.auxiliary_skip": "off",
+            "search.initialization": "torch",
+            "search.stem": "cifar",
+            "search.stage_cells": (),
+            "search.max_skips": -1,
+            "space.edge_normalization": False,
+        }
+        if config.evaluation.epochs:
+            plain |= {
+                "evaluation.stem": "cifar",
+                "evaluation.auxiliary_weight": 0.0,
+                "evaluation.drop_path": 0.0,
+            }
+        check_only(config, plain, "the space nasbench201")
 
     def check_images(self, data: OneSet) -> None:
         if any(side % 4 for side in data.image_shape[:2]):
