@@ -11,7 +11,6 @@ no more, only JAX:
 """
 
 import json
-import re
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -19,8 +18,9 @@ import jax
 from jax import export
 
 from skillearn_jax.commands import leave, make_parser, run_command
-from skillearn_jax.errors import StorageError
+from skillearn_jax.errors import cannot_write
 from skillearn_jax.train import Trained, load
+from skillearn_jax.train.trained import network_folder
 
 PLATFORMS = ("cpu", "cuda", "tpu")
 """On which an exported network runs."""
@@ -70,9 +70,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_bytes(content)
         except OSError as error:
-            raise StorageError(
-                f"cannot write {path} ({error.strerror}): set --output"
-            ) from error
+            raise cannot_write(str(path), error, "set --output") from error
         facts = trained.apply.facts._asdict()
         print(json.dumps({"file": str(path), "bytes": len(content), **facts}))
 
@@ -81,8 +79,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _default_path(workdir: str, trained: Trained) -> Path:
     facts = trained.apply.facts
-    name = re.sub(r"[^\w.-]", "_", f"{facts.network}_{facts.seed}")
-    return Path(workdir) / "export" / f"{name}.stablehlo"
+    name = f"{network_folder(facts.network)}_{facts.seed}.stablehlo"
+    return Path(workdir) / "export" / name
 
 
 if __name__ == "__main__":

@@ -104,6 +104,19 @@ def normalize(images: Array, mean: tuple[float, ...], std: tuple[float, ...]) ->
     return (scaled - shift) / scale
 
 
+def random_pixels(images: Array, keys: Key) -> Array:
+    """Returns a uniformly drawn pixel of each image, `[B, 2] int32`, row and column.
+
+    Args:
+        images: `[B, H, W, C]`.
+        keys: `[B]`; consumed.
+    """
+    limits = jnp.asarray(images.shape[1:3], jnp.int32)
+    return jax.vmap(lambda key: jax.random.randint(key, (2,), 0, limits, jnp.int32))(
+        keys
+    )
+
+
 def random_crop(images: Array, keys: Key, padding: int) -> Array:
     """Returns random windows of the zero-padded images, as torchvision's RandomCrop.
 
@@ -140,11 +153,7 @@ def random_cutout(images: Array, keys: Key, side: int) -> Array:
     Returns:
         Like `images`.
     """
-    limits = jnp.asarray(images.shape[1:3], jnp.int32)
-    centers = jax.vmap(lambda key: jax.random.randint(key, (2,), 0, limits, jnp.int32))(
-        keys
-    )
-    return cutout(images, centers, side)
+    return cutout(images, random_pixels(images, keys), side)
 
 
 def crop(images: Array, offsets: Array, padding: int) -> Array:

@@ -8,7 +8,7 @@ import numpy as np
 from skillearn_jax.data import tfds
 from skillearn_jax.data.archives import read_members, verify_digest
 from skillearn_jax.data.cifar_pickle import read_batch
-from skillearn_jax.data.examples import ImageData, from_arrays
+from skillearn_jax.data.examples import ImageData, found_in, from_arrays
 from skillearn_jax.errors import InputError
 
 _PIXELS = 3 * 32 * 32
@@ -143,12 +143,8 @@ def _read_archive(
     batches = {}
     for member, size in sizes.items():
         content = contents.pop(f"{layout.folder}/{member}")
-        try:
+        with found_in(f"{file}: member {member}"):
             batches[member] = _read_batch(content, layout, size)
-        except InputError as error:
-            raise InputError(
-                f"{file}: member {member}: {error} (--config.data.dir)"
-            ) from error
     column = layout.labels.index(label)
     arrays = []
     for members in (layout.train, (layout.heldout,)):
@@ -156,10 +152,8 @@ def _read_archive(
         images = pixels.reshape(-1, 3, 32, 32).transpose(0, 2, 3, 1)
         labels = np.concatenate([batches[member][1] for member in members])
         arrays += [np.ascontiguousarray(images), labels[:, column]]
-    try:
+    with found_in(file):
         return from_arrays(f"{name} ({file.name})", *arrays, num_classes=num_classes)
-    except InputError as error:
-        raise InputError(f"{file}: {error} (--config.data.dir)") from error
 
 
 def _read_batch(

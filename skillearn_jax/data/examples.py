@@ -1,6 +1,8 @@
 """Labelled images in memory, and the data set that a source or a user makes of them."""
 
+import contextlib
 import dataclasses
+from collections.abc import Iterator
 
 import jax
 import numpy as np
@@ -97,6 +99,19 @@ class ImageData(LabelledImages):
             self.std,
             class_names=self.class_names,
         )
+
+
+@contextlib.contextmanager
+def found_in(place: object) -> Iterator[None]:
+    """Adds to an `InputError` where in the user's data the mistake was found.
+
+    Args:
+        place: the file or folder, with more about it if need be.
+    """
+    try:
+        yield
+    except InputError as error:
+        raise InputError(f"{place}: {error} (--config.data.dir)") from error
 
 
 def from_arrays(

@@ -7,7 +7,7 @@ import warnings
 
 import numpy as np
 
-from skillearn_jax.data.examples import ImageData, from_arrays
+from skillearn_jax.data.examples import ImageData, found_in, from_arrays
 from skillearn_jax.data.pixels import UNDECODABLE, decode
 from skillearn_jax.errors import InputError
 
@@ -62,11 +62,9 @@ def read(data_dir: str, size: str = "") -> ImageData:
             + ", ".join(unreadable),
             stacklevel=2,
         )
-    try:
-        names = tuple(files["train"])
+    names = tuple(files["train"])
+    with found_in(root):
         data = from_arrays(root.resolve().name, *arrays, num_classes=len(names))
-    except InputError as error:
-        raise InputError(f"{root} (--config.data.dir): {error}") from error
     return dataclasses.replace(data, class_names=names)
 
 

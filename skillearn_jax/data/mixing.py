@@ -5,7 +5,7 @@ import dataclasses
 import jax
 import jax.numpy as jnp
 
-from skillearn_jax.data.augment import even_chances, example_keys
+from skillearn_jax.data.augment import even_chances, example_keys, random_pixels
 from skillearn_jax.data.streams import Batch
 from skillearn_jax.errors import InputError
 from skillearn_jax.types import Array, Key
@@ -69,7 +69,8 @@ class Mixing:
             blended = mixup(image, other, blended_share)
         if self.cutmix:
             drawn = _shares(cut_keys, self.cutmix)
-            cut, cut_share = cutmix(image, other, drawn, _centers(box_keys, image))
+            centers = random_pixels(image, box_keys)
+            cut, cut_share = cutmix(image, other, drawn, centers)
         takes_cut = even_chances(kind_keys)
         if not (self.mixup and self.cutmix):
             takes_cut = jnp.full(len(image), bool(self.cutmix))
@@ -141,13 +142,5 @@ def cutmix(
 def _shares(keys: Key, alpha: float) -> Array:
     """Returns draws from Beta(alpha, alpha), `[b] float32`."""
     return jax.vmap(lambda key: jax.random.beta(key, alpha, alpha, dtype=jnp.float32))(
-        keys
-    )
-
-
-def _centers(keys: Key, images: Array) -> Array:
-    """Returns uniformly drawn pixels, `[b, 2] int32`."""
-    limits = jnp.asarray(images.shape[1:3], jnp.int32)
-    return jax.vmap(lambda key: jax.random.randint(key, (2,), 0, limits, jnp.int32))(
         keys
     )

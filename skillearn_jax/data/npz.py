@@ -6,7 +6,7 @@ import zlib
 
 import numpy as np
 
-from skillearn_jax.data.examples import ImageData, from_arrays
+from skillearn_jax.data.examples import ImageData, found_in, from_arrays
 from skillearn_jax.errors import InputError
 
 KEYS = ("train_images", "train_labels", "test_images", "test_labels")
@@ -50,9 +50,5 @@ def read(path: str) -> ImageData:
     missing = [key for key in KEYS if key not in arrays]
     if missing:
         raise InputError(f"{file} lacks {', '.join(missing)}: {hint}")
-    try:
+    with found_in(f"{file} (its test_* arrays are the heldout set)"):
         return from_arrays(file.stem, *(arrays[key] for key in KEYS))
-    except InputError as error:
-        raise InputError(
-            f"{file} (its test_* arrays are the heldout set, --config.data.dir): {error}"
-        ) from error

@@ -18,7 +18,7 @@ from skillearn_jax.data.streaming_grain import ArrayRecordReader
 from skillearn_jax.data.streaming_tf import TfRecordReader
 from skillearn_jax.data.streams import Batch
 from skillearn_jax.data.tfds import keys
-from skillearn_jax.data.tfds_folder import find, unusable
+from skillearn_jax.data.tfds_folder import open_prepared
 from skillearn_jax.errors import InputError
 from skillearn_jax.types import PyTree
 
@@ -227,15 +227,8 @@ def open_streaming(reading: Reading, **options: Any) -> StreamingData:
         InputError: for data that are missing, damaged or of another format, for splits
             that are not there, and if the library is not installed.
     """
-    # Imported here: TFDS takes a second that other sources need not wait for.
-    import tensorflow_datasets as tfds
-
-    folder = find(reading.builder, reading.data_dir)
-    try:
-        prepared = tfds.builder_from_directory(folder)
-        splits, stored = prepared.info.splits, prepared.info.file_format.value
-    except Exception as error:  # TFDS has no common class for damaged metadata
-        raise unusable(folder, error) from error
+    folder, prepared = open_prepared(reading.builder, reading.data_dir)
+    splits, stored = prepared.info.splits, prepared.info.file_format.value
     for key in ("train_split", "heldout_split"):
         split = getattr(reading, key)
         try:

@@ -16,7 +16,7 @@ from skillearn_jax.data import jpeg, pixels
 from skillearn_jax.data.crops import random_box
 from skillearn_jax.data.records import HostBatch, Reading, crop_draws
 from skillearn_jax.data.shuffle import ROUNDS, shuffled
-from skillearn_jax.data.tfds_folder import first_line, text_of
+from skillearn_jax.data.tfds_folder import text_of, unreadable
 from skillearn_jax.errors import InputError
 from skillearn_jax.randomness import Use, generator
 
@@ -104,10 +104,7 @@ class ArrayRecordReader:
             if any(record["image"] is None for record in records):
                 raise ValueError("a record is empty")
         except (RuntimeError, ValueError, OSError) as error:
-            raise InputError(
-                f"{self.reading.builder} cannot be read ({first_line(error)}): prepare "
-                "it again or set --config.data.dir"
-            ) from error
+            raise unreadable(self.reading.builder, error) from error
         size = self.reading.image_size
         image = np.zeros((len(indices), size, size, 3), np.uint8)
         intact = np.ones(len(indices), bool)

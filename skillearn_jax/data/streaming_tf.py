@@ -13,8 +13,7 @@ import numpy as np
 from skillearn_jax.data.crops import ATTEMPTS, random_box, shorter_side
 from skillearn_jax.data.records import HostBatch, Reading
 from skillearn_jax.data.tf import tensorflow
-from skillearn_jax.data.tfds_folder import first_line
-from skillearn_jax.errors import InputError
+from skillearn_jax.data.tfds_folder import unreadable
 
 _FILES_AT_ONCE = 16
 
@@ -152,10 +151,7 @@ class TfRecordReader:
                 name = tuple(name.decode() for name in names)
                 yield HostBatch(image, label, index, intact, name)
         except tf.errors.OpError as error:
-            raise InputError(
-                f"{self.reading.builder} cannot be read ({first_line(error)}): prepare "
-                "it again or set --config.data.dir"
-            ) from error
+            raise unreadable(self.reading.builder, error) from error
 
     def _random_crop(self, content: Any, epoch: Any, index: Any) -> Any:
         tf, size = self._tf, self.reading.image_size

@@ -7,7 +7,7 @@ from skillearn_jax.data.damage import check_labels
 from skillearn_jax.data.examples import Examples, TrainingImages
 from skillearn_jax.data.streaming import StreamingData
 from skillearn_jax.data.tfds import encoded
-from skillearn_jax.data.tfds_folder import first_line, text_of
+from skillearn_jax.data.tfds_folder import text_of, unreadable
 from skillearn_jax.errors import InputError
 
 
@@ -60,10 +60,7 @@ def read_subset(data: StreamingData, per_class: int) -> TrainingImages:
     except InputError:
         raise
     except Exception as error:  # each format has errors of its own for damaged records
-        raise InputError(
-            f"{data.name} cannot be read ({first_line(error)}): prepare it again or set "
-            "--config.data.dir"
-        ) from error
+        raise unreadable(data.name, error) from error
     if taken < total:
         least = int(found.argmin())
         raise InputError(

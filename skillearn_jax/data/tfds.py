@@ -6,10 +6,10 @@ from typing import Any
 
 import numpy as np
 
-from skillearn_jax.data.examples import ImageData, from_arrays
+from skillearn_jax.data.examples import ImageData, found_in, from_arrays
 from skillearn_jax.data.pixels import decode
 from skillearn_jax.data.tf import tensorflow
-from skillearn_jax.data.tfds_folder import find, unusable
+from skillearn_jax.data.tfds_folder import open_prepared, unusable
 from skillearn_jax.errors import InputError
 
 
@@ -37,15 +37,8 @@ def read(builder: str, data_dir: str, *, label: str = "") -> ImageData:
 
     Cost: decodes every image once; all are held in memory.
     """
-    # Imported here: TFDS takes a second that other sources need not wait for.
-    import tensorflow_datasets as tfds
-
-    folder = find(builder, data_dir)
-    try:
-        prepared = tfds.builder_from_directory(folder)
-        info = prepared.info
-    except Exception as error:  # TFDS has no common class for damaged metadata
-        raise unusable(folder, error) from error
+    folder, prepared = open_prepared(builder, data_dir)
+    info = prepared.info
     image, label = keys(folder, info, label)
     arrays: list[np.ndarray] = []
     for split in _splits(folder, info):
@@ -59,14 +52,12 @@ def read(builder: str, data_dir: str, *, label: str = "") -> ImageData:
                 "parquet): prepare it again as array_record, or set --config.data.dir"
             )
         arrays += [images, labels]
-    try:
+    with found_in(folder):
         return from_arrays(
             f"{builder} (tfds {folder.name})",
             *arrays,
             num_classes=info.features[label].num_classes,
         )
-    except InputError as error:
-        raise InputError(f"{folder} (--config.data.dir): {error}") from error
 
 
 def keys(folder: pathlib.Path, info: Any, label: str = "") -> tuple[str, str]:

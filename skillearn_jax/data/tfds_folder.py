@@ -12,8 +12,8 @@ _BUILDER = re.compile(r"[a-z0-9_]+(/[\w\-.]+)?")
 _VERSION = re.compile(r"\d+\.\d+\.\d+")
 
 
-def find(builder: str, data_dir: str) -> pathlib.Path:
-    """Returns the folder of the highest prepared version, safe to hand to TFDS.
+def open_prepared(builder: str, data_dir: str) -> tuple[pathlib.Path, Any]:
+    """Returns the folder of the highest prepared version, and TFDS's builder that reads it.
 
     Args:
         builder: see `tfds.read`.
@@ -23,26 +23,16 @@ def find(builder: str, data_dir: str) -> pathlib.Path:
         InputError: for a builder that is unknown or not prepared, and for metadata that
             are damaged or would make TFDS import other code than its own.
     """
-    check_name(builder, "--config.data.name, as in tfds:mnist")
-    if not data_dir:
-        raise InputError(
-            f"the data source tfds:{builder} needs the folder in which it was prepared: "
-            "set --config.data.dir"
-        )
-    folder = find_version(builder, data_dir)
-    if folder is not None:
-        _check_classes(folder)
-        return folder
-    if not is_registered(builder):
-        raise InputError(
-            f"unknown TFDS builder {builder!r}, and {data_dir} holds no prepared data "
-            "of that name: set --config.data.name or --config.data.dir"
-        )
-    raise InputError(
-        f"TFDS builder {builder!r} is not prepared in {data_dir}: run python -m "
-        f"skillearn_jax.data.prepare --name={builder} --archives=DIR "
-        f"--data_dir={data_dir}, or set --config.data.dir"
-    )
+    # Imported here: TFDS takes a second that other sources need not wait for.
+    import tensorflow_datasets as tfds
+
+    folder = _find(builder, data_dir)
+    try:
+        prepared = tfds.builder_from_directory(folder)
+        prepared.info.file_format.value  # noqa: B018 (there may be none)
+    except Exception as error:  # TFDS has no common class for damaged metadata
+        raise unusable(folder, error) from error
+    return folder, prepared
 
 
 def find_version(builder: str, data_dir: str) -> pathlib.Path | None:
@@ -88,6 +78,14 @@ def unusable(folder: pathlib.Path, error: Exception) -> InputError:
     )
 
 
+def unreadable(name: str, error: Exception) -> InputError:
+    """Returns the error for a data set whose records cannot be read."""
+    return InputError(
+        f"{name} cannot be read ({first_line(error)}): prepare it again or set "
+        "--config.data.dir"
+    )
+
+
 def first_line(error: Exception) -> str:
     """Returns the first line of an error's message, or its type if it has none."""
     return (str(error).strip() or type(error).__name__).splitlines()[0]
@@ -96,6 +94,30 @@ def first_line(error: Exception) -> str:
 def text_of(name: str | bytes) -> str:
     """Returns what TFDS gives as text or as bytes."""
     return name.decode() if isinstance(name, bytes) else name
+
+
+def _find(builder: str, data_dir: str) -> pathlib.Path:
+    """Returns the folder of the highest prepared version, safe to hand to TFDS."""
+    check_name(builder, "--config.data.name, as in tfds:mnist")
+    if not data_dir:
+        raise InputError(
+            f"the data source tfds:{builder} needs the folder in which it was prepared: "
+            "set --config.data.dir"
+        )
+    folder = find_version(builder, data_dir)
+    if folder is not None:
+        _check_classes(folder)
+        return folder
+    if not is_registered(builder):
+        raise InputError(
+            f"unknown TFDS builder {builder!r}, and {data_dir} holds no prepared data "
+            "of that name: set --config.data.name or --config.data.dir"
+        )
+    raise InputError(
+        f"TFDS builder {builder!r} is not prepared in {data_dir}: run python -m "
+        f"skillearn_jax.data.prepare --name={builder} --archives=DIR "
+        f"--data_dir={data_dir}, or set --config.data.dir"
+    )
 
 
 def _check_classes(folder: pathlib.Path) -> None:

@@ -1,7 +1,12 @@
 """Floor 1: search spaces, supernets, genotypes and derived networks."""
 
 from skillearn_jax.nas.auxiliary import CIFAR_AUXILIARY, IMAGENET_AUXILIARY, Auxiliary
-from skillearn_jax.nas.counting import count_macs, mobile_setting, num_params
+from skillearn_jax.nas.counting import (
+    count_macs,
+    count_params,
+    mobile_setting,
+    num_params,
+)
 from skillearn_jax.nas.derive import (
     count_skips,
     derive_genotype,
@@ -31,6 +36,7 @@ __all__ = [
     "Outputs",
     "Supernet",
     "count_macs",
+    "count_params",
     "count_skips",
     "derive_genotype",
     "drop_candidates",

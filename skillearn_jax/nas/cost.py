@@ -9,9 +9,6 @@ import json
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
-import jax
-import jax.numpy as jnp
-
 from skillearn_jax.commands import leave, make_parser, run_command
 from skillearn_jax.errors import InputError
 from skillearn_jax.nas.auxiliary import (
@@ -19,7 +16,7 @@ from skillearn_jax.nas.auxiliary import (
     IMAGENET_AUXILIARY,
     Auxiliary,
 )
-from skillearn_jax.nas.counting import count_macs, mobile_setting, num_params
+from skillearn_jax.nas.counting import count_macs, count_params, mobile_setting
 from skillearn_jax.nas.genotype import Genotype
 from skillearn_jax.nas.known import find_genotype
 from skillearn_jax.nas.network import Network
@@ -74,27 +71,21 @@ def describe(
         num_classes=task.classes,
         stem=task.stem,
     )
-    images = jax.ShapeDtypeStruct((1, task.side, task.side, 3), jnp.float32)
-
-    def params(network: Network) -> int:
-        return num_params(
-            jax.eval_shape(
-                lambda x: network.init(jax.random.key(0), x, train=False), images
-            )
-        )
-
+    image_shape = (task.side, task.side, 3)
     if task.stem == "imagenet":  # judged at the size of the task's images
         mobile = {"mobile": mobile_setting(network)}
         macs = mobile["mobile"]["macs"]
     else:
-        mobile, macs = {}, count_macs(network, (task.side, task.side, 3))
+        mobile, macs = {}, count_macs(network, image_shape)
     return {
         "cells": network.num_cells,
         "channels": network.channels,
-        "image": [task.side, task.side, 3],
+        "image": list(image_shape),
         "classes": task.classes,
-        "params": params(network),
-        "params_aux": params(network.clone(auxiliary=task.auxiliary)),
+        "params": count_params(network, image_shape),
+        "params_aux": count_params(
+            network.clone(auxiliary=task.auxiliary), image_shape
+        ),
         "macs": macs,
         **mobile,
         "convention": CONVENTION,

@@ -1,6 +1,7 @@
 """Sizes of networks: parameters and multiply-adds, counted without running."""
 
 import math
+from functools import partial
 from typing import Any
 
 import flax.linen as nn
@@ -24,6 +25,18 @@ def num_params(variables: Any) -> int:
     if isinstance(variables, dict) and "params" in variables:
         variables = variables["params"]
     return sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(variables))
+
+
+def count_params(network: nn.Module, image_shape: tuple[int, ...]) -> int:
+    """Returns how many parameters a network has, see `num_params`; computes none.
+
+    Args:
+      network: called as `network(images, train=False)`.
+      image_shape: `(H, W, channels)`.
+    """
+    images = jax.ShapeDtypeStruct((1, *image_shape), jnp.float32)
+    init = partial(network.init, train=False)
+    return num_params(jax.eval_shape(init, jax.random.key(0), images))
 
 
 def count_macs(

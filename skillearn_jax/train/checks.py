@@ -4,8 +4,7 @@ from skillearn_jax.data import StreamingData
 from skillearn_jax.errors import InputError
 from skillearn_jax.parallel import Devices
 from skillearn_jax.train.benchmark import load_benchmark
-from skillearn_jax.train.config import Config, SgdConfig
-from skillearn_jax.train.evaluation_program import check_accumulation
+from skillearn_jax.train.config import Config, EvaluationConfig, SgdConfig
 from skillearn_jax.train.exams import check_exams
 from skillearn_jax.train.given import check_given
 from skillearn_jax.train.random_search import check_random_search
@@ -106,6 +105,16 @@ def _check_augmentation(config: Config, data: OneSet) -> None:
             )
 
 
+def _check_accumulation(evaluation: EvaluationConfig, num_train: int) -> None:
+    """Raises `InputError` if a training ends before its first update."""
+    total = evaluation.epochs * (num_train // evaluation.batch_size)
+    if evaluation.accumulate > total:
+        raise InputError(
+            f"config.evaluation.accumulate is {evaluation.accumulate}, but the whole "
+            f"training has {total} batches: set a smaller --config.evaluation.accumulate"
+        )
+
+
 def check_images(config: Config, data: OneSet) -> None:
     """Raises `InputError` for images that a run cannot augment or a network read."""
     _check_augmentation(config, data)
@@ -150,5 +159,4 @@ def check_batches(config: Config, data: OneSet, devices: Devices) -> None:
                 f"is drawn from: set --{flag}"
             )
     if config.evaluation.epochs:
-        steps_per_epoch = data.num_train // config.evaluation.batch_size
-        check_accumulation(config.evaluation, steps_per_epoch)
+        _check_accumulation(config.evaluation, data.num_train)

@@ -7,24 +7,13 @@ import jax
 import jax.numpy as jnp
 
 from skillearn_jax.data import Batch, Mixing
-from skillearn_jax.errors import InputError
 from skillearn_jax.framework import Aux, Program, Stage
 from skillearn_jax.nas import Outputs
 from skillearn_jax.train.build import cross_entropy
-from skillearn_jax.train.config import Config, EvaluationConfig
+from skillearn_jax.train.config import Config
 from skillearn_jax.train.optimizers import sgd
 from skillearn_jax.train.spaces import Net
 from skillearn_jax.types import Array, Key, ParamSets, PyTree
-
-
-def check_accumulation(evaluation: EvaluationConfig, steps_per_epoch: int) -> None:
-    """Raises `InputError` if a training ends before its first update."""
-    total = evaluation.epochs * steps_per_epoch
-    if evaluation.accumulate > total:
-        raise InputError(
-            f"config.evaluation.accumulate is {evaluation.accumulate}, but the whole "
-            f"training has {total} batches: set a smaller --config.evaluation.accumulate"
-        )
 
 
 def training_program(
@@ -37,12 +26,8 @@ def training_program(
         config: of the run.
         steps_per_epoch: batches of an epoch.
         axis_name: the device axis.
-
-    Raises:
-        InputError: if the training ends before its first update.
     """
     evaluation = config.evaluation
-    check_accumulation(evaluation, steps_per_epoch)
     mixing = Mixing(evaluation.mixup, evaluation.cutmix)
 
     def smoothed(logits: Array, labels: Array) -> Array:

@@ -9,7 +9,7 @@ import numpy as np
 
 from skillearn_jax.data import Batch
 from skillearn_jax.framework import State
-from skillearn_jax.nas import count_macs, mobile_setting
+from skillearn_jax.nas import count_macs, count_params, mobile_setting
 from skillearn_jax.parallel import Devices
 from skillearn_jax.train import interrupt
 from skillearn_jax.train.averaging import averaging, judged_variables, with_average
@@ -20,7 +20,7 @@ from skillearn_jax.train.evaluation_program import training_program
 from skillearn_jax.train.judge import Judgement, judge
 from skillearn_jax.train.loop import CompiledLoop, compile_loop
 from skillearn_jax.train.records import TrainingRecords
-from skillearn_jax.train.spaces import Cells, network_params, space_kind
+from skillearn_jax.train.spaces import Cells, space_kind
 from skillearn_jax.train.spread import mean_and_std
 from skillearn_jax.train.tasks import OneSet
 from skillearn_jax.train.telemetry import Steps, note_compilation, observed
@@ -155,7 +155,7 @@ class Training:
         return {
             "name": name,
             "genotype": self._genotype.to_json(),
-            "params": network_params(self._deployed, self._data.image_shape),
+            "params": count_params(self._deployed, self._data.image_shape),
             "macs": count_macs(self._deployed, self._data.image_shape),
             **mobile,
             "errors": errors,

@@ -3,12 +3,23 @@
 import dataclasses
 import difflib
 import math
+import operator
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, TypeVar, get_args, get_type_hints
+
+from ml_collections import ConfigDict
 
 from skillearn_jax.errors import InputError
 
 T = TypeVar("T")
+
+_HOLDS = {
+    "above": operator.gt,
+    "at least": operator.ge,
+    "below": operator.lt,
+    "at most": operator.le,
+}
+"""By the names of bounds: whether a value and a bound agree."""
 
 
 def seed(default: int) -> Any:
@@ -31,7 +42,8 @@ def number(
         "below": below,
         "at most": at_most,
     }
-    return dataclasses.field(default=default, metadata={"bounds": bounds})
+    given = {name: bound for name, bound in bounds.items() if bound is not None}
+    return dataclasses.field(default=default, metadata={"bounds": given})
 
 
 def choice(default: str | tuple[str, ...], options: Sequence[str]) -> Any:
@@ -48,8 +60,27 @@ def no_key(path: str, name: str, known: Iterable[str]) -> InputError:
     )
 
 
-def parse(cls: type[T], values: Mapping[str, Any], path: str = "config") -> T:
-    """Returns a checked dataclass built from nested mappings.
+def check_only(config: Any, values: Mapping[str, Any], who: str) -> None:
+    """Raises `InputError` for a key that does not have the one value that is known.
+
+    Args:
+        config: a dataclass, the whole config.
+        values: by key, as in `search.partial`: what it must be.
+        who: knows no other value, for the message.
+    """
+    for key, only in values.items():
+        value = operator.attrgetter(key)(config)
+        if value != only:
+            raise InputError(
+                f"config.{key} is {value!r}; {who} knows only {only!r}: set "
+                f"--config.{key}={only}"
+            )
+
+
+def parse(
+    cls: type[T], values: Mapping[str, Any] | ConfigDict, path: str = "config"
+) -> T:
+    """Returns a checked dataclass built from a `ConfigDict` or from nested mappings.
 
     Args:
         cls: a dataclass; fields that are dataclasses themselves are parsed in turn.
@@ -60,6 +91,8 @@ def parse(cls: type[T], values: Mapping[str, Any], path: str = "config") -> T:
         InputError: for an unknown key, a wrong type or a value out of bounds; the
             message names the value, what is allowed and the flag to change.
     """
+    if isinstance(values, ConfigDict):
+        values = values.to_dict()
     fields = {field.name: field for field in dataclasses.fields(cls)}  # type: ignore[arg-type]
     types = get_type_hints(cls)
     for name in values:
@@ -92,33 +125,21 @@ def _parse_value(
         expected = f"a tuple of {member.__name__}"
     if not fits:
         raise InputError(f"{path} is {value!r}; it must be {expected}: set --{path}")
-    allowed = _violated(field, value)
+    values = value if isinstance(value, tuple) else (value,)
+    allowed = _violated(field, values)
     if allowed:
         raise InputError(f"{path} is {value!r}; it must be {allowed}: set --{path}")
-    members = value if isinstance(value, tuple) else (value,)
-    if not all(math.isfinite(v) for v in members if type(v) is float):
+    if not all(math.isfinite(v) for v in values if type(v) is float):
         raise InputError(f"{path} is {value!r}; it must be finite: set --{path}")
     return value
 
 
-def _violated(field: dataclasses.Field[Any], value: Any) -> str:
-    """Returns what a value should have been, or an empty string if it is fine."""
+def _violated(field: dataclasses.Field[Any], values: tuple[Any, ...]) -> str:
+    """Returns what values should have been, or an empty string if they are fine."""
     options = field.metadata.get("options")
     if options is not None:
-        chosen = value if isinstance(value, tuple) else (value,)
-        return "" if set(chosen) <= set(options) else "among " + ", ".join(options)
-    values = value if isinstance(value, tuple) else (value,)
-    bounds = {
-        name: bound
-        for name, bound in field.metadata.get("bounds", {}).items()
-        if bound is not None
-    }
-    holds = {
-        "above": lambda bound: all(v > bound for v in values),
-        "at least": lambda bound: all(v >= bound for v in values),
-        "below": lambda bound: all(v < bound for v in values),
-        "at most": lambda bound: all(v <= bound for v in values),
-    }
-    if all(holds[name](bound) for name, bound in bounds.items()):
+        return "" if set(values) <= set(options) else "among " + ", ".join(options)
+    bounds = field.metadata.get("bounds", {})
+    if all(_HOLDS[name](v, bound) for name, bound in bounds.items() for v in values):
         return ""
     return " and ".join(f"{name} {bound}" for name, bound in bounds.items())

@@ -1,8 +1,6 @@
 """Floor 4: cells that a run is given, in place of a search."""
 
 from skillearn_jax.errors import InputError
-from skillearn_jax.nas.known import find_genotype
-from skillearn_jax.nas.nasbench201.architecture import find_architecture
 from skillearn_jax.randomness import Use, generator
 from skillearn_jax.train.config import Config
 from skillearn_jax.train.spaces import Cells, space_kind
@@ -30,9 +28,7 @@ def given_cells(config: Config) -> Cells | None:
         rng = generator(int(seed), Use.GIVEN_CELLS)
         return space_kind(config).random(rng, config.space.build())
     try:
-        if config.space.name == "nasbench201":
-            return find_architecture(name)
-        return find_genotype(name)
+        return space_kind(config).find(name)
     except InputError as error:
         raise InputError(
             f"config.genotype: {error}: set --config.genotype, or =random:SEED"

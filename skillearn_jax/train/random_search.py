@@ -7,7 +7,6 @@ from typing import Any
 import jax
 
 from skillearn_jax.data import ImageData, TrainingImages
-from skillearn_jax.errors import InputError
 from skillearn_jax.parallel import Devices
 from skillearn_jax.randomness import Use, generator, named_key
 from skillearn_jax.train.benchmark import Benchmark
@@ -15,6 +14,7 @@ from skillearn_jax.train.config import Config, EvaluationConfig
 from skillearn_jax.train.console import Console
 from skillearn_jax.train.evaluation_data import training_batches
 from skillearn_jax.train.evaluation_training import Training
+from skillearn_jax.train.fields import check_only
 from skillearn_jax.train.records import open_records
 from skillearn_jax.train.search import SearchResult, refuse_to_repeat
 from skillearn_jax.train.search_streams import search_parts
@@ -125,21 +125,18 @@ def draw_candidates(config: Config) -> dict[str, Cells]:
 
 def check_random_search(config: Config) -> None:
     """Raises `InputError` for keys of a supernet, which a random search has not."""
-    search = config.search
-    for name, value, only in (
-        ("search.warmup_epochs", search.warmup_epochs, 0),
-        ("search.stage_cells", search.stage_cells, ()),
-        ("search.stop", search.stop, "epochs"),
-        ("search.partial", search.partial, 1),
-        ("search.auxiliary_skip", search.auxiliary_skip, "off"),
-        ("search.max_skips", search.max_skips, -1),
-        ("space.edge_normalization", config.space.edge_normalization, False),
-    ):
-        if config.skill == "random" and value != only:
-            raise InputError(
-                f"config.{name} is {value!r}; a random search has no supernet and knows "
-                f"only {only!r}: set --config.{name}={only}"
-            )
+    if config.skill != "random":
+        return
+    plain = {
+        "search.warmup_epochs": 0,
+        "search.stage_cells": (),
+        "search.stop": "epochs",
+        "search.partial": 1,
+        "search.auxiliary_skip": "off",
+        "search.max_skips": -1,
+        "space.edge_normalization": False,
+    }
+    check_only(config, plain, "a random search has no supernet and")
 
 
 def short_training(config: Config) -> Config:

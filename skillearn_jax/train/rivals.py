@@ -5,15 +5,10 @@ import re
 from pathlib import Path
 
 from skillearn_jax.errors import InputError
+from skillearn_jax.nas import count_params
 from skillearn_jax.randomness import Use, generator
 from skillearn_jax.train.config import Config
-from skillearn_jax.train.spaces import (
-    Cells,
-    kind_of_cells,
-    network_params,
-    read_cells,
-    space_kind,
-)
+from skillearn_jax.train.spaces import Cells, kind_of_cells, read_cells, space_kind
 from skillearn_jax.train.trained import network_folder
 
 _DRAWS = 1000  # of random cells of the wrong size in a row, before giving up
@@ -90,7 +85,7 @@ def random_cells(
 
     def size(cells: Cells) -> int:
         network = kind.network(cells, config, num_classes, None, auxiliary=False)
-        return network_params(network, image_shape)
+        return count_params(network, image_shape)
 
     wanted = size(derived) if within else 0
 

@@ -2,11 +2,8 @@
 
 import dataclasses
 from collections.abc import Iterable, Mapping
-from functools import partial
 from typing import Any, Protocol, cast
 
-import jax
-import jax.numpy as jnp
 import numpy as np
 
 from skillearn_jax.errors import InputError
@@ -21,7 +18,7 @@ from skillearn_jax.nas import (
     count_skips,
     derive_genotype,
     draw,
-    num_params,
+    find_genotype,
     random_genotype,
     scan_cells_by_default,
 )
@@ -32,9 +29,11 @@ from skillearn_jax.nas.nasbench201 import (
     Architecture,
     BenchNetwork,
 )
+from skillearn_jax.nas.nasbench201.architecture import find_architecture
 from skillearn_jax.nas.nasbench201.draw import architecture_svg, architecture_text
 from skillearn_jax.nas.space import CELL_KINDS
 from skillearn_jax.train.config import Config
+from skillearn_jax.train.fields import check_only
 from skillearn_jax.train.stages import SearchStage
 from skillearn_jax.train.tasks import OneSet
 
@@ -71,6 +70,13 @@ class SpaceKind(Protocol):
 
     def random(self, rng: np.random.Generator, space: Any) -> Cells:
         """Returns random cells, each as likely in a whole space; advances the generator."""
+
+    def find(self, name: str) -> Cells:
+        """Returns the cells that a published name, a text, a file or a workdir tells.
+
+        Raises:
+            InputError: if it tells none.
+        """
 
     def watch(self, alphas: Mapping[str, Any], space: Any) -> dict[str, float]:
         """Returns what is noted after each epoch: entropies and numbers of skips."""
@@ -142,6 +148,9 @@ class _Darts:
     def random(self, rng: np.random.Generator, space: Any) -> Cells:
         return random_genotype(rng, space)
 
+    def find(self, name: str) -> Cells:
+        return find_genotype(name)
+
     def watch(self, alphas: Mapping[str, Any], space: Any) -> dict[str, float]:
         row = _entropies(alphas, CELL_KINDS)
         # As they are, whatever `max_skips` will make of them: this is an alarm.
@@ -195,28 +204,22 @@ class _Bench:
     skips = f"alphas/skips/{ALPHAS_KEY}"
 
     def check(self, config: Config) -> None:
-        search, evaluation = config.search, config.evaluation
-        plain: list[tuple[str, Any, Any]] = [
-            ("search.partial", search.partial, 1),
-            ("search.auxiliary_skip", search.auxiliary_skip, "off"),
-            ("search.initialization", search.initialization, "torch"),
-            ("search.stem", search.stem, "cifar"),
-            ("search.stage_cells", search.stage_cells, ()),
-            ("search.max_skips", search.max_skips, -1),
-            ("space.edge_normalization", config.space.edge_normalization, False),
-        ]
-        if evaluation.epochs:
-            plain += [
-                ("evaluation.stem", evaluation.stem, "cifar"),
-                ("evaluation.auxiliary_weight", evaluation.auxiliary_weight, 0.0),
-                ("evaluation.drop_path", evaluation.drop_path, 0.0),
-            ]
-        for name, value, only in plain:
-            if value != only:
-                raise InputError(
-                    f"config.{name} is {value!r}; the space nasbench201 knows only "
-                    f"{only!r}: set --config.{name}={only}"
-                )
+        plain: dict[str, Any] = {
+            "search.partial": 1,
+            "search.auxiliary_skip": "off",
+            "search.initialization": "torch",
+            "search.stem": "cifar",
+            "search.stage_cells": (),
+            "search.max_skips": -1,
+            "space.edge_normalization": False,
+        }
+        if config.evaluation.epochs:
+            plain |= {
+                "evaluation.stem": "cifar",
+                "evaluation.auxiliary_weight": 0.0,
+                "evaluation.drop_path": 0.0,
+            }
+        check_only(config, plain, "the space nasbench201")
 
     def check_images(self, data: OneSet) -> None:
         if any(side % 4 for side in data.image_shape[:2]):
@@ -243,6 +246,9 @@ class _Bench:
 
     def random(self, rng: np.random.Generator, space: Any) -> Cells:
         return space.random(rng)
+
+    def find(self, name: str) -> Cells:
+        return find_architecture(name)
 
     def watch(self, alphas: Mapping[str, Any], space: Any) -> dict[str, float]:
         count = space.derive(alphas).ops.count("skip_connect")
@@ -298,13 +304,6 @@ _KINDS: dict[str, SpaceKind] = {"darts": _Darts(), "nasbench201": _Bench()}
 def space_kind(config: Config) -> SpaceKind:
     """Returns the space of a config."""
     return _KINDS[config.space.name]
-
-
-def network_params(network: Net, image_shape: tuple[int, int, int]) -> int:
-    """Returns the number of trained parameters of a network; computes none of them."""
-    images = jax.ShapeDtypeStruct((2, *image_shape), jnp.float32)
-    init = partial(network.init, train=False)
-    return num_params(jax.eval_shape(init, jax.random.key(0), images))
 
 
 def kind_of_cells(cells: Cells) -> SpaceKind:

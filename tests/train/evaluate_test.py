@@ -7,13 +7,18 @@ import numpy as np
 import pytest
 
 from skillearn_jax.data import load
-from skillearn_jax.nas import KNOWN_GENOTYPES, Network, count_macs, random_genotype
+from skillearn_jax.nas import (
+    KNOWN_GENOTYPES,
+    Network,
+    count_macs,
+    count_params,
+    random_genotype,
+)
 from skillearn_jax.parallel import Devices
 from skillearn_jax.train.evaluate import _contestants, _summarize
 from skillearn_jax.train.evaluation_data import training_batches
 from skillearn_jax.train.evaluation_training import Training
 from skillearn_jax.train.search_streams import search_streams
-from skillearn_jax.train.spaces import network_params
 
 
 def test_sizes_are_those_of_the_network_as_deployed(tiny):
@@ -26,7 +31,7 @@ def test_sizes_are_those_of_the_network_as_deployed(tiny):
     channels = config.evaluation.channels
     network = Network(cells, num_cells=3, channels=channels, num_classes=10)
     assert row["macs"] == count_macs(network, data.image_shape)
-    assert row["params"] == network_params(network, data.image_shape)
+    assert row["params"] == count_params(network, data.image_shape)
     assert (row["mean"], row["std"]) == (3.0, None)
 
 

@@ -12,7 +12,6 @@ import pytest
 
 from skillearn_jax import data
 from skillearn_jax.data import Mixing
-from skillearn_jax.errors import InputError
 from skillearn_jax.nas import CellSpace, random_genotype
 from skillearn_jax.train import evaluation_training, load, run
 from skillearn_jax.train.evaluation_program import training_program
@@ -204,11 +203,6 @@ def test_accumulated_gradients_make_one_update_of_their_mean(built, batch):
         state.params,
         mean,
     )
-
-
-def test_a_training_without_an_update_is_refused(built):
-    with pytest.raises(InputError, match=r"--config\.evaluation\.accumulate"):
-        built({"evaluation.accumulate": 11})
 
 
 def test_bfloat16_is_the_arithmetic_and_not_the_state(built, batch):

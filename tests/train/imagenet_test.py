@@ -8,10 +8,10 @@ import pytest
 
 from skillearn_jax.data import Examples, ImageData
 from skillearn_jax.errors import InputError
-from skillearn_jax.nas import KNOWN_GENOTYPES
+from skillearn_jax.nas import KNOWN_GENOTYPES, count_params
 from skillearn_jax.train import Config, load, run
 from skillearn_jax.train.checks import check, check_images
-from skillearn_jax.train.spaces import network_params, space_kind
+from skillearn_jax.train.spaces import space_kind
 
 
 @pytest.fixture(scope="module")
@@ -26,7 +26,7 @@ def get_config(repo_root):
 def params(config, auxiliary):
     cells = KNOWN_GENOTYPES["DARTS_V2"]
     network = space_kind(config).network(cells, config, 1000, None, auxiliary=auxiliary)
-    return network_params(network, (224, 224, 3))
+    return count_params(network, (224, 224, 3))
 
 
 def test_the_network_is_the_published_one(get_config):

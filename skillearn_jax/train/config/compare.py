@@ -48,8 +48,6 @@ class CompareConfig:
     @classmethod
     def parse(cls, values: Mapping[str, Any] | ConfigDict) -> "CompareConfig":
         """Returns the checked config; see `Config.parse`."""
-        if isinstance(values, ConfigDict):
-            values = values.to_dict()
         config = parse(cls, values)
         if not config.dtypes:
             raise InputError(

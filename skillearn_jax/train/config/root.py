@@ -79,8 +79,6 @@ class Config:
         Raises:
             InputError: one line that names the value, what is allowed and the flag.
         """
-        if isinstance(values, ConfigDict):
-            values = values.to_dict()
         return parse(cls, values)
 
     def to_dict(self) -> dict[str, Any]:
