@@ -12,7 +12,6 @@ from skillearn_jax.errors import InputError
 from skillearn_jax.parallel import processes
 from skillearn_jax.train import Config
 from skillearn_jax.train.fingerprint import check_fingerprint, fingerprint
-from skillearn_jax.train.shared_workdir import open_workdir
 from skillearn_jax.train.workdir import Workdir
 
 TRAIN, HELDOUT = "training images", "held-out images"
@@ -162,4 +161,4 @@ def test_processes_with_other_data_are_refused(monkeypatch, tmp_path):
     monkeypatch.setattr(jax, "process_index", lambda: 1)
     monkeypatch.setattr(processes, "_broadcast", broadcast)
     with pytest.raises(InputError, match=r"content of --config.data.dir of process 1"):
-        open_workdir(tmp_path, config, fingerprint(arrays(train=9)))
+        Workdir(tmp_path, config, fingerprint(arrays(train=9)))
