@@ -42,7 +42,7 @@ def differences(
     new: Mapping[str, Any],
     defaults: Mapping[str, Any],
     evaluated: bool,
-    data_compared: bool | None = False,
+    data_compared: bool,
 ) -> tuple[list[Difference], list[Difference]]:
     """Returns the differences that a run may go on with, and the others.
 
@@ -57,8 +57,8 @@ def differences(
         new: config given, likewise.
         defaults: of keys that the old one, written by an earlier version, lacks.
         evaluated: whether the evaluation of that run has begun.
-        data_compared: whether the data themselves are compared with those of that run, so
-            that they may lie elsewhere; `None` if that is to come, if there is need.
+        data_compared: whether the data themselves, which may lie elsewhere, are compared
+            with those of that run; if not, that is still to do.
     """
     accepted, refused = [], []
     old = _filled(old, defaults)
@@ -70,9 +70,8 @@ def differences(
         harmless = any(f"{key}.".startswith(f"{name}.") for name in _HARMLESS)
         if harmless and key != "parallel.batch_norm":
             accepted.append(Difference(path, before, after))
-        elif key in _PLACES and data_compared is not False:
-            more = data_compared is None
-            accepted.append(Difference(path, before, after, more))
+        elif key in _PLACES:
+            accepted.append(Difference(path, before, after, more=not data_compared))
         elif _is_more(key, before, after, old, evaluated):
             accepted.append(Difference(path, before, after, more=True))
         else:

@@ -105,9 +105,8 @@ class Workdir:
             | {"python": platform.python_version()},
             "device": f"{jax.local_device_count()} x {device.device_kind}",
             "program": program,
+            "data": self._data,
         }
-        if self._data is not None:
-            record["data"] = self._data
         changed = {other.path: [other.old, other.new] for other in self.changes}
         if self._history or changed:  # with which it began and went on
             record["changes"] = [*self._history, *([changed] if changed else [])]
@@ -179,16 +178,17 @@ class Workdir:
 
     def _compared(self) -> list[Difference]:
         """Returns in what this config differs from that of the run that is there."""
-        record = read_json(self.path / "config.json", {"config": {}})
+        record = read_json(self.path / "config.json", {"config": {}, "data": {"": ""}})
         evaluated = any(
             (self.path / name).exists()
             for name in ("evaluation.json", "checkpoints/evaluation", "tasks")
         )
-        # A run that an earlier version began knows its data by their paths only.
-        kept = record.get("data")
-        compared = None if self._data is None else isinstance(kept, dict)
         accepted, refused = differences(
-            record["config"], self._config, _plain(Config()), evaluated, compared
+            record["config"],
+            self._config,
+            _plain(Config()),
+            evaluated,
+            data_compared=self._data is not None,
         )
         if refused:
             flags = ", ".join(f"--{other.path}={other.old}" for other in refused)
@@ -198,9 +198,8 @@ class Workdir:
                 f"{flags}"
             )
         if self._data is None:
-            self._data = kept
-        elif isinstance(kept, dict):
-            check_fingerprint(self.path, self._config, kept, self._data)
+            self._data = record["data"]
+        check_fingerprint(self.path, self._config, record["data"], self._data)
         self._history = record.get("changes", [])
         return accepted
 

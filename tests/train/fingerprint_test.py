@@ -140,15 +140,6 @@ def test_data_that_are_not_read_stay_noted(begun):
     assert moved.more
 
 
-def test_where_no_data_are_noted_their_place_counts(tmp_path):
-    Workdir(tmp_path, at("/a")).write_config("program")
-    known = fingerprint(arrays())
-    with pytest.raises(InputError, match=r"config.data.dir = '/a', not '/b'"):
-        Workdir(tmp_path, at("/b"), known)
-    Workdir(tmp_path, at("/a"), known).write_config("program")
-    Workdir(tmp_path, at("/b"), known)
-
-
 def test_processes_with_other_data_are_refused(monkeypatch, tmp_path):
     """Seen from the second of two, which hears what the first has."""
     config, known = at("/a"), fingerprint(arrays())

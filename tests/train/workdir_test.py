@@ -23,7 +23,7 @@ def files(folder):
 @pytest.fixture
 def folder(tmp_path):
     """A workdir with a config."""
-    Workdir(tmp_path / "run", Config()).write_config("the program")
+    Workdir(tmp_path / "run", Config(), {}).write_config("the program")
     return tmp_path / "run"
 
 
@@ -35,7 +35,7 @@ def test_a_new_workdir_is_made_with_its_parents(tmp_path):
 
 def test_config_says_what_was_run(folder):
     written = json.loads((folder / "config.json").read_text())
-    assert set(written) == {"config", "versions", "device", "program"}
+    assert set(written) == {"config", "versions", "device", "program", "data"}
     assert written["config"]["search"]["weights"]["lr"] == 0.025
     assert written["program"] == "the program"
     assert re.fullmatch(r"8 x \w.*", written["device"])
@@ -140,6 +140,9 @@ def test_a_path_that_cannot_be_a_folder_is_refused(tmp_path, place):
         b"[]",
         b"null",
         b"3",
+        b'{"config": {}}',
+        b'{"config": {}, "data": null}',
+        b'{"config": {}, "data": {"training images": 3}}',
     ],
 )
 def test_a_damaged_config_is_refused_in_one_line(folder, content):
