@@ -293,7 +293,7 @@ def _read(folder: Path, step: int) -> Saved:
 
     Raises:
         DamagedError: if it is not what was saved.
-        InputError: if it is of a newer format.
+        InputError: if it is of another format.
     """
     manifest = read_manifest(folder / "manifest.json")
     if manifest["format"] != FORMAT:
