@@ -5,7 +5,7 @@ import json
 import os
 import re
 import shutil
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -164,7 +164,6 @@ class Checkpoints:
             InputError: if there are some and all are damaged, or the newest is of another
                 format; nothing is changed on disk.
         """
-        _refuse_older(self._path)
         reason: tuple[Path, DamagedError] | None = None
         for step in reversed(self.steps()):
             folder = self._path / str(step)
@@ -259,9 +258,11 @@ class Checkpoints:
         for step in self.steps():
             try:
                 manifest = read_manifest(self._folder(step) / "manifest.json")
-                metrics[step] = self._metric(manifest)
             except DamagedError:
                 self._damaged.add(step)
+                continue
+            same = manifest["metric_name"] == self._best_metric
+            metrics[step] = manifest["metric"] if same else None
         # One beyond the newest was fallen back from; it stays until it is replaced.
         passed = [step for step in self.steps() if step <= newest]
         good = [step for step in passed if step not in self._damaged]
@@ -275,12 +276,6 @@ class Checkpoints:
             removed = self._path / f".{step}.old"
             self._folder(step).rename(removed)
             shutil.rmtree(removed)
-
-    def _metric(self, manifest: Mapping[str, Any]) -> float | None:
-        """Returns a checkpoint's value of this run's metric; `None` of another's."""
-        # A manifest of before there were names is of the default, as almost all runs.
-        name = manifest.get("metric_name", CheckpointConfig().best_metric)
-        return manifest["metric"] if name == self._best_metric else None
 
     def _clear_remains(self) -> None:
         """Removes what a run that was killed while it wrote has left."""
@@ -298,7 +293,7 @@ def _read(folder: Path, step: int) -> Saved:
 
     Raises:
         DamagedError: if it is not what was saved.
-        InputError: if it is of a newer format.
+        InputError: if it is of another format.
     """
     manifest = read_manifest(folder / "manifest.json")
     if manifest["format"] != FORMAT:
@@ -327,17 +322,6 @@ def _alone() -> ocp.Context:
     context.multiprocessing.primary_host = jax.process_index()
     context.multiprocessing.active_processes = {jax.process_index()}
     return context
-
-
-def _refuse_older(path: Path) -> None:
-    """Raises `InputError` for the checkpoints of format 1, one floor higher."""
-    beside = path.parent.iterdir() if path.parent.is_dir() else ()
-    if any(entry.name == "digests.json" or entry.name.isdecimal() for entry in beside):
-        raise InputError(
-            f"{path.parent} holds a checkpoint of format 1, and this version of "
-            f"skillearn_jax reads format {FORMAT}: finish the run with the version that "
-            "began it, or set --workdir"
-        )
 
 
 def _unreadable(path: Path, reason: DamagedError) -> InputError:

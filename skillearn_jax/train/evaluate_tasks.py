@@ -11,7 +11,6 @@ from skillearn_jax.train.console import Console
 from skillearn_jax.train.evaluate import evaluate
 from skillearn_jax.train.fingerprint import fingerprint
 from skillearn_jax.train.report import report_by_first
-from skillearn_jax.train.shared_workdir import open_workdir
 from skillearn_jax.train.spaces import Cells
 from skillearn_jax.train.summary import evaluated, summary_of
 from skillearn_jax.train.tasks import task_config
@@ -49,7 +48,7 @@ def evaluate_tasks(
         console.message(f"evaluation on {name}")
         own = task_config(config, name)
         path = workdir.path / "tasks" / name.replace(":", "_")
-        folder = open_workdir(path, own, fingerprint(of_task))
+        folder = Workdir(path, own, fingerprint(of_task))
         folder.write_config(f"The evaluation on {name} of a search on {config.tasks}.")
         folder.write_json("genotype.json", genotype.to_json())
         with contextlib.closing(folder):

@@ -23,10 +23,10 @@ from skillearn_jax.train.evaluate_tasks import evaluate_tasks
 from skillearn_jax.train.exams import load_bank
 from skillearn_jax.train.fingerprint import fingerprint
 from skillearn_jax.train.given import given_cells
+from skillearn_jax.train.lock import locked_by_first
 from skillearn_jax.train.random_search import random_search
 from skillearn_jax.train.report import report_by_first
 from skillearn_jax.train.search import SearchResult, search
-from skillearn_jax.train.shared_workdir import locked_by_first, open_workdir
 from skillearn_jax.train.spaces import (
     Cells,
     kind_of_cells,
@@ -121,10 +121,10 @@ def _locked(
     console: Console,
 ) -> Iterator[Workdir]:
     """Opens a workdir for this run alone, and answers signals while it is open."""
-    folder = open_workdir(workdir, config, data)
+    folder = Workdir(workdir, config, data)
     with locked_by_first(folder.path, console.message), interrupt.handled():
         # Again: a run that has ended in between has left its own.
-        folder = open_workdir(workdir, config, data)
+        folder = Workdir(workdir, config, data)
         with contextlib.closing(folder):
             yield folder
 

@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from skillearn_jax.errors import InputError
+from skillearn_jax.parallel import on_first
 from skillearn_jax.train.json_files import storage
 
 _NAME = ".lock"
@@ -56,6 +57,18 @@ def locked(folder: Path, say: Callable[[str], None]) -> Iterator[None]:
         yield
     finally:
         os.close(handle)
+
+
+@contextlib.contextmanager
+def locked_by_first(folder: Path, say: Callable[[str], None]) -> Iterator[None]:
+    """Holds a workdir for this run: the first process does, for all.
+
+    Raises:
+        InputError: in all processes, if another run holds it.
+    """
+    with contextlib.ExitStack() as stack:
+        on_first(lambda: stack.enter_context(locked(folder, say)))
+        yield
 
 
 def _sign(handle: int) -> None:

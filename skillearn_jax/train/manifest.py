@@ -11,10 +11,21 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from skillearn_jax.train.json_files import fits
 from skillearn_jax.types import PyTree
 
 FORMAT = 2
-"""Of checkpoints: 1 was a folder of Orbax's manager with digests of its files."""
+"""Of checkpoints."""
+
+_LIKE = {
+    "step": 0.0,
+    "metric": None,
+    "metric_name": "",
+    "note": None,
+    "arrays": {},
+    "files": {"": ""},
+}
+"""What a manifest of this format holds, beside its format and digest."""
 
 Arrays = dict[str, np.ndarray]
 
@@ -119,7 +130,8 @@ def read_manifest(path: Path) -> dict[str, Any]:
     Every format has the entries `format` and `digest`, which mean the same in all.
 
     Raises:
-        DamagedError: if it is missing or has changed since it was written.
+        DamagedError: if it is missing, has changed since it was written, or is of this
+            format and holds something else.
     """
     try:
         content = json.loads(path.read_bytes())
@@ -133,6 +145,8 @@ def read_manifest(path: Path) -> dict[str, Any]:
         or content.pop("digest", None) != digest_of(content)
     ):
         raise DamagedError("its manifest.json has changed since it was saved")
+    if content["format"] == FORMAT and not fits(content, _LIKE):
+        raise DamagedError("its manifest.json does not hold what a run writes there")
     return content
 
 
@@ -146,7 +160,7 @@ def verify_files(folder: Path, manifest: Mapping[str, Any]) -> None:
         DamagedError: naming the first that is missing or has changed.
     """
     present = _files(folder)
-    for name, digest in manifest.get("files", {}).items():
+    for name, digest in manifest["files"].items():
         if name not in present:
             raise DamagedError(f"it lacks the file {name}")
         if present[name] != digest:

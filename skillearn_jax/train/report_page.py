@@ -1,9 +1,11 @@
 """The page of a report: summary, figures and tables as one HTML text."""
 
 import dataclasses
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from html import escape
 from typing import Any
+
+from flax.traverse_util import flatten_dict
 
 from skillearn_jax.nas.nasbench201 import NUM_ARCHITECTURES
 from skillearn_jax.train.report_style import STYLE
@@ -69,7 +71,10 @@ def render(
     skill = _SKILLS.get(task, task)
     skill = skill[:1].upper() + skill[1:]
     title = f"{skill} on {summary.get('dataset', 'unknown data')}{seed}"
-    settings = list(_flat(config.get("config") or {}))
+    settings = [
+        (name, str(value))
+        for name, value in flatten_dict(config.get("config") or {}, sep=".").items()
+    ]
     about = [*_pairs({"device": config.get("device")}), *_pairs(config.get("versions"))]
     program = config.get("program")
     note = f"Skipped {skipped} unreadable line(s) of metrics.jsonl." if skipped else ""
@@ -255,15 +260,6 @@ def section(title: str, content: str) -> str:
 
 def _paragraph(text: object, kind: str = "note") -> str:
     return f'<p class="{kind}">{escape(str(text))}</p>' if text else ""
-
-
-def _flat(tree: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, str]]:
-    """Yields the leaves of nested settings as `a.b`, value."""
-    for name, value in tree.items():
-        if isinstance(value, Mapping) and value:
-            yield from _flat(value, f"{prefix}{name}.")
-        else:
-            yield f"{prefix}{name}", str(value)
 
 
 def _pairs(values: Mapping[str, Any] | None) -> list[tuple[str, str]]:

@@ -1,14 +1,18 @@
 """Floor 4: with which other configs a run may go on."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from typing import Any, NamedTuple
+
+from flax.traverse_util import flatten_dict
 
 _HARMLESS = (
     "log_every",
     "profile",
     "checkpoint",
     "logging",
-    "parallel",
+    "parallel.devices",
+    "parallel.backend",
+    "parallel.tester_optimizer",
     "data.stream.max_damaged",
 )
 """Groups and keys that change what is written, where it runs or what ends it, but not what
@@ -38,11 +42,11 @@ class Difference(NamedTuple):
 
 
 def differences(
-    old: Mapping[str, Any],
-    new: Mapping[str, Any],
-    defaults: Mapping[str, Any],
+    old: dict[str, Any],
+    new: dict[str, Any],
+    defaults: dict[str, Any],
     evaluated: bool,
-    data_compared: bool | None = False,
+    data_compared: bool,
 ) -> tuple[list[Difference], list[Difference]]:
     """Returns the differences that a run may go on with, and the others.
 
@@ -57,26 +61,28 @@ def differences(
         new: config given, likewise.
         defaults: of keys that the old one, written by an earlier version, lacks.
         evaluated: whether the evaluation of that run has begun.
-        data_compared: whether the data themselves are compared with those of that run, so
-            that they may lie elsewhere; `None` if that is to come, if there is need.
+        data_compared: whether the data themselves, which may lie elsewhere, are compared
+            with those of that run; if not, that is still to do.
     """
     accepted, refused = [], []
-    old = _filled(old, defaults)
-    tables = [group.get("benchmark", {}).get("table") for group in (old, new)]
-    for path, before, after in _leaves(old, new):
-        key = path.removeprefix("config.")
-        if key == "benchmark.dataset" and not any(tables):
+    old = flatten_dict(defaults, sep=".") | flatten_dict(old, sep=".")
+    new = flatten_dict(new, sep=".")
+    table = old["benchmark.table"] or new["benchmark.table"]
+    for key in dict.fromkeys((*new, *old)):
+        before, after = old.get(key), new.get(key)
+        if before == after:
+            continue
+        if key == "benchmark.dataset" and not table:
             continue  # nothing is looked up
-        harmless = any(f"{key}.".startswith(f"{name}.") for name in _HARMLESS)
-        if harmless and key != "parallel.batch_norm":
-            accepted.append(Difference(path, before, after))
-        elif key in _PLACES and data_compared is not False:
-            more = data_compared is None
-            accepted.append(Difference(path, before, after, more))
+        found = Difference(f"config.{key}", before, after)
+        if any(f"{key}.".startswith(f"{name}.") for name in _HARMLESS):
+            accepted.append(found)
+        elif key in _PLACES:
+            accepted.append(found._replace(more=not data_compared))
         elif _is_more(key, before, after, old, evaluated):
-            accepted.append(Difference(path, before, after, more=True))
+            accepted.append(found._replace(more=True))
         else:
-            refused.append(Difference(path, before, after))
+            refused.append(found)
     return accepted, refused
 
 
@@ -92,28 +98,10 @@ def _is_more(
         return random and _grew(before, after) and not evaluated
     if key == "search.epochs" and not random:  # its candidates are judged after as many
         # Stages are counted in epochs: those of a finished one cannot grow.
-        counted = old["search"]["stage_cells"]
+        counted = old["search.stage_cells"]
         return _grew(before, after) and not evaluated and not counted
     return False
 
 
 def _grew(before: Any, after: Any) -> bool:
     return isinstance(before, int) and after > before
-
-
-def _filled(old: Mapping[str, Any], defaults: Mapping[str, Any]) -> dict[str, Any]:
-    """Returns a nested dict with the defaults of keys that it lacks."""
-    filled = {**defaults, **old}
-    for name, default in defaults.items():
-        if isinstance(default, dict) and isinstance(filled[name], dict):
-            filled[name] = _filled(filled[name], default)
-    return filled
-
-
-def _leaves(old: Any, new: Any, path: str = "config") -> Iterable[tuple[str, Any, Any]]:
-    """Yields `(path, old, new)` for every leaf in which two nested dicts differ."""
-    if isinstance(old, dict) and isinstance(new, dict):
-        for name in dict.fromkeys((*new, *old)):
-            yield from _leaves(old.get(name), new.get(name), f"{path}.{name}")
-    elif old != new:
-        yield path, old, new

@@ -12,6 +12,7 @@ from typing import Any
 import jax
 
 from skillearn_jax.errors import InputError, cannot_write
+from skillearn_jax.parallel import check_same, is_first, on_first
 from skillearn_jax.train.config import Config
 from skillearn_jax.train.events import EventFiles
 from skillearn_jax.train.fingerprint import check_fingerprint
@@ -33,7 +34,11 @@ class Workdir:
     `config.json`, `metrics.jsonl`, `alphas.jsonl`, `timing.jsonl`, `genotype.json`,
     `cells.json`, `evaluation.json`, `heldout.json`, `summary.json`,
     `checkpoints/`, `networks/` and `report/`. Files are replaced in one move, so that a run that is
-    killed leaves either the old one or the new one. Of several processes, the first writes.
+    killed leaves either the old one or the new one.
+
+    Of several processes, the first opens it, with all refusals. What the others write is
+    dropped, as the first writes the same; what they read the first has read for them. All
+    come to each read together.
 
     Attributes:
         path: of the folder.
@@ -53,17 +58,23 @@ class Workdir:
 
         Raises:
             InputError: if the folder cannot be written, holds something else, or holds a
-                run with a config that this one cannot go on from, or of other data.
+                run with a config that this one cannot go on from, or of other data; and if
+                the processes do not have one config and workdir, and the same data.
             StorageError: if the disk is full, or can only be read.
         """
         self.path = Path(path)
         self._config, self._data = _plain(config), data
-        self._writes = jax.process_index() == 0
         self._history: list[dict[str, Any]] = []
-        self.changes: list[Difference] = []
         self._events: EventFiles | None = None
-        if config.logging.tensorboard and self._writes:
+        if config.logging.tensorboard:
             self._events = EventFiles(self.path / "tensorboard")
+        check_same(self._config, "the config")
+        check_same(str(self.path.absolute()), "the workdir")
+        check_same(data, "the content of --config.data.dir")
+        self.changes = [Difference(*change) for change in on_first(self._open)]
+
+    def _open(self) -> list[Difference]:
+        """Opens or makes the folder, in the first process; returns what has changed."""
         try:
             self.path.mkdir(parents=True, exist_ok=True)
             present = {entry.name for entry in self.path.iterdir()}
@@ -77,12 +88,13 @@ class Workdir:
                 "set --workdir to a new folder"
             )
         if "config.json" in present:
-            self._check_config()
-        elif present - {".config.json.partial", ".lock"}:  # of a run killed at once
+            return self._compared()
+        if present - {".config.json.partial", ".lock"}:  # of a run killed at once
             raise InputError(
                 f"the workdir {self.path} is not empty and holds no run "
                 f"({sorted(present)[0]}, ...): set --workdir to a new folder"
             )
+        return []
 
     def write_config(self, program: str) -> None:
         """Writes what was run, with which versions and on which devices."""
@@ -93,9 +105,8 @@ class Workdir:
             | {"python": platform.python_version()},
             "device": f"{jax.local_device_count()} x {device.device_kind}",
             "program": program,
+            "data": self._data,
         }
-        if self._data is not None:
-            record["data"] = self._data
         changed = {other.path: [other.old, other.new] for other in self.changes}
         if self._history or changed:  # with which it began and went on
             record["changes"] = [*self._history, *([changed] if changed else [])]
@@ -103,12 +114,12 @@ class Workdir:
 
     def write_json(self, name: str, value: Any) -> None:
         """Writes a JSON file in one move."""
-        if self._writes:
+        if is_first():
             write_json(self.path / name, value)
 
     def read_json(self, name: str, like: Any = None) -> Any:
         """Returns the content of a JSON file of the form `like`; `None` if there is none."""
-        return read_json(self.path / name, like)
+        return on_first(lambda: read_json(self.path / name, like))
 
     def read_object(
         self, name: str, like: Mapping[str, Any] | None = None
@@ -126,17 +137,16 @@ class Workdir:
 
     def read_rows(self, name: str) -> list[dict[str, Any]]:
         """Returns the readable lines of a file of lines."""
-        return read_rows(self.path / name)[0]
+        return on_first(lambda: read_rows(self.path / name)[0])
 
     def append_metrics(
         self, rows: Iterable[Mapping[str, Any]], name: str = "metrics.jsonl"
     ) -> None:
         """Adds lines to metrics.jsonl, or to another file of lines."""
         rows = list(rows)
-        text = "".join(json.dumps(row) + "\n" for row in rows)
-        if not self._writes or not text:
+        if not rows or not is_first():
             return
-        path = self.path / name
+        path, text = self.path / name, _lines(rows)
         with storage(path), path.open("a", encoding="utf-8") as file:
             file.write(text)
         if self._events is not None and name == "metrics.jsonl":
@@ -163,24 +173,22 @@ class Workdir:
                 return False
 
         path = self.path / name
-        if not path.exists():
-            return
-        kept = [json.dumps(row) + "\n" for row in read_rows(path)[0] if stays(row)]
-        if self._writes:
-            write_text(path, "".join(kept))
+        if is_first() and path.exists():
+            write_text(path, _lines(row for row in read_rows(path)[0] if stays(row)))
 
-    def _check_config(self) -> None:
-        """Compares this config with that of the run that is there."""
-        record = self.read_object("config.json", {"config": {}})
+    def _compared(self) -> list[Difference]:
+        """Returns in what this config differs from that of the run that is there."""
+        record = read_json(self.path / "config.json", {"config": {}, "data": {"": ""}})
         evaluated = any(
             (self.path / name).exists()
             for name in ("evaluation.json", "checkpoints/evaluation", "tasks")
         )
-        # A run that an earlier version began knows its data by their paths only.
-        kept = record.get("data")
-        compared = None if self._data is None else isinstance(kept, dict)
-        self.changes, refused = differences(
-            record["config"], self._config, _plain(Config()), evaluated, compared
+        accepted, refused = differences(
+            record["config"],
+            self._config,
+            _plain(Config()),
+            evaluated,
+            data_compared=self._data is not None,
         )
         if refused:
             flags = ", ".join(f"--{other.path}={other.old}" for other in refused)
@@ -190,10 +198,14 @@ class Workdir:
                 f"{flags}"
             )
         if self._data is None:
-            self._data = kept
-        elif isinstance(kept, dict):
-            check_fingerprint(self.path, self._config, kept, self._data)
+            self._data = record["data"]
+        check_fingerprint(self.path, self._config, record["data"], self._data)
         self._history = record.get("changes", [])
+        return accepted
+
+
+def _lines(rows: Iterable[Mapping[str, Any]]) -> str:
+    return "".join(json.dumps(row) + "\n" for row in rows)
 
 
 def _check_writable(folder: Path) -> None:

@@ -12,7 +12,6 @@ from skillearn_jax.errors import InputError
 from skillearn_jax.parallel import processes
 from skillearn_jax.train import Config
 from skillearn_jax.train.fingerprint import check_fingerprint, fingerprint
-from skillearn_jax.train.shared_workdir import open_workdir
 from skillearn_jax.train.workdir import Workdir
 
 TRAIN, HELDOUT = "training images", "held-out images"
@@ -141,15 +140,6 @@ def test_data_that_are_not_read_stay_noted(begun):
     assert moved.more
 
 
-def test_where_no_data_are_noted_their_place_counts(tmp_path):
-    Workdir(tmp_path, at("/a")).write_config("program")
-    known = fingerprint(arrays())
-    with pytest.raises(InputError, match=r"config.data.dir = '/a', not '/b'"):
-        Workdir(tmp_path, at("/b"), known)
-    Workdir(tmp_path, at("/a"), known).write_config("program")
-    Workdir(tmp_path, at("/b"), known)
-
-
 def test_processes_with_other_data_are_refused(monkeypatch, tmp_path):
     """Seen from the second of two, which hears what the first has."""
     config, known = at("/a"), fingerprint(arrays())
@@ -162,4 +152,4 @@ def test_processes_with_other_data_are_refused(monkeypatch, tmp_path):
     monkeypatch.setattr(jax, "process_index", lambda: 1)
     monkeypatch.setattr(processes, "_broadcast", broadcast)
     with pytest.raises(InputError, match=r"content of --config.data.dir of process 1"):
-        open_workdir(tmp_path, config, fingerprint(arrays(train=9)))
+        Workdir(tmp_path, config, fingerprint(arrays(train=9)))

@@ -191,7 +191,7 @@ def test_what_has_no_meaning_is_refused(changes, message, tiny):
 def test_more_cells_may_follow_and_longer_trainings_may_not(tiny):
     def accepted(changes, evaluated=False):
         old, new = tiny(RANDOM).to_dict(), tiny({**RANDOM, **changes}).to_dict()
-        more, refused = differences(old, new, {}, evaluated)
+        more, refused = differences(old, new, {}, evaluated, True)
         assert len(more) + len(refused) == 1
         return bool(more)
 

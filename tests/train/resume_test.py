@@ -28,7 +28,7 @@ def changed(**changes):
     return values
 
 
-def outcome(old, new, evaluated=False, compared=False):
+def outcome(old, new, evaluated=False, compared=True):
     accepted, refused = differences(old, new, DEFAULTS, evaluated, compared)
     return [other.path for other in accepted], [other.path for other in refused]
 
@@ -51,7 +51,6 @@ def outcome(old, new, evaluated=False, compared=False):
         ({"evaluation__num_random": 9}, True, True),
         ({"parallel__batch_norm": "per_device"}, False, False),
         ({"seed": 3}, False, False),
-        ({"data__dir": "elsewhere"}, False, False),
         ({"search__weights__lr": 0.1}, False, False),
         ({"search__warmup_epochs": 1}, False, False),
     ],
@@ -63,10 +62,11 @@ def test_a_difference_is_accepted_or_refused(changes, evaluated, fine):
 
 
 @pytest.mark.parametrize("key", ["data__dir", "data__dirs", "lpt__bank_dir"])
-def test_data_that_are_compared_may_lie_elsewhere(key):
+@pytest.mark.parametrize("compared", [True, False])
+def test_data_may_lie_elsewhere_and_are_compared(key, compared):
     new, path = changed(**{key: "elsewhere"}), "config." + key.replace("__", ".")
-    assert outcome(DEFAULTS, new) == ([], [path])
-    assert outcome(DEFAULTS, new, evaluated=True, compared=True) == ([path], [])
+    (moved,), refused = differences(DEFAULTS, new, DEFAULTS, True, compared)
+    assert (moved.path, moved.more, refused) == (path, not compared, [])
 
 
 def test_a_search_in_stages_has_the_epochs_it_began_with():
@@ -95,7 +95,7 @@ def test_a_config_that_lacks_whole_groups_is_compared_with_the_defaults():
 
 
 def test_every_refused_key_is_named_with_both_values(tiny_baseline, tmp_path):
-    Workdir(tmp_path / "run", tiny_baseline()).write_config("the program")
+    Workdir(tmp_path / "run", tiny_baseline(), {}).write_config("the program")
     before = (tmp_path / "run" / "config.json").read_bytes()
     other = {"seed": 9, "search.weights.lr": 0.5, "log_every": 2}
     with pytest.raises(InputError) as caught:
@@ -177,10 +177,10 @@ def test_a_data_set_of_no_table_makes_no_difference(tiny_baseline):
     old, new = (
         tiny_baseline({"benchmark.dataset": name}).to_dict() for name in ("cifar10", "")
     )
-    assert differences(old, new, {}, evaluated=True) == ([], [])
+    assert differences(old, new, {}, True, True) == ([], [])
     for config in (old, new):
         config["benchmark"] = {**config["benchmark"], "table": "t.csv"}
-    _, (refused,) = differences(old, new, {}, evaluated=True)
+    _, (refused,) = differences(old, new, {}, True, True)
     assert refused.path == "config.benchmark.dataset"
 
 

@@ -7,9 +7,11 @@ import pathlib
 import re
 from types import SimpleNamespace
 
+import jax
 import pytest
 
 from skillearn_jax.errors import InputError, StorageError
+from skillearn_jax.parallel import processes
 from skillearn_jax.train import Config
 from skillearn_jax.train.workdir import Workdir
 
@@ -21,7 +23,7 @@ def files(folder):
 @pytest.fixture
 def folder(tmp_path):
     """A workdir with a config."""
-    Workdir(tmp_path / "run", Config()).write_config("the program")
+    Workdir(tmp_path / "run", Config(), {}).write_config("the program")
     return tmp_path / "run"
 
 
@@ -33,7 +35,7 @@ def test_a_new_workdir_is_made_with_its_parents(tmp_path):
 
 def test_config_says_what_was_run(folder):
     written = json.loads((folder / "config.json").read_text())
-    assert set(written) == {"config", "versions", "device", "program"}
+    assert set(written) == {"config", "versions", "device", "program", "data"}
     assert written["config"]["search"]["weights"]["lr"] == 0.025
     assert written["program"] == "the program"
     assert re.fullmatch(r"8 x \w.*", written["device"])
@@ -62,6 +64,31 @@ def test_tuples_and_the_lists_of_json_are_the_same(folder):
     Workdir(folder, Config.parse({"space": {"ops": Config().space.ops}}))
     with pytest.raises(InputError, match=r"config\.space\.ops"):
         Workdir(folder, Config.parse({"space": {"ops": ("none", "skip_connect")}}))
+
+
+def test_of_several_processes_only_the_first_touches_the_folder(tmp_path, monkeypatch):
+    """Seen from the second of two, which hears what the first has read."""
+    config, path = Config.parse({"logging": {"tensorboard": True}}), tmp_path / "run"
+    same = map(json.dumps, (config.to_dict(), str(path), None))
+    said = iter([*same, [["config.log_every", 1, 2, False]], {"a": 1}, [{"step": 1}]])
+    monkeypatch.setattr(jax, "process_count", lambda: 2)
+    monkeypatch.setattr(jax, "process_index", lambda: 1)
+    monkeypatch.setattr(
+        processes, "_broadcast", lambda data: json.dumps({"value": next(said)}).encode()
+    )
+    workdir = Workdir(path, config)
+    assert list(map(str, workdir.changes)) == ["config.log_every = 1, not 2"]
+    assert workdir.read_json("summary.json") == {"a": 1}
+    assert workdir.read_rows("metrics.jsonl") == [{"step": 1}]
+    assert not path.exists()
+    path.mkdir()
+    (path / "metrics.jsonl").write_text('{"step": 1}\n')
+    workdir.write_config("the program")
+    workdir.write_json("summary.json", {"a": 2})
+    workdir.append_metrics([{"step": 2}])
+    workdir.keep_metrics(lambda row: False)
+    workdir.close()
+    assert files(path) == {"metrics.jsonl": b'{"step": 1}\n'}
 
 
 def test_a_foreign_folder_is_refused(tmp_path):
@@ -113,6 +140,9 @@ def test_a_path_that_cannot_be_a_folder_is_refused(tmp_path, place):
         b"[]",
         b"null",
         b"3",
+        b'{"config": {}}',
+        b'{"config": {}, "data": null}',
+        b'{"config": {}, "data": {"training images": 3}}',
     ],
 )
 def test_a_damaged_config_is_refused_in_one_line(folder, content):
