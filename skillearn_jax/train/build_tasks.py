@@ -27,9 +27,9 @@ from skillearn_jax.train.build import (
     supernet_forward,
 )
 from skillearn_jax.train.config import Config
+from skillearn_jax.train.images import SearchImages
 from skillearn_jax.train.optimizers import adam, sgd
 from skillearn_jax.train.stages import SearchStage, search_stage
-from skillearn_jax.train.tasks import SearchImages
 from skillearn_jax.types import Array, Key, PyTree
 
 

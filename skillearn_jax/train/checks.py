@@ -7,12 +7,13 @@ from skillearn_jax.train.benchmark import load_benchmark
 from skillearn_jax.train.config import Config, EvaluationConfig, SgdConfig
 from skillearn_jax.train.exams import check_exams
 from skillearn_jax.train.given import check_given
+from skillearn_jax.train.images import OneSet, check_data
 from skillearn_jax.train.random_search import check_random_search
 from skillearn_jax.train.rivals import read_rivals
 from skillearn_jax.train.search_streams import search_parts
 from skillearn_jax.train.spaces import auxiliary_head, space_kind
 from skillearn_jax.train.stages import check_stages
-from skillearn_jax.train.tasks import OneSet, check_data, check_tasks
+from skillearn_jax.train.tasks import check_tasks
 from skillearn_jax.train.telemetry import parse_profile
 
 

@@ -11,11 +11,11 @@ from skillearn_jax.train.config import Config
 from skillearn_jax.train.console import Console
 from skillearn_jax.train.evaluation_data import training_batches
 from skillearn_jax.train.evaluation_training import Training
+from skillearn_jax.train.images import OneSet
 from skillearn_jax.train.records import open_records
 from skillearn_jax.train.rivals import random_cells, read_rivals
 from skillearn_jax.train.spaces import Cells
 from skillearn_jax.train.spread import mean_and_std, verdict
-from skillearn_jax.train.tasks import OneSet
 from skillearn_jax.train.trained import keep
 from skillearn_jax.train.workdir import Workdir
 

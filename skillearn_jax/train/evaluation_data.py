@@ -17,7 +17,7 @@ from skillearn_jax.data import (
 )
 from skillearn_jax.parallel import Devices, gather_rows
 from skillearn_jax.train.config import Config
-from skillearn_jax.train.tasks import OneSet
+from skillearn_jax.train.images import OneSet
 
 _HELDOUT_BATCH = 256
 

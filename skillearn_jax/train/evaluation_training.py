@@ -17,12 +17,12 @@ from skillearn_jax.train.build import Step
 from skillearn_jax.train.config import Config
 from skillearn_jax.train.evaluation_data import TrainingBatches, heldout_batches
 from skillearn_jax.train.evaluation_program import training_program
+from skillearn_jax.train.images import OneSet
 from skillearn_jax.train.judge import Judgement, judge
 from skillearn_jax.train.loop import CompiledLoop, compile_loop
 from skillearn_jax.train.records import TrainingRecords
 from skillearn_jax.train.spaces import Cells, space_kind
 from skillearn_jax.train.spread import mean_and_std
-from skillearn_jax.train.tasks import OneSet
 from skillearn_jax.train.telemetry import Steps, note_compilation, observed
 from skillearn_jax.types import Array, Key, PyTree
 

@@ -22,8 +22,8 @@ from skillearn_jax.skills.exams import (
 )
 from skillearn_jax.train.build import build_search
 from skillearn_jax.train.config import Config
+from skillearn_jax.train.search_streams import longest_epoch
 from skillearn_jax.train.stages import SearchStage
-from skillearn_jax.train.tasks import longest_epoch
 from skillearn_jax.train.workdir import Workdir
 from skillearn_jax.types import Array
 

@@ -9,7 +9,7 @@ from skillearn_jax.framework import State
 from skillearn_jax.skills import LPT_VARIANTS
 from skillearn_jax.skills.curriculum import CURRICULUM
 from skillearn_jax.train.config import Config, LptConfig
-from skillearn_jax.train.tasks import OneSet, flags_of_data
+from skillearn_jax.train.images import OneSet, flags_of_data
 from skillearn_jax.train.workdir import Workdir
 
 EXAMS = "exams.jsonl"

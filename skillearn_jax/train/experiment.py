@@ -23,6 +23,7 @@ from skillearn_jax.train.evaluate_tasks import evaluate_tasks
 from skillearn_jax.train.exams import load_bank
 from skillearn_jax.train.fingerprint import fingerprint
 from skillearn_jax.train.given import given_cells
+from skillearn_jax.train.images import Images, each_set, load_images, search_images
 from skillearn_jax.train.lock import locked_by_first
 from skillearn_jax.train.random_search import random_search
 from skillearn_jax.train.report import report_by_first
@@ -34,12 +35,6 @@ from skillearn_jax.train.spaces import (
     space_kind,
 )
 from skillearn_jax.train.summary import evaluated, print_evaluation, summary_of
-from skillearn_jax.train.tasks import (
-    Images,
-    each_set,
-    load_images,
-    search_images,
-)
 from skillearn_jax.train.telemetry import search_seconds, wall_clock
 from skillearn_jax.train.workdir import Workdir
 

@@ -8,8 +8,8 @@ import numpy as np
 
 from skillearn_jax.data import Examples, StreamingData, TrainingImages
 from skillearn_jax.errors import InputError
+from skillearn_jax.train.images import Images, OneSet
 from skillearn_jax.train.manifest import describe, digest_of
-from skillearn_jax.train.tasks import Images, OneSet
 
 _BANK = "exam bank"
 

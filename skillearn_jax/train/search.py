@@ -23,9 +23,10 @@ from skillearn_jax.train.config import CheckpointConfig, Config
 from skillearn_jax.train.console import Console, Update
 from skillearn_jax.train.exam_contents import write_exam
 from skillearn_jax.train.exams import EXAMS, append_exams, exams_are_over
+from skillearn_jax.train.images import SearchImages
 from skillearn_jax.train.loop import StepMetrics, compile_loop
 from skillearn_jax.train.saving import Saver
-from skillearn_jax.train.search_streams import streams_of
+from skillearn_jax.train.search_streams import longest_epoch, streams_of
 from skillearn_jax.train.spaces import Cells, space_kind
 from skillearn_jax.train.stages import (
     SearchStage,
@@ -34,7 +35,6 @@ from skillearn_jax.train.stages import (
     noted_stage,
     search_stage,
 )
-from skillearn_jax.train.tasks import SearchImages, longest_epoch
 from skillearn_jax.train.telemetry import note_compilation, observed, parse_profile
 from skillearn_jax.train.workdir import Workdir
 from skillearn_jax.types import Key, Metrics

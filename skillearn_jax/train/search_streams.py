@@ -13,7 +13,7 @@ from skillearn_jax.data import (
     halves,
 )
 from skillearn_jax.train.config import Config
-from skillearn_jax.train.tasks import SearchImages
+from skillearn_jax.train.images import SearchImages
 
 
 def search_streams(config: Config, data: TrainingImages) -> dict[str, Stream]:
@@ -79,3 +79,15 @@ def streams_of(
         drawn = search_streams(config, of_task)
         streams |= {f"{part}_{name}": drawn[part] for part in ("train", "val")}
     return streams
+
+
+def longest_epoch(streams: Mapping[str, Stream]) -> int:
+    """Returns the steps in which every training stream has been passed at least once.
+
+    The streams of smaller tasks begin anew within it.
+    """
+    return max(
+        stream.steps_per_epoch
+        for name, stream in streams.items()
+        if name.startswith("train")
+    )

@@ -34,8 +34,8 @@ from skillearn_jax.nas.nasbench201.draw import architecture_svg, architecture_te
 from skillearn_jax.nas.space import CELL_KINDS
 from skillearn_jax.train.config import Config
 from skillearn_jax.train.fields import check_only
+from skillearn_jax.train.images import OneSet
 from skillearn_jax.train.stages import SearchStage
-from skillearn_jax.train.tasks import OneSet
 
 Cells = Any
 """What a search derives: a `Genotype` or an `Architecture`; both write JSON."""

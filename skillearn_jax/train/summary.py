@@ -5,9 +5,9 @@ from typing import Any
 
 from skillearn_jax.train.config import Config
 from skillearn_jax.train.console import Console
+from skillearn_jax.train.images import OneSet
 from skillearn_jax.train.spaces import Cells
 from skillearn_jax.train.spread import plus_minus
-from skillearn_jax.train.tasks import OneSet
 
 
 def summary_of(config: Config, sets: Sequence[OneSet], cells: Cells) -> dict[str, Any]:

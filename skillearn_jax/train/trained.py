@@ -14,10 +14,10 @@ from skillearn_jax.data import StreamingData, normalize
 from skillearn_jax.errors import InputError
 from skillearn_jax.train.checkpoints import Checkpoints
 from skillearn_jax.train.config import Config
+from skillearn_jax.train.images import OneSet
 from skillearn_jax.train.json_files import read_json
 from skillearn_jax.train.manifest import DamagedError, read_manifest
 from skillearn_jax.train.spaces import Cells, Net, read_cells, space_kind
-from skillearn_jax.train.tasks import OneSet
 from skillearn_jax.train.workdir import Workdir
 from skillearn_jax.types import Array, PyTree
 

@@ -14,9 +14,9 @@ from skillearn_jax.predict import predict
 from skillearn_jax.train import load, run
 from skillearn_jax.train.checks import check
 from skillearn_jax.train.evaluation_data import heldout_batches, training_batches
+from skillearn_jax.train.images import load_images, search_images
 from skillearn_jax.train.judge import judge
 from skillearn_jax.train.saving import Saver
-from skillearn_jax.train.tasks import load_images, search_images
 
 TRAIN, HELDOUT, CLASSES = 50, 21, 7
 STREAMED = {

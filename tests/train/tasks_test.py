@@ -18,8 +18,9 @@ from skillearn_jax.train.build import build_search
 from skillearn_jax.train.build_tasks import build_tasks, schedule_of
 from skillearn_jax.train.checks import check
 from skillearn_jax.train.exams import load_bank
-from skillearn_jax.train.search_streams import streams_of
-from skillearn_jax.train.tasks import load_images, longest_epoch, task_config
+from skillearn_jax.train.images import load_images
+from skillearn_jax.train.search_streams import longest_epoch, streams_of
+from skillearn_jax.train.tasks import task_config
 
 pytestmark = pytest.mark.usefixtures("quick_module")
 
