@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from skillearn_jax.errors import InputError
 from skillearn_jax.types import Array, PyTree
 
 
@@ -129,10 +130,35 @@ def mean_over_devices(tree: PyTree, axis_name: str | None) -> PyTree:
     """
     if axis_name is None:
         return tree
+    check_axis(axis_name)
     chosen, merge = partition(
         tree, lambda leaf: not is_sharded(leaf) and is_differentiable(leaf), is_sharded
     )
     return merge(jax.lax.pmean(chosen, axis_name))
+
+
+def check_axis(axis_name: str) -> None:
+    """Raises `InputError` unless an axis is mapped, and means over it are what they seem.
+
+    Under `jax.shard_map` with its default, `check_vma=True`, gradients with respect to
+    values that are equal on all devices come out summed over them: each mean of such
+    gradients would be too large by the number of devices.
+
+    Args:
+        axis_name: of the devices.
+    """
+    try:
+        index = jax.lax.axis_index(axis_name)
+    except NameError as error:
+        raise InputError(
+            f"axis_name={axis_name!r} is not mapped here: call the step under jax.pmap or "
+            "jax.shard_map with this axis, or leave axis_name out"
+        ) from error
+    if axis_name in jax.typeof(index).mat.varying:  # noted by `check_vma=True` alone
+        raise InputError(
+            f"axis_name={axis_name!r} is of a jax.shard_map that sums gradients by itself: "
+            "give it check_vma=False"
+        )
 
 
 def sum_over_devices(tree: PyTree, axis_name: str | None) -> PyTree:
@@ -141,7 +167,10 @@ def sum_over_devices(tree: PyTree, axis_name: str | None) -> PyTree:
     For losses that are ratios over the whole batch: sum the numerator and the
     denominator, then divide. The mean of the devices' ratios is something else.
     """
-    return tree if axis_name is None else jax.lax.psum(tree, axis_name)
+    if axis_name is None:
+        return tree
+    check_axis(axis_name)
+    return jax.lax.psum(tree, axis_name)
 
 
 def gather_over_devices(array: Array, axis_name: str | None) -> Array:
@@ -151,6 +180,7 @@ def gather_over_devices(array: Array, axis_name: str | None) -> Array:
     """
     if axis_name is None:
         return array
+    check_axis(axis_name)
     return jax.lax.all_gather(array, axis_name, tiled=True)
 
 

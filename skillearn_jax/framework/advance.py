@@ -6,8 +6,10 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
+from skillearn_jax.errors import InputError
 from skillearn_jax.framework import refusals
-from skillearn_jax.framework.stage import Aux, Stage
+from skillearn_jax.framework.objective import Aux
+from skillearn_jax.framework.stage import Stage
 from skillearn_jax.hypergrad import Adjoint, Implicit, one_step
 from skillearn_jax.types import Array, Key, ParamSets, PyTree
 
@@ -88,11 +90,14 @@ def advance(
         return body
 
     keys = jax.random.split(key, stage.solver.num_steps)
-    (new, opt_state, after), metrics = stage.solver.run(
-        adjoint,
-        body_of,
-        (active, opt_state, dict(model_state)),
-        (dict(batches), keys),
-    )
+    try:
+        (new, opt_state, after), metrics = stage.solver.run(
+            adjoint,
+            body_of,
+            (active, opt_state, dict(model_state)),
+            (dict(batches), keys),
+        )
+    except InputError as error:
+        raise InputError(f"stage {stage.name!r}: {error}") from error
     metrics = {name: jnp.mean(values) for name, values in metrics.items()}
     return new, opt_state, Aux(metrics, after)

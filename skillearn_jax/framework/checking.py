@@ -18,6 +18,10 @@ if TYPE_CHECKING:
     from skillearn_jax.framework.state import Batches, State
 
 
+FAR = 0.01
+"""The relative error of a program's own hypergradient that is worth a warning."""
+
+
 class CheckRow(NamedTuple):
     """One leaf of one supporting set under one adjoint.
 
@@ -38,7 +42,10 @@ class CheckRow(NamedTuple):
     @property
     def warning(self) -> str:
         """What is suspicious about the row; empty if nothing is."""
-        return suspicion(self.norm, self.rel_error)
+        far = self.adjoint == "program" and self.rel_error > FAR
+        return suspicion(self.norm, self.rel_error) or (
+            "far from autodiff: the program's own adjoints approximate" if far else ""
+        )
 
 
 def suspicion(norm: float, rel_error: float) -> str:
@@ -69,7 +76,7 @@ class CheckReport(NamedTuple):
     warnings: tuple[str, ...] = ()
 
     def __str__(self) -> str:
-        width = max(len(row.leaf) for row in self.rows)
+        width = max((len(row.leaf) for row in self.rows), default=len("leaf"))
         head = (
             f"{'adjoint':<18}{'leaf':<{width}}  {'norm':>10}{'rel. error':>12}  cosine"
         )

@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING
 from skillearn_jax.framework import graph
 
 if TYPE_CHECKING:
+    from skillearn_jax.framework.objective import Objective
     from skillearn_jax.framework.program import Program
-    from skillearn_jax.framework.stage import Objective, Stage
+from skillearn_jax.framework.stage import Stage
 
 
 def describe(program: Program) -> str:
@@ -41,7 +42,8 @@ def _describe_stage(program: Program, stage: Stage, index: int) -> list[str]:
         for target, source in stage.start.items()
     }
     moves = [name + starts.get(name, "") for name in stage.moves]
-    lines.append(f"    moves    {_names(moves)}")
+    fresh = ", its optimizer anew" if stage.restart else ""
+    lines.append(f"    moves    {_names(moves)}{fresh}")
     lines += _describe_objective(program, stage, index)
     if stage.solver is not None:
         lines.append(f"    solver   {stage.solver}")

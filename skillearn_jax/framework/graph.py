@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
-from skillearn_jax.framework.stage import Objective, Stage
+from skillearn_jax.framework.objective import Objective
+from skillearn_jax.framework.stage import Stage
 from skillearn_jax.hypergrad import FirstOrder, Implicit
 
 if TYPE_CHECKING:

@@ -15,7 +15,7 @@ from skillearn_jax.framework import checking, describe, graph, refusals
 from skillearn_jax.framework.advance import Run, advance
 from skillearn_jax.framework.stage import Commit, Learner, Stage, Validation
 from skillearn_jax.framework.state import Batches, Copies, HypergradInfo, State
-from skillearn_jax.hypergrad import Adjoint, Exact, Implicit
+from skillearn_jax.hypergrad import Adjoint, Autodiff, Exact, Implicit
 from skillearn_jax.tree import mean_over_devices
 from skillearn_jax.types import Array, Key, Metrics, ParamSets, PyTree
 
@@ -331,7 +331,7 @@ class Program:
             batches: as for `step`.
             virtual: whether it looks ahead. A virtual step is differentiated by the
                 stage's adjoint; the real step is the optimiser's own, whatever
-                approximates its derivative.
+                approximates its derivative, and differentiated as it is.
             probes: of a look-ahead, see `hypergrad.Implicit`.
         """
         run = Run(
@@ -342,13 +342,15 @@ class Program:
             seen = {**(state.params if old else run.values), **copies[stage.name]}
             active = {name: seen[stage.start.get(name, name)] for name in stage.moves}
             reads = {name: seen[name] for name in stage.all_reads}
+            # Of all derivatives, plain autodiff alone has a forward mode.
+            forwards = isinstance(stage.adjoint, Autodiff)
             new, opt_state, aux = advance(
                 stage,
-                stage.adjoint if virtual else Exact(),
+                stage.adjoint if virtual or forwards else Exact(),
                 self.axis_name,
                 active,
                 reads,
-                state.opt_states[stage.name],
+                stage.begin(state.opt_states[stage.name], active, reads),
                 run.model_state,
                 {name: batches[name] for name in stage.all_data},
                 self._key(state, index),

@@ -84,8 +84,10 @@ def check_params(program: Program, params: Mapping[str, Any]) -> None:
         raise InputError(
             f"nobody moves or reads the sets {extra}; the program's are {sorted(known)}"
         )
-    for name in sorted(known - set(program.frozen)):
-        check_moved(f"params[{name!r}]", params[name])
+    for name in sorted(known):
+        _check_arrays(f"params[{name!r}]", params[name])
+        if name not in program.frozen:
+            check_moved(f"params[{name!r}]", params[name])
     for stage in program.stages:
         for target, source in stage.start.items():
             if form(params[target]) != form(params[source]):
@@ -94,6 +96,17 @@ def check_params(program: Program, params: Mapping[str, Any]) -> None:
                     f"structures, shapes or types differ: {_shown(params[target])} and "
                     f"{_shown(params[source])}"
                 )
+
+
+def _check_arrays(name: str, tree: Any) -> None:
+    for path, leaf in jax.tree.leaves_with_path(tree):
+        try:
+            jnp.result_type(leaf)
+        except TypeError as error:
+            raise InputError(
+                f"{name}{jax.tree_util.keystr(path)} is {leaf!r}; a set holds arrays and "
+                "numbers"
+            ) from error
 
 
 def check_key(key: Any) -> None:

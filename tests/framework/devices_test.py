@@ -9,6 +9,7 @@ import optax
 import pytest
 from jax.sharding import Mesh, PartitionSpec
 
+from skillearn_jax.errors import InputError
 from skillearn_jax.framework import Aux
 from skillearn_jax.skills import (
     LearnerModel,
@@ -173,6 +174,25 @@ def test_the_hypergradient_is_that_of_one_device(problem, way, count):
         assert np.any(leaf)
     close(got, grads, 1e-12)
     close(got_info._asdict(), info._asdict(), 1e-12)
+
+
+def test_a_shard_map_that_sums_gradients_by_itself_is_refused(problem):
+    """With its default, every hypergradient would be the number of devices too large."""
+    state, batches = problem
+    mesh, whole = Mesh(np.asarray(jax.devices()[:2]), (AXIS,)), PartitionSpec()
+    mapped = jax.shard_map(
+        lambda *args: lpt(AXIS).hypergrad(*args)[0],
+        mesh=mesh,
+        in_specs=(whole, PartitionSpec(AXIS)),
+        out_specs=whole,
+    )
+    with pytest.raises(InputError, match=r"axis_name='d' .*: give it check_vma=False"):
+        jax.jit(mapped)(state, batches)
+
+
+def test_an_axis_that_is_not_mapped_is_named(problem):
+    with pytest.raises(InputError, match="axis_name='d' is not mapped here"):
+        lpt(AXIS).step(*problem)
 
 
 @pytest.mark.parametrize(

@@ -653,7 +653,7 @@ def test_a_stage_that_returns_an_unknown_model_state_is_named():
         program.step(state, {})
 
 
-@pytest.mark.parametrize("name", ["loss", "interaction", "objective"])
+@pytest.mark.parametrize("name", ["loss", "interaction", "objective", "residual"])
 @pytest.mark.parametrize("where", ["stage", "validation"])
 def test_metrics_of_the_framework_are_not_replaced(name, where):
     def naming(moves, reads, model_state, batch, key):
@@ -674,6 +674,25 @@ def test_metrics_of_the_framework_are_not_replaced(name, where):
 def test_an_interaction_without_a_function_is_refused():
     with pytest.raises(InputError, match="interaction"):
         stage(interaction_reads=("c",))
+
+
+def test_a_stage_without_a_name_is_refused():
+    with pytest.raises(InputError, match="a stage is named 7; it must be a string"):
+        stage(name=7)
+
+
+def test_a_set_holds_arrays():
+    program = Program((stage(reads=("a",)),), frozen=("a",))
+    match = r"params\['a'\]\['f'\] is 'relu'; a set holds arrays and numbers"
+    with pytest.raises(InputError, match=match):
+        program.init({"w": jnp.ones(2), "a": {"f": "relu"}}, jax.random.key(0))
+
+
+def test_a_stage_whose_batches_are_not_those_of_its_steps_is_named():
+    program = Program((stage(data=("train",), solver=Steps(3)),))
+    state = program.init({"w": jnp.ones(2)}, jax.random.key(0))
+    with pytest.raises(InputError, match=r"stage 'only': .*'train'.*3 steps"):
+        program.step(state, {"train": jnp.ones((2, 5))})
 
 
 # Reads that are held fixed, and reads from before.
