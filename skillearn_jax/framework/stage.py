@@ -4,6 +4,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import KW_ONLY, dataclass, field
 from typing import Any, Literal, TypeAlias, get_args
 
+import jax
 import jax.numpy as jnp
 import optax
 
@@ -11,7 +12,7 @@ from skillearn_jax.errors import InputError, check_choice
 from skillearn_jax.framework.objective import Objective, check_objective
 from skillearn_jax.hypergrad import Adjoint, Exact, Steps
 from skillearn_jax.hypergrad.refusals import check_adjoint, check_optimizer
-from skillearn_jax.tree import like
+from skillearn_jax.tree import is_sharded, like
 from skillearn_jax.types import LossFn, ParamSets, PyTree
 
 Optimizer: TypeAlias = optax.GradientTransformation
@@ -116,6 +117,11 @@ class Stage(Objective):
             reads: the sets that are read.
         """
         if self.restart:
+            if any(map(is_sharded, jax.tree.leaves(opt_state, is_leaf=is_sharded))):
+                raise InputError(
+                    f"stage {self.name!r} has restart=True, but its optimizer's state is "
+                    "split over devices: take one that is whole on each"
+                )
             opt_state = self.transformation.init(active)
         if self.hyperparams is None:
             return opt_state

@@ -17,6 +17,7 @@ from skillearn_jax.hypergrad import (
     FiniteDifference,
     Steps,
 )
+from skillearn_jax.tree import Sharded
 
 pytestmark = pytest.mark.usefixtures("x64", "quick_compilation")
 
@@ -161,6 +162,16 @@ def test_an_optimizer_without_them_is_refused():
     match = r"stage 'learner' has the hyperparams \['learning_rate'\], .*inject_hyper"
     with pytest.raises(InputError, match=match):
         made.step(state, {})
+
+
+def test_a_state_that_is_split_over_devices_is_not_begun_anew():
+    (stage,) = program(
+        {"a": optax.sgd(0.1)}, reads=("a",), optimizer=optax.adam(0.1), restart=True
+    ).stages
+    moves = {"w": jnp.zeros(3)}
+    split = Sharded.of(stage.transformation.init(moves))
+    with pytest.raises(InputError, match=r"restart=True, but .* split over devices"):
+        stage.begin(split, moves, {})
 
 
 def test_forward_mode_through_a_step_of_plain_autodiff():
