@@ -139,6 +139,20 @@ def test_every_adjoint_converges_to_the_exact_implicit_gradient(
         assert residual < 1e-10
 
 
+def test_damping_stands_for_weight_decay_in_the_optimiser(quadratic, assert_close):
+    """The fixed point has H + decay; without damping the residual sees nothing of it."""
+    h, b, c, a, goal, _ = quadratic
+    decayed = h + 0.3 * np.eye(N)
+    start = -np.linalg.solve(decayed, b @ a + c)
+    optimizer = optax.chain(optax.add_decayed_weights(0.3), optax.sgd(RATE))
+    want = 3 * a**2 - b.T @ np.linalg.solve(decayed, start - goal)
+    got, _ = hypergrad(ConjugateGradient(N, 0.3), quadratic, start, optimizer)
+    assert_close(got, want, 1e-10)
+    wrong, residual = hypergrad(ConjugateGradient(N), quadratic, start, optimizer)
+    assert residual < 1e-10
+    assert np.linalg.norm(wrong - want) > 0.01 * np.linalg.norm(want)
+
+
 def test_away_from_a_solution_the_step_is_taken_and_then_believed(
     quadratic, assert_close
 ):
