@@ -12,10 +12,8 @@ residual, see `Implicit`.
 """
 
 import functools
-import math
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
-from numbers import Integral
 from typing import Any
 
 import jax
@@ -32,6 +30,7 @@ from skillearn_jax.hypergrad.optimizer_step import (
     StepInfo,
     materialize,
 )
+from skillearn_jax.hypergrad.refusals import check_count, check_number
 from skillearn_jax.hypergrad.solution import as_solution, closed_over_as_data
 from skillearn_jax.tree import is_differentiable, like, partition, widen
 from skillearn_jax.types import Array, LossFn, PyTree
@@ -128,10 +127,7 @@ class Neumann(Implicit):
 
     def __post_init__(self) -> None:
         check_count("Neumann num_terms", self.num_terms)
-        # A traced step sweeps over many in one compilation; it cannot be looked at.
-        traced = isinstance(self.step, jax.core.Tracer)
-        if not traced and not 0 < self.step < math.inf:
-            raise InputError(f"Neumann step is {self.step}; it must be positive")
+        check_number("Neumann step", self.step)
 
     def pull_back(
         self, step: OptimizerStep, inputs: Inputs, opt_state: PyTree, v: PyTree
@@ -176,10 +172,7 @@ class ConjugateGradient(Implicit):
 
     def __post_init__(self) -> None:
         check_count("ConjugateGradient num_steps", self.num_steps)
-        if not 0 <= self.damping < math.inf:
-            raise InputError(
-                f"ConjugateGradient damping is {self.damping}; it must be at least 0"
-            )
+        check_number("ConjugateGradient damping", self.damping, zero=True)
 
     def pull_back(
         self, step: OptimizerStep, inputs: Inputs, opt_state: PyTree, v: PyTree
@@ -338,9 +331,3 @@ def _as_cotangent(by_state: PyTree, opt_state: PyTree) -> PyTree:
 
 def _zero(probe: Array | None) -> Array:
     return jnp.zeros(()) if probe is None else probe
-
-
-def check_count(what: str, value: int) -> None:
-    """Raises `InputError` unless the value is a whole number, at least 1."""
-    if not isinstance(value, Integral) or value < 1:
-        raise InputError(f"{what} is {value}; it must be a whole number, at least 1")
