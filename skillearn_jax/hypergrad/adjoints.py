@@ -46,8 +46,8 @@ class Exact:
 
     Every value that is differentiated must be an argument of the loss or stand in the
     optimiser's state. One that the loss or the optimiser closes over, such as a traced rate
-    in `optax.sgd(rate)`, is an `InputError`; under `jax.jit` JAX's `UnexpectedTracerError`,
-    which speaks of a side effect. Pass it as a read, keep it in the state by
+    in `optax.sgd(rate)`, is an `InputError`; under `jax.jit` an error of JAX's own, which
+    speaks of a closed-over value or of a side effect. Pass it as a read, keep it in the state by
     `optax.inject_hyperparams`, or use `Autodiff`. The same holds for `FiniteDifference`.
 
     Cost: about two gradients of the loss, whatever the number of reads.

@@ -12,7 +12,7 @@ import pytest
 from hypothesis import strategies as st
 
 from skillearn_jax.errors import InputError
-from skillearn_jax.hypergrad import Autodiff, Exact, FiniteDifference, one_step, unroll
+from skillearn_jax.hypergrad import Autodiff, Exact, one_step, unroll
 
 MOMENTUM = optax.sgd(0.3, momentum=0.9)
 
@@ -412,9 +412,13 @@ def test_closing_over_a_differentiated_value_raises(where, wrap):
         return jnp.sum(step(w, (), MOMENTUM.init(w))[0])
 
     objective(0.5)
-    message = "closed-over value|unexpected tracer"
-    # JAX raises a private CustomVJPException here, or an UnexpectedTracerError.
-    with pytest.raises(Exception, match=message):
+    # Inside jit it is a private exception of JAX's, when the trace has ended.
+    refused, message = (
+        (Exception, "closed-over value|unexpected tracer")
+        if wrap is jax.jit
+        else (InputError, r"or its optimizer closes over .* set adjoint=Autodiff\(\)")
+    )
+    with pytest.raises(refused, match=message):
         jax.grad(objective)(0.5)
 
 
@@ -469,21 +473,6 @@ def test_injected_hyperparameters_may_have_another_shape():
     state = optimizer.init(w)._replace(hyperparams={"learning_rate": rates})
     moved, _ = one_step(lambda w, a: jnp.sum(w**2) * a / 2, optimizer)(w, 1.0, state)
     np.testing.assert_allclose(moved, 1 - rates, rtol=1e-14)
-
-
-@pytest.mark.parametrize("adjoint", [Exact(), FiniteDifference(0.1)], ids=str)
-@pytest.mark.parametrize("of", ["rate", "loss"])
-def test_what_is_differentiated_and_closed_over_is_told_what_to_do(of, adjoint):
-    def moved(x):
-        def loss(w, a):
-            return (w - a) ** 2 * (x if of == "loss" else 1.0)
-
-        optimizer = optax.sgd(x if of == "rate" else 0.1)
-        return one_step(loss, optimizer, adjoint)(1.0, 2.0, optimizer.init(1.0))[0]
-
-    match = r"loss or its optimizer closes over .* set adjoint=Autodiff\(\)"
-    with pytest.raises(InputError, match=match):
-        jax.grad(moved)(0.1)
 
 
 @pytest.mark.parametrize(("eps_root", "finite"), [(0.0, False), (1e-8, True)])
