@@ -7,7 +7,6 @@ except `FirstOrder(at="current")`, which by definition takes no step.
 """
 
 import functools
-import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol, get_args
@@ -15,6 +14,7 @@ from typing import Any, Literal, Protocol, get_args
 import jax
 
 from skillearn_jax.errors import InputError, check_choice
+from skillearn_jax.hypergrad.loss_output import function_name
 from skillearn_jax.hypergrad.mixed_hvp import (
     central_difference,
     central_difference_per_set,
@@ -26,6 +26,7 @@ from skillearn_jax.hypergrad.optimizer_step import (
     OptimizerStep,
     StepInfo,
 )
+from skillearn_jax.hypergrad.refusals import check_number
 from skillearn_jax.types import PyTree
 
 StepFn = Callable[..., tuple[PyTree, StepInfo]]
@@ -42,6 +43,12 @@ class Adjoint(Protocol):
 @dataclass(frozen=True)
 class Exact:
     """The exact derivative of the step: one jvp of the gradient per pull-back.
+
+    Every value that is differentiated must be an argument of the loss or stand in the
+    optimiser's state. One that the loss or the optimiser closes over, such as a traced rate
+    in `optax.sgd(rate)`, is an `InputError`; under `jax.jit` an error of JAX's own, which
+    speaks of a closed-over value or of a side effect. Pass it as a read, keep it in the state by
+    `optax.inject_hyperparams`, or use `Autodiff`. The same holds for `FiniteDifference`.
 
     Cost: about two gradients of the loss, whatever the number of reads.
     """
@@ -70,12 +77,7 @@ class FiniteDifference:
     per_set: bool = False
 
     def __post_init__(self) -> None:
-        # A traced radius sweeps over many in one compilation; it cannot be looked at.
-        traced = isinstance(self.radius, jax.core.Tracer)
-        if not traced and not 0 < self.radius < math.inf:
-            raise InputError(
-                f"FiniteDifference radius is {self.radius}; it must be positive"
-            )
+        check_number("FiniteDifference radius", self.radius)
 
     def __repr__(self) -> str:
         per_set = ", per_set=True" if self.per_set else ""
@@ -161,6 +163,13 @@ def _with_pull_back(step: OptimizerStep, product: MixedProduct) -> StepFn:
     def call(
         active: PyTree, reads: PyTree, opt_state: PyTree, *data: Any
     ) -> tuple[PyTree, StepInfo]:
-        return stepped(active, reads, opt_state, data)
+        try:
+            return stepped(active, reads, opt_state, data)
+        except jax.errors.UnexpectedTracerError as error:
+            raise InputError(
+                f"{function_name(step.loss_fn)} or its optimizer closes over a value that "
+                "is differentiated: pass it as a read, keep it in the optimizer's state by "
+                "optax.inject_hyperparams, or set adjoint=Autodiff()"
+            ) from error
 
     return call

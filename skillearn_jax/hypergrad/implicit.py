@@ -12,10 +12,8 @@ residual, see `Implicit`.
 """
 
 import functools
-import math
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
-from numbers import Integral
 from typing import Any
 
 import jax
@@ -30,9 +28,10 @@ from skillearn_jax.hypergrad.optimizer_step import (
     Inputs,
     OptimizerStep,
     StepInfo,
-    all_zero,
     materialize,
 )
+from skillearn_jax.hypergrad.refusals import check_count, check_number
+from skillearn_jax.hypergrad.solution import as_solution, closed_over_as_data
 from skillearn_jax.tree import is_differentiable, like, partition, widen
 from skillearn_jax.types import Array, LossFn, PyTree
 
@@ -49,6 +48,17 @@ class Implicit(ABC):
 
     The Hessian is that of the loss at `W'` on the data of the (last) step. It should be
     positive definite; where the residual stays large, the gradient means little.
+
+    The residual speaks of the linear equation alone. That `W'` is a minimiser, a point of
+    zero gradient, is taken on trust; and of the loss as `loss_fn` gives it: `Neumann` and
+    `ConjugateGradient` do not see what the optimiser adds to it. With weight decay in the
+    optimiser they are wrong at a residual of zero. Put the decay into the loss, or set
+    `damping` to it (exact for plain L2 decay), or use `FixedPoint`, which differentiates
+    the optimiser too.
+
+    The result may be differentiated again, any number of times, in forward mode from the
+    second on (so `jax.hessian`), and it may stand in a loss that an `Exact` step is taken
+    on. Those derivatives take `W'` for a solution too; they are for one device.
 
     What the loss closes over is differentiated like its arguments; what the optimiser
     closes over, such as a traced learning rate, is not.
@@ -78,8 +88,8 @@ class Implicit(ABC):
             probe: Array | None = None,
         ) -> tuple[PyTree, StepInfo]:
             found, info = step.forward_fixed(active, reads, opt_state, *data)
-            explicit, data = _explicit(step, Inputs(active, reads, data))
-            solution = _solution(explicit, self)
+            explicit, data = closed_over_as_data(step, Inputs(active, reads, data))
+            solution = as_solution(explicit, self.pull_back)
             found = solution(found, info.opt_state, reads, data, _zero(probe))
             return found, info
 
@@ -95,6 +105,8 @@ class Neumann(Implicit):
     It converges for `0 < step < 2 / (largest eigenvalue of H)`. On a quadratic loss it
     equals the gradient through `num_terms` steps of gradient descent at that rate, taken
     from the solution.
+
+    It is of the loss: an optimiser's weight decay is not in `H`, see `Implicit`.
 
     Attributes:
         num_terms: of the series; 1 is the one-step hypergradient of gradient descent,
@@ -115,10 +127,7 @@ class Neumann(Implicit):
 
     def __post_init__(self) -> None:
         check_count("Neumann num_terms", self.num_terms)
-        # A traced step sweeps over many in one compilation; it cannot be looked at.
-        traced = isinstance(self.step, jax.core.Tracer)
-        if not traced and not 0 < self.step < math.inf:
-            raise InputError(f"Neumann step is {self.step}; it must be positive")
+        check_number("Neumann step", self.step)
 
     def pull_back(
         self, step: OptimizerStep, inputs: Inputs, opt_state: PyTree, v: PyTree
@@ -144,11 +153,12 @@ class ConjugateGradient(Implicit):
 
     After `num_steps` steps, `q` is the best of the Krylov space of that dimension in the
     norm of `H + damping`: in exact arithmetic the solution after as many steps as `H` has
-    distinct eigenvalues.
+    distinct eigenvalues. An optimiser's weight decay is not in `H`, see `Implicit`.
 
     Attributes:
         num_steps: at most; it stops where the residual reaches machine precision.
-        damping: added to the Hessian; makes a slightly indefinite one definite.
+        damping: added to the Hessian; makes a slightly indefinite one definite, and stands
+            for plain L2 weight decay of that size in the optimiser.
 
     Cost: `num_steps + 1` Hessian-vector products, in a loop; see `Neumann`.
 
@@ -162,10 +172,7 @@ class ConjugateGradient(Implicit):
 
     def __post_init__(self) -> None:
         check_count("ConjugateGradient num_steps", self.num_steps)
-        if not 0 <= self.damping < math.inf:
-            raise InputError(
-                f"ConjugateGradient damping is {self.damping}; it must be at least 0"
-            )
+        check_number("ConjugateGradient damping", self.damping, zero=True)
 
     def pull_back(
         self, step: OptimizerStep, inputs: Inputs, opt_state: PyTree, v: PyTree
@@ -190,7 +197,8 @@ class FixedPoint(Implicit):
         l_0 = v,    l_{i+1} = v + J^T l_i,    R_bar = (dPhi/dR)^T l_{num_steps - 1}.
 
     With gradient descent it is `Neumann(num_steps, rate)`; with momentum, preconditioning or
-    decay it converges as the optimiser does.
+    decay it converges as the optimiser does. Second derivatives hold the state fixed: that
+    of a solution seldom depends on the reads, momentum is zero there.
 
     Attributes:
         num_steps: of the iteration; 1 is the exact one-step hypergradient, at the
@@ -270,57 +278,10 @@ def at_solution(
     def solution(
         found: PyTree, reads: PyTree, *data: Any, probe: Array | None = None
     ) -> PyTree:
-        explicit, data = _explicit(step, Inputs(found, reads, data))
-        attached = _solution(explicit, adjoint)
+        explicit, data = closed_over_as_data(step, Inputs(found, reads, data))
+        attached = as_solution(explicit, adjoint.pull_back)
         return attached(jax.lax.stop_gradient(found), (), reads, data, _zero(probe))
 
-    return solution
-
-
-def _explicit(
-    step: OptimizerStep, inputs: Inputs
-) -> tuple[OptimizerStep, tuple[Any, ...]]:
-    """Returns the step with all that its loss may close over as one more datum, no aux.
-
-    The loss is called only when the solution is pulled back, outside of the transformation
-    whose values it may have closed over: their gradient would be lost in silence.
-    """
-    active, reads, data = inputs
-
-    def loss(active: PyTree, reads: PyTree, *data: Any) -> Array:
-        return step.loss(Inputs(active, reads, data))[0]
-
-    loss_fn, closed = jax.closure_convert(loss, active, reads, *data)
-
-    def explicit(active: PyTree, reads: PyTree, *data: Any) -> Any:
-        return loss_fn(active, reads, *data[:-1], *data[-1])
-
-    return step._replace(loss_fn=explicit), (*data, tuple(closed))
-
-
-def _solution(step: OptimizerStep, adjoint: Implicit) -> Any:
-    """Returns `(found, opt_state, reads, data, probe) -> found`, differentiable."""
-
-    @jax.custom_vjp
-    def solution(
-        found: PyTree, opt_state: PyTree, reads: PyTree, data: PyTree, probe: Array
-    ) -> PyTree:
-        del opt_state, reads, data, probe
-        return found
-
-    def forward(*primals: Any) -> tuple[PyTree, Any]:
-        found, opt_state, reads, data, probe = jax.tree.map(lambda p: p.value, primals)
-        return found, (Inputs(found, reads, data), opt_state, probe)
-
-    def backward(residuals: Any, v: PyTree) -> tuple[PyTree, ...]:
-        inputs, opt_state, probe = residuals
-        if all_zero(v):
-            return None, None, None, None, None
-        v = step.mean(widen(materialize(v, inputs.active)))
-        bar, residual = adjoint.pull_back(step, inputs, opt_state, v)
-        return None, None, bar.reads, bar.data, residual.astype(probe.dtype)
-
-    solution.defvjp(forward, backward, symbolic_zeros=True)
     return solution
 
 
@@ -370,9 +331,3 @@ def _as_cotangent(by_state: PyTree, opt_state: PyTree) -> PyTree:
 
 def _zero(probe: Array | None) -> Array:
     return jnp.zeros(()) if probe is None else probe
-
-
-def check_count(what: str, value: int) -> None:
-    """Raises `InputError` unless the value is a whole number, at least 1."""
-    if not isinstance(value, Integral) or value < 1:
-        raise InputError(f"{what} is {value}; it must be a whole number, at least 1")

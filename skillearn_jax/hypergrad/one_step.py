@@ -46,7 +46,7 @@ def one_step(
     Args:
         loss_fn: `(active, reads, *data) -> loss: []` or `(loss, aux)`. Everything traced
             that it depends on must be an argument: under `Exact` and `FiniteDifference`
-            JAX refuses, with an error, differentiated values that it closes over.
+            differentiated values that it closes over are refused, see `Exact`.
         optimizer: any optax transformation whose update takes gradients, state and
             parameters only, so not `optax.lbfgs`. Adam needs `eps_root > 0`: without it the
             derivative at a coordinate with zero gradient is NaN. So is that of a
@@ -65,8 +65,9 @@ def one_step(
 
     Raises:
         InputError: for an optimiser that is none of optax or an adjoint that is no value;
-            when called, for active leaves that are no floats and for the state of another
-            optimiser.
+            when called, for active leaves that are no floats, for the state of another
+            optimiser or of parameters of other shapes, and for values that are
+            differentiated and closed over, see `Exact`.
 
     Cost: forwards one gradient of the loss; backwards as the adjoint says.
 

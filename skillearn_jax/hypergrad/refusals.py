@@ -1,5 +1,7 @@
 """Floor 1: what no optimiser step can be made of, or be called with."""
 
+import math
+from numbers import Integral
 from typing import Any
 
 import jax
@@ -7,8 +9,30 @@ import jax.numpy as jnp
 import optax
 
 from skillearn_jax.errors import InputError
-from skillearn_jax.tree import is_differentiable
+from skillearn_jax.tree import is_differentiable, is_sharded
 from skillearn_jax.types import PyTree
+
+
+def check_count(what: str, value: Any) -> None:
+    """Raises `InputError` unless the value is a whole number, at least 1."""
+    if not isinstance(value, Integral) or value < 1:
+        raise InputError(f"{what} is {value!r}; it must be a whole number, at least 1")
+
+
+def check_number(what: str, value: Any, zero: bool = False) -> None:
+    """Raises `InputError` unless the value is a positive number; or zero, if allowed.
+
+    A traced one sweeps over many in one compilation; it cannot be looked at.
+    """
+    if isinstance(value, jax.core.Tracer):
+        return
+    try:
+        right = 0 < value < math.inf or (zero and value == 0)
+    except (TypeError, ValueError):  # no number, or several
+        right = False
+    if not right:
+        wanted = "at least 0" if zero else "positive"
+        raise InputError(f"{what} is {value!r}; it must be {wanted}")
 
 
 def check_optimizer(owner: str, optimizer: Any) -> None:
@@ -41,7 +65,10 @@ def check_moved(name: str, tree: PyTree) -> None:
 def check_opt_state(
     name: str, optimizer: optax.GradientTransformation, params: PyTree, state: PyTree
 ) -> None:
-    """Raises `InputError` unless a state has the structure that the optimiser's has.
+    """Raises `InputError` unless a state has the structure and shapes that the optimiser's has.
+
+    The hyperparameters of `optax.inject_hyperparams` may have any shape, as one for each
+    coordinate. What is `Sharded` may be here in part; its whole shapes are structure.
 
     Args:
         name: of the state.
@@ -56,6 +83,17 @@ def check_opt_state(
             f"{name} is of another optimizer or of other parameters: it is "
             f"{_outline(state)}, and this one's init gives {_outline(wanted)}"
         )
+
+    def check(path: Any, given: PyTree, like: PyTree) -> None:
+        free = any(getattr(key, "name", None) == "hyperparams" for key in path)
+        if free or is_sharded(given) or jnp.shape(given) == jnp.shape(like):
+            return
+        raise InputError(
+            f"{name} is of other parameters: {jax.tree_util.keystr(path)} has the shape "
+            f"{jnp.shape(given)}, and this optimizer's init gives {jnp.shape(like)}"
+        )
+
+    jax.tree.map_with_path(check, state, wanted, is_leaf=is_sharded)
 
 
 def _outline(state: PyTree) -> str:

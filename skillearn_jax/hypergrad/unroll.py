@@ -11,9 +11,10 @@ import optax
 
 from skillearn_jax.errors import InputError, check_choice
 from skillearn_jax.hypergrad.adjoints import Adjoint, Autodiff, Exact, StepFn
-from skillearn_jax.hypergrad.implicit import Implicit, check_count
+from skillearn_jax.hypergrad.implicit import Implicit
 from skillearn_jax.hypergrad.one_step import one_step
 from skillearn_jax.hypergrad.optimizer_step import StepInfo
+from skillearn_jax.hypergrad.refusals import check_count
 from skillearn_jax.types import Array, LossFn, PyTree
 
 Loop = Literal["auto", "scan", "python"]
@@ -47,11 +48,13 @@ class Steps:
 
     def __post_init__(self) -> None:
         check_count("Steps num_steps", self.num_steps)
-        if self.segment is not None and not 1 <= self.segment <= self.num_steps:
-            raise InputError(
-                f"Steps segment is {self.segment}; it must be 1 to num_steps, "
-                f"{self.num_steps}"
-            )
+        if self.segment is not None:
+            check_count("Steps segment", self.segment)
+            if self.segment > self.num_steps:
+                raise InputError(
+                    f"Steps segment is {self.segment}; it must be 1 to num_steps, "
+                    f"{self.num_steps}"
+                )
         check_choice("Steps loop", self.loop, get_args(Loop))
 
     def run(

@@ -313,11 +313,16 @@ def test_readme_commands_parse(readme, monkeypatch):
                 assert_command_parses(part)
 
 
-def test_readme_python_runs(readme, tmp_path):
-    blocks = fenced(readme, "python")
-    if not blocks:
-        pytest.skip("README.md holds no Python")
-    for block in blocks:
+def python_of(name):
+    """Returns what a page's reader runs: README's blocks one by one, others as a whole."""
+    blocks = fenced((ROOT / name).read_text(encoding="utf-8"), "python")
+    return blocks if name == "README.md" else ["\n".join(blocks)]
+
+
+@pytest.mark.parametrize("name", ["README.md", "docs/hypergradients.md"])
+def test_python_in_the_documentation_runs(name, tmp_path):
+    for block in python_of(name):
+        assert block
         # Each in a process of its own, as a reader would paste it, and outside the
         # repository, so that only what is installed can be imported.
         done = subprocess.run(

@@ -139,6 +139,20 @@ def test_every_adjoint_converges_to_the_exact_implicit_gradient(
         assert residual < 1e-10
 
 
+def test_damping_stands_for_weight_decay_in_the_optimiser(quadratic, assert_close):
+    """The fixed point has H + decay; without damping the residual sees nothing of it."""
+    h, b, c, a, goal, _ = quadratic
+    decayed = h + 0.3 * np.eye(N)
+    start = -np.linalg.solve(decayed, b @ a + c)
+    optimizer = optax.chain(optax.add_decayed_weights(0.3), optax.sgd(RATE))
+    want = 3 * a**2 - b.T @ np.linalg.solve(decayed, start - goal)
+    got, _ = hypergrad(ConjugateGradient(N, 0.3), quadratic, start, optimizer)
+    assert_close(got, want, 1e-10)
+    wrong, residual = hypergrad(ConjugateGradient(N), quadratic, start, optimizer)
+    assert residual < 1e-10
+    assert np.linalg.norm(wrong - want) > 0.01 * np.linalg.norm(want)
+
+
 def test_away_from_a_solution_the_step_is_taken_and_then_believed(
     quadratic, assert_close
 ):
@@ -287,6 +301,8 @@ def test_the_residual_is_that_of_the_values_that_were_used(
         (lambda: Neumann(3, -0.1), "Neumann step is -0.1; it must be positive"),
         (lambda: ConjugateGradient(0), "num_steps is 0; .* at least 1"),
         (lambda: ConjugateGradient(3, -1.0), "damping is -1.0; it must be at least 0"),
+        (lambda: Neumann(3, "0.1"), "Neumann step is '0.1'; it must be positive"),
+        (lambda: ConjugateGradient(3, None), "damping is None; it must be at least 0"),
         (lambda: FixedPoint(0), "FixedPoint num_steps is 0"),
         (lambda: at_solution(inner, FixedPoint()), "must be Neumann or Conjugate"),
         (lambda: at_solution(inner, Exact()), "must be Neumann or ConjugateGradient"),

@@ -209,6 +209,8 @@ def test_memory_grows_with_the_square_root(request):
     [
         (lambda: Steps(0), "num_steps is 0; it must be a whole number, at least 1"),
         (lambda: Steps(2.5), "num_steps is 2.5; it must be a whole number"),
+        (lambda: Steps(4, segment=1.5), r"segment is 1.5; it must be a whole number"),
+        (lambda: Steps(4, segment="2"), r"segment is '2'; it must be a whole number"),
         (lambda: Steps(4, segment=5), "segment is 5; it must be 1 to num_steps, 4"),
         (lambda: Steps(4, loop="while"), "loop='while'; it must be"),
     ],
