@@ -4,6 +4,7 @@ import jax.numpy as jnp
 
 from skillearn_jax.framework import Learner, Program, Stage, Validation
 from skillearn_jax.hypergrad import Adjoint, Exact
+from skillearn_jax.skills.checks import per_example
 from skillearn_jax.skills.models import Batch, LearnerModel, ModelState
 from skillearn_jax.types import Array, Key, ParamSets
 
@@ -41,7 +42,9 @@ def baseline(
         losses = learner.example_losses(
             reads["weights"], moves, model_state, batch["val"], key
         )
-        return jnp.mean(losses)
+        return jnp.mean(
+            per_example("LearnerModel.example_losses", losses, batch["val"])
+        )
 
     return Program(
         stages=(learn(learner, adjoint),),

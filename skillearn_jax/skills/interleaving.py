@@ -10,12 +10,14 @@ from skillearn_jax.errors import InputError, check_choice
 from skillearn_jax.framework import Aux, Program, Stage
 from skillearn_jax.framework.stage import Optimizer
 from skillearn_jax.hypergrad import Adjoint, Exact
+from skillearn_jax.skills.checks import check_number, is_known, is_left_out
 from skillearn_jax.skills.models import Batch, ModelState, TaskModel
 from skillearn_jax.skills.tasks import (
     TaskSets,
     by_name,
     check_schedule,
     interleaved,
+    losses_of,
     sum_of_losses,
     task_card,
 )
@@ -33,11 +35,11 @@ def interleaving_learning(
     supporting: Mapping[str, Optimizer],
     optimizer: TurnOptimizer,
     schedule: Sequence[str] | None = None,
-    interaction_weight: float = 1.0,
+    interaction_weight: float | Array = 1.0,
     transfer: Transfer = "proximal",
     coupling: Coupling = "full",
     weights: Weights = "copies",
-    step_size: float | None = None,
+    step_size: float | Array | None = None,
     proximal_step: bool = False,
     adjoint: Adjoint = Exact(),
     axis_name: str | None = None,
@@ -62,7 +64,9 @@ def interleaving_learning(
             for each: `{"encoder": ..., "head": ...}`. Every turn keeps a state of its own.
         schedule: task names, turn by turn: any order and length that holds every task;
             by default two rounds, `interleaved(names, 2)`. See also `blocked`.
-        interaction_weight: lambda. At 0 there is no interaction in the program.
+        interaction_weight: lambda. At 0 there is no interaction in the program. It may be
+            traced, as xi may: `jax.vmap` then sweeps over many, none is refused for its
+            value, and a 0 among them is an interaction times 0.
         transfer: how an encoder is handed on. `"proximal"`: as above. `"copy"`: every turn
             starts from the encoder that the turn before left, and the first from that of
             the last turn, one program step ago. There the interaction is zero with its
@@ -117,12 +121,13 @@ def interleaving_learning(
     check_schedule(turns, named)
     _check_options(transfer, coupling, weights)
     damping = _damping(interaction_weight, step_size, proximal_step)
+    weighs = not is_left_out(interaction_weight)
     sets = [_turn_sets(i, turn, weights) for i, turn in enumerate(turns, start=1)]
     stages = []
     for i, (turn, own) in enumerate(zip(turns, sets, strict=True)):
         before = sets[i - 1]  # of the first turn: the last, one program step ago
         apart = before.encoder != own.encoder
-        pulled = transfer == "proximal" and i > 0 and apart and interaction_weight > 0
+        pulled = transfer == "proximal" and i > 0 and apart and weighs
         pull = _pull(own, before, interaction_weight, coupling) if pulled else {}
         stages.append(
             Stage(
@@ -131,7 +136,7 @@ def interleaving_learning(
                 reads=tuple(supporting),
                 loss_fn=_train_loss(named[turn], own),
                 data=(named[turn].train,),
-                optimizer=_optimizer(optimizer, own, damping if pulled else 1.0),
+                optimizer=_optimizer(optimizer, own, damping if pulled else None),
                 adjoint=adjoint,
                 start={own.encoder: before.encoder}
                 if transfer == "copy" and apart
@@ -164,7 +169,7 @@ def _turn_sets(turn: int, task: str, weights: Weights) -> TaskSets:
 
 
 def _pull(
-    sets: TaskSets, before: TaskSets, weight: float, coupling: Coupling
+    sets: TaskSets, before: TaskSets, weight: float | Array, coupling: Coupling
 ) -> dict[str, Any]:
     """Returns what a stage needs for `lambda ||W - W_prev||^2`."""
 
@@ -195,7 +200,8 @@ def _train_loss(task: TaskModel, sets: TaskSets) -> LossFn:
         batch: Batch,
         key: Key,
     ) -> tuple[Array, Aux]:
-        losses, new_state = task.losses(
+        losses, new_state = losses_of(
+            task,
             moves[sets.encoder],
             moves[sets.head],
             reads,
@@ -209,10 +215,10 @@ def _train_loss(task: TaskModel, sets: TaskSets) -> LossFn:
 
 
 def _optimizer(
-    optimizer: TurnOptimizer, sets: TaskSets, damping: float
+    optimizer: TurnOptimizer, sets: TaskSets, damping: float | Array | None
 ) -> TurnOptimizer:
     """Returns a turn's optimiser; heads are not coupled, so theirs is not damped."""
-    scale = optax.scale(1 / damping)
+    scale = optax.identity() if damping is None else optax.scale(1 / damping)
     if isinstance(optimizer, Mapping):
         if set(optimizer) != {"encoder", "head"}:
             raise InputError(
@@ -220,9 +226,9 @@ def _optimizer(
                 "'encoder' and 'head'"
             )
         encoder, head = optimizer["encoder"], optimizer["head"]
-        damped = encoder if damping == 1 else optax.chain(scale, encoder)
+        damped = encoder if damping is None else optax.chain(scale, encoder)
         return {sets.encoder: damped, sets.head: head}
-    if damping == 1:
+    if damping is None:
         return optimizer
     scales = {sets.encoder: scale, sets.head: optax.identity()}
     return optax.chain(optax.partition(scales, {n: n for n in sets}), optimizer)
@@ -244,21 +250,25 @@ def _check_options(transfer: str, coupling: str, weights: str) -> None:
         )
 
 
-def _damping(weight: float, step_size: float | None, proximal: bool) -> float:
-    """Returns what a proximal step divides by, `1 + 2 xi lambda`; 1 for a plain step."""
-    if not weight >= 0:
-        raise InputError(f"interaction_weight={weight}; it must not be negative")
-    if step_size is not None and not step_size > 0:
-        raise InputError(f"step_size={step_size}; it must be positive")
-    if proximal:
-        if step_size is None:
+def _damping(
+    weight: float | Array, step_size: float | Array | None, proximal: bool
+) -> float | Array | None:
+    """Returns what a proximal step divides by, `1 + 2 xi lambda`; None for a plain one."""
+    check_number("interaction_weight", weight)
+    if step_size is None:
+        if proximal:
             raise InputError("proximal_step=True needs step_size=, the xi of its step")
+        return None
+    check_number("step_size", step_size, positive=True)
+    if proximal:
         return 1 + 2 * step_size * weight
-    if step_size is not None and 2 * step_size * weight > 1:
-        raise InputError(
-            f"interaction_weight={weight:g} with step_size={step_size:g}: "
-            f"2 xi lambda is {2 * step_size * weight:g}, and above 1 a plain step "
-            "overshoots the encoder that it is pulled to: lower one of them, or set "
-            "proximal_step=True"
-        )
-    return 1.0
+    if is_known(weight) and is_known(step_size):
+        pull = 2 * float(step_size) * float(weight)
+        if pull > 1:
+            raise InputError(
+                f"interaction_weight={float(weight):g} with "
+                f"step_size={float(step_size):g}: 2 xi lambda is {pull:g}, and above 1 a "
+                "plain step overshoots the encoder that it is pulled to: lower one of "
+                "them, or set proximal_step=True"
+            )
+    return None

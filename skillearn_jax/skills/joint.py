@@ -10,7 +10,13 @@ from skillearn_jax.framework.stage import Optimizer
 from skillearn_jax.hypergrad import Adjoint, Exact
 from skillearn_jax.skills.interleaving import TurnOptimizer, interleaving_learning
 from skillearn_jax.skills.models import Batch, ModelState, TaskModel
-from skillearn_jax.skills.tasks import TaskSets, blocked, by_name, sum_of_losses
+from skillearn_jax.skills.tasks import (
+    TaskSets,
+    blocked,
+    by_name,
+    losses_of,
+    sum_of_losses,
+)
 from skillearn_jax.types import Array, Key, ParamSets
 
 
@@ -50,7 +56,8 @@ def joint_learning(
     ) -> tuple[Array, Aux]:
         total, states, metrics = jnp.zeros(()), dict(model_state), {}
         for i, (name, task) in enumerate(named.items()):
-            losses, new_state = task.losses(
+            losses, new_state = losses_of(
+                task,
                 moves["encoder"],
                 moves[sets[name].head],
                 reads,

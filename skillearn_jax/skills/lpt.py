@@ -9,9 +9,11 @@ from skillearn_jax.framework import Learner, Program, Stage, Validation
 from skillearn_jax.framework.stage import Order
 from skillearn_jax.hypergrad import Adjoint, Exact, FirstOrder
 from skillearn_jax.skills.baseline import learn, learner_card
+from skillearn_jax.skills.checks import check_number, is_left_out
 from skillearn_jax.skills.curriculum import Curriculum
 from skillearn_jax.skills.lpt_losses import ExamLoss, ExamLosses, ExamScores
 from skillearn_jax.skills.models import LearnerModel, TesterModel
+from skillearn_jax.types import Array
 
 Ablation = Literal["none", "difficulty_only", "exam_only"]
 
@@ -46,8 +48,8 @@ def learning_by_passing_tests(
     learner: LearnerModel,
     tester: TesterModel,
     *,
-    interaction_weight: float = 1.0,
-    tester_weight: float = 1.0,
+    interaction_weight: float | Array = 1.0,
+    tester_weight: float | Array = 1.0,
     exam_loss: ExamLoss = "normalized",
     exam_scores: ExamScores = "live",
     stale_reads: bool = False,
@@ -57,6 +59,7 @@ def learning_by_passing_tests(
     adjoint: Adjoint = Exact(),
     tester_adjoint: Adjoint = Exact(),
     tester_train: str = "train",
+    tester_bank: str = "bank",
     axis_name: str | None = None,
 ) -> Program:
     """Returns the three-level program of learning by passing tests.
@@ -78,7 +81,8 @@ def learning_by_passing_tests(
         learner: the testee.
         tester: the maker of exams.
         interaction_weight: gamma, on the scale of a mean over the bank batch. At 0 the
-            tester does not take its exams.
+            tester does not take its exams. It may be traced, as lambda may: `jax.vmap`
+            then sweeps over many. What a 0 leaves out is left in there, times 0.
         tester_weight: lambda. At 0 the tester's own validation loss is left out, with its
             metrics and the stream `val`.
         exam_loss: of the validation stage. `"normalized"`: as above; `"mean"`:
@@ -113,20 +117,34 @@ def learning_by_passing_tests(
             E* and X*, so gamma and lambda do not act on it.
         tester_train: the stream that the tester trains on; by default the learner's own
             mini-batch, as in the authors' code.
+        tester_bank: the stream of the bank that the tester's own exams are taken from; by
+            default the batch that the learner's exam is taken from. A tester's stage of
+            several steps needs streams of its own, see the example.
         axis_name: the device axis, see `Program`. A normalised loss is one ratio over
             the whole batch: numerator and denominator are summed over devices.
 
     Returns:
-        A program on the streams `train` (and `tester_train`), `bank` and `val`, with the
-        sets `weights`, `encoder`, `executor`, `creator` and the learner's supporting
-        sets. Validation metrics: `exam_loss`, `bank_loss` (the learner's
-        plain mean loss on the same batch: an exam is difficult if its loss is larger),
-        `exam_size` (mean of f), `tester_loss` and `tester_accuracy` on D_val; with a
-        curriculum also `exam_error` (of the discrete exam, `exams.hold`), `bank_error`,
-        `exam_hardness`, and `tester_bank_error` where capacity is measured.
+        A program on the streams `train` (and `tester_train`), `bank` (and `tester_bank`)
+        and `val`, with the sets `weights`, `encoder`, `executor`, `creator` and the
+        learner's supporting sets. Validation metrics: `exam_loss`, `bank_loss` (the
+        learner's plain mean loss on the same batch: an exam is difficult if its loss is
+        larger), `exam_size` (mean of f), `tester_loss` and `tester_accuracy` on D_val;
+        with a curriculum also `exam_error` (of the discrete exam, `exams.hold`),
+        `bank_error`, `exam_hardness`, and `tester_bank_error` where capacity is measured.
 
     Raises:
-        InputError: for negative weights, and options that contradict each other.
+        InputError: for negative weights, and options that contradict each other; while
+            the program is traced, for a model function that does not return one number
+            for each example.
+
+    Example: a tester that takes 4 steps, on batches with a leading axis of 4::
+
+        program = learning_by_passing_tests(
+            learner, tester, tester_train="own_train", tester_bank="own_bank"
+        )
+        learn, study = program.stages
+        study = dataclasses.replace(study, solver=Steps(4))
+        program = program.replace(stages=(learn, study))
 
     References:
         Du, Zhang, Xie 2020, learning by passing tests, arXiv 2011.15102.
@@ -135,12 +153,11 @@ def learning_by_passing_tests(
         ("interaction_weight", interaction_weight),
         ("tester_weight", tester_weight),
     ):
-        if not weight >= 0:
-            raise InputError(f"{name}={weight}; it must not be negative")
+        check_number(name, weight)
     check_choice("exam_loss", exam_loss, get_args(ExamLoss))
     check_choice("exam_scores", exam_scores, get_args(ExamScores))
     check_choice("ablation", ablation, get_args(Ablation))
-    if ablation == "exam_only" and interaction_weight == 0:
+    if ablation == "exam_only" and is_left_out(interaction_weight):
         raise InputError(
             "ablation='exam_only' with interaction_weight=0 leaves the tester nothing to "
             "learn from; raise interaction_weight="
@@ -160,6 +177,7 @@ def learning_by_passing_tests(
         interaction_weight=interaction_weight,
         tester_weight=tester_weight,
         tester_train=tester_train,
+        tester_bank=tester_bank,
         exam_loss=exam_loss,
         exam_scores=exam_scores,
         stale_reads=stale_reads,
@@ -170,7 +188,7 @@ def learning_by_passing_tests(
     stages = [learn(learner, adjoint)]
     if tester_trains:
         stages.append(_study(losses, ablation == "exam_only", tester_adjoint))
-    own = tester_trains and tester_weight > 0
+    own = losses.judges_tester
     # The executor is read for the tester's own loss, and to measure capacities.
     executor = own or (curriculum is not None and curriculum.capacity_aware)
     ascending = ("creator",) if tester_trains else ("encoder", "creator")
@@ -223,15 +241,15 @@ def _study(losses: ExamLosses, exam_only: bool, adjoint: Adjoint) -> Stage:
             "tester",
             loss_fn=losses.weighed_exam_training_loss,
             reads=("creator",),
-            data=("bank",),
+            data=(losses.tester_bank,),
             **common,
         )
     exam: dict[str, Any] = {}
-    if losses.interaction_weight:
+    if not is_left_out(losses.interaction_weight):
         exam = {
             "interaction": losses.exam_training_loss,
             "interaction_reads": ("creator",),
-            "interaction_data": ("bank",),
+            "interaction_data": (losses.tester_bank,),
             "interaction_weight": losses.interaction_weight,
         }
     return Stage(

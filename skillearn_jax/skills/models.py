@@ -58,7 +58,9 @@ class TesterModel:
             features for each example, and the model states that changed, by name.
         losses: `(executor, features, batch) -> [B]`, the executor's loss per example.
         scores: `(creator, features) -> [B]` in (0, 1): the probability with which each
-            example is selected for the exam, f(d; C, E).
+            example is selected for the exam, f(d; C, E), as a sigmoid makes it. Logits
+            are not: of negative and positive scores the exam's size may be near 0, and
+            nothing can notice while the program is traced.
         optimizers: of `"encoder"`, `"executor"` and `"creator"`.
         accuracies: `(executor, features, batch) -> [B]`, 1 for a right answer; for the
             metrics.

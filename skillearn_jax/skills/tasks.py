@@ -9,8 +9,9 @@ import jax.numpy as jnp
 from skillearn_jax.errors import InputError
 from skillearn_jax.framework import Aux, Learner, Validation
 from skillearn_jax.framework.stage import Optimizer
+from skillearn_jax.skills.checks import per_example, with_state
 from skillearn_jax.skills.models import Batch, ModelState, TaskModel
-from skillearn_jax.types import Array, Key, ParamSets
+from skillearn_jax.types import Array, Key, ParamSets, PyTree
 
 
 class TaskSets(NamedTuple):
@@ -53,6 +54,26 @@ def check_schedule(turns: tuple[str, ...], tasks: Mapping[str, TaskModel]) -> No
         )
 
 
+def losses_of(
+    task: TaskModel,
+    encoder: PyTree,
+    head: PyTree,
+    supporting: ParamSets,
+    model_state: ModelState,
+    batch: Batch,
+    key: Key,
+) -> tuple[Array, ModelState]:
+    """Returns what `task.losses` returns, once it is seen to be what it should be.
+
+    Raises:
+        InputError: if it is not a loss for each example and a dict of model states.
+    """
+    name = f"TaskModel({task.name!r}).losses"
+    output = task.losses(encoder, head, supporting, model_state, batch, key)
+    losses, new_state = with_state(name, output)
+    return per_example(name, losses, batch), new_state
+
+
 def sum_of_losses(
     tasks: Mapping[str, TaskModel],
     sets: Mapping[str, TaskSets],
@@ -75,7 +96,8 @@ def sum_of_losses(
     ) -> tuple[Array, Aux]:
         means = {}
         for i, (name, task) in enumerate(tasks.items()):
-            losses, _ = task.losses(
+            losses, _ = losses_of(
+                task,
                 reads[sets[name].encoder],
                 reads[sets[name].head],
                 moves,

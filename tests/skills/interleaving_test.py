@@ -439,13 +439,16 @@ def test_schedules():
         ({"turns": ("a", "x")}, "must hold every task and no other"),
         ({"turns": ("a", "a")}, "must hold every task and no other"),
         ({"turns": ()}, "must hold every task and no other"),
-        ({"interaction_weight": -1.0}, "must not be negative"),
+        (
+            {"interaction_weight": -1.0},
+            "interaction_weight=-1.0; .* finite number >= 0",
+        ),
         (
             {"interaction_weight": 100.0, "step_size": 0.025},
             "2 xi lambda is 5, .* over",
         ),
         ({"proximal_step": True}, "needs step_size="),
-        ({"step_size": -1.0}, "step_size=-1.0; it must be positive"),
+        ({"step_size": -1.0}, "step_size=-1.0; it must be a finite number > 0"),
         ({"weights": "shared"}, "nothing to pull to"),
         ({"weights": "all"}, "weights='all'; it must be one of 'copies', 'per_task'"),
         ({"transfer": "copy", "coupling": "stop_gradient"}, "'copy' has none"),

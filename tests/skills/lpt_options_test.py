@@ -4,6 +4,7 @@ The references write one step of everything as a function of A and C, with a sto
 where the option holds something fixed; they use nothing of the library.
 """
 
+import dataclasses
 import functools
 from types import SimpleNamespace
 
@@ -15,7 +16,7 @@ import pytest
 from jax.sharding import Mesh, PartitionSpec
 
 from skillearn_jax.errors import InputError
-from skillearn_jax.hypergrad import Exact, FirstOrder
+from skillearn_jax.hypergrad import Exact, FirstOrder, Steps
 from skillearn_jax.skills import LPT_VARIANTS, learning_by_passing_tests
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
@@ -255,6 +256,53 @@ def test_exam_only_leaves_the_testers_training_data_out(small, assert_close):
     assert program.stages[1].interaction is None
 
 
+def test_a_tester_of_two_steps_has_streams_of_its_own(small, assert_close):
+    p, params = parts(small), small.params
+    program = learning_by_passing_tests(
+        small.learner(),
+        small.tester("label"),
+        interaction_weight=GAMMA,
+        tester_weight=LAMBDA,
+        tester_train="own_train",
+        tester_bank="own_bank",
+    )
+    assert program.streams == ("train", "own_train", "own_bank", "bank", "val")
+    assert "own_bank" in program.learners[1].data
+    learn, study = program.stages
+    study = dataclasses.replace(study, solver=Steps(2))
+    program = program.replace(stages=(learn, study))
+    two = {
+        "own_train": ("train", "val"),
+        "own_bank": ("bank", "train"),
+    }
+    stacked = {
+        own: jax.tree.map(
+            lambda *leaves: jnp.stack(leaves), *map(small.batches.get, of)
+        )
+        for own, of in two.items()
+    }
+    state = program.init(params, jax.random.key(0))
+    got, _ = gradients(program, state, {**small.batches, **stacked})
+
+    def objective(a, c):
+        e, x = params["encoder"], params["executor"]
+        for train, bank in zip(*two.values(), strict=True):
+
+            def loss(e, x, train=train, bank=bank):
+                features = small.encode(e, small.batches[bank])
+                losses = small.tester_losses("label")(x, features, small.batches[bank])
+                scores = small.scores(c, features)
+                return p.study(e, x, train) + GAMMA * mean(losses, scores)
+
+            g_e, g_x = jax.grad(loss, (0, 1))(e, x)
+            e, x = e - XI_E * g_e, x - XI_X * g_x
+        value = ratio(p.bank_losses(a, p.learned(a)), p.scores(c, e))
+        return value - LAMBDA * p.study(e, x, "val")
+
+    want = jax.jit(jax.grad(objective, (0, 1)))(params["alphas"], params["creator"])
+    assert_close(got, {"alphas": want[0], "creator": want[1]})
+
+
 def test_weight_0_leaves_things_out(small, assert_close):
     program, state = build(small, interaction_weight=0.0)
     assert program.stages[1].all_data == ("train",)
@@ -337,7 +385,16 @@ def test_several_devices_are_one(small, assert_close, scores):
             {"ablation": "exam_only", "interaction_weight": 0.0},
             "leaves the tester nothing to learn from",
         ),
-        ({"tester_weight": float("nan")}, "tester_weight=nan"),
+        (
+            {"tester_weight": float("nan")},
+            "tester_weight=nan; it must be a finite number",
+        ),
+        (
+            {"tester_weight": float("inf")},
+            "tester_weight=inf; it must be a finite number",
+        ),
+        ({"interaction_weight": "1"}, "interaction_weight='1'; it must be a finite"),
+        ({"tester_weight": np.ones(2)}, r"tester_weight has shape \(2,\); .* jax.vmap"),
     ],
 )
 def test_what_cannot_be_meant_is_refused(small, options, message):

@@ -499,7 +499,9 @@ def test_every_pass_of_the_encoder_has_a_key_of_its_own(small):
 
 @pytest.mark.parametrize("name", ["interaction_weight", "tester_weight"])
 def test_negative_weights_are_refused(small, name):
-    with pytest.raises(InputError, match=f"{name}=-0.5; it must not be negative"):
+    with pytest.raises(
+        InputError, match=f"{name}=-0.5; it must be a finite number >= 0"
+    ):
         build(small, **{name: -0.5})
 
 
