@@ -1,8 +1,16 @@
-"""Floor 0: what makes tracing quicker."""
+"""Floor 0: what makes tracing quicker, and what is traced."""
 
 import contextlib
 import gc
 from collections.abc import Iterator
+from typing import Any
+
+import jax
+
+
+def is_traced(value: Any) -> bool:
+    """Returns whether a number cannot be looked at, as in a sweep by `jax.vmap`."""
+    return isinstance(value, jax.core.Tracer)
 
 
 @contextlib.contextmanager

@@ -6,11 +6,12 @@ from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
 from skillearn_jax.framework import graph
+from skillearn_jax.tracing import is_traced
 
 if TYPE_CHECKING:
     from skillearn_jax.framework.objective import Objective
     from skillearn_jax.framework.program import Program
-from skillearn_jax.framework.stage import Stage
+    from skillearn_jax.framework.stage import Stage
 
 
 def describe(program: Program) -> str:
@@ -88,7 +89,9 @@ def _describe_objective(program: Program, part: Objective, index: int) -> list[s
         )
     if part.interaction is not None:
         call = _call(part.interaction, part.interaction_data)
-        lines.append(f"    interact {part.interaction_weight:g} x {call}")
+        weight = part.interaction_weight
+        shown = "traced" if is_traced(weight) else f"{weight:g}"
+        lines.append(f"    interact {shown} x {call}")
         if part.interaction_reads:
             names = _primed(program, part, part.interaction_reads, index)
             lines.append(f"     reads   {_names(names)}")

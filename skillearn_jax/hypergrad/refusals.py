@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import optax
 
 from skillearn_jax.errors import InputError
+from skillearn_jax.tracing import is_traced
 from skillearn_jax.tree import is_differentiable, is_sharded
 from skillearn_jax.types import PyTree
 
@@ -24,7 +25,7 @@ def check_number(what: str, value: Any, zero: bool = False) -> None:
 
     A traced one sweeps over many in one compilation; it cannot be looked at.
     """
-    if isinstance(value, jax.core.Tracer):
+    if is_traced(value):
         return
     try:
         right = 0 < value < math.inf or (zero and value == 0)

@@ -11,17 +11,13 @@ import numpy as np
 
 from skillearn_jax.errors import InputError
 from skillearn_jax.skills.models import Batch, ModelState
+from skillearn_jax.tracing import is_traced
 from skillearn_jax.types import Array, PyTree
-
-
-def is_known(value: Any) -> bool:
-    """Returns whether a number can be looked at: a traced one of a sweep cannot."""
-    return not isinstance(value, jax.core.Tracer)
 
 
 def is_left_out(weight: float | Array) -> bool:
     """Returns whether a trade-off is known to be 0; a traced one counts as present."""
-    return is_known(weight) and float(weight) == 0
+    return not is_traced(weight) and float(weight) == 0
 
 
 def check_number(name: str, value: Any, *, positive: bool = False) -> None:
@@ -38,7 +34,7 @@ def check_number(name: str, value: Any, *, positive: bool = False) -> None:
             f"{name} has shape {jnp.shape(value)}; it must be one number: for several, "
             "jax.vmap over them"
         )
-    if is_number and not is_known(value):
+    if is_number and is_traced(value):
         return
     # Of an array the number: inside jit a comparison would be traced.
     number = float(value) if is_number else math.nan

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 from skillearn_jax.errors import InputError
 from skillearn_jax.framework import Program, State
 from skillearn_jax.framework.state import Batches
-from skillearn_jax.skills.checks import is_known
+from skillearn_jax.tracing import is_traced
 from skillearn_jax.types import Array, Metrics
 
 CURRICULUM = "curriculum"
@@ -94,8 +94,7 @@ class Curriculum:
             ("patience", 1, math.inf),
         ):
             value = getattr(self, name)
-            # A traced one, of a sweep, cannot be looked at.
-            known = is_known(value) and is_known(high)
+            known = not (is_traced(value) or is_traced(high))
             if known and not low <= value <= high:
                 raise InputError(f"{name}={value}; it must lie in [{low}, {high}]")
 

@@ -10,7 +10,7 @@ from skillearn_jax.errors import InputError, check_choice
 from skillearn_jax.framework import Aux, Program, Stage
 from skillearn_jax.framework.stage import Optimizer
 from skillearn_jax.hypergrad import Adjoint, Exact
-from skillearn_jax.skills.checks import check_number, is_known, is_left_out
+from skillearn_jax.skills.checks import check_number, is_left_out
 from skillearn_jax.skills.models import Batch, ModelState, TaskModel
 from skillearn_jax.skills.tasks import (
     TaskSets,
@@ -21,6 +21,7 @@ from skillearn_jax.skills.tasks import (
     sum_of_losses,
     task_card,
 )
+from skillearn_jax.tracing import is_traced
 from skillearn_jax.types import Array, Key, LossFn, ParamSets
 
 Transfer = Literal["proximal", "copy"]
@@ -262,7 +263,7 @@ def _damping(
     check_number("step_size", step_size, positive=True)
     if proximal:
         return 1 + 2 * step_size * weight
-    if is_known(weight) and is_known(step_size):
+    if not (is_traced(weight) or is_traced(step_size)):
         pull = 2 * float(step_size) * float(weight)
         if pull > 1:
             raise InputError(

@@ -35,8 +35,11 @@ def by_name(tasks: Sequence[TaskModel]) -> dict[str, TaskModel]:
     """Returns the tasks under their names.
 
     Raises:
-        InputError: without a task, or for names that repeat.
+        InputError: without a task, for what is none, or for names that repeat.
     """
+    for task in tasks:
+        if not isinstance(task, TaskModel):
+            raise InputError(f"tasks holds {task!r}; it must be a TaskModel(...)")
     named = {task.name: task for task in tasks}
     if not tasks or len(named) != len(tasks):
         names = [task.name for task in tasks]

@@ -72,6 +72,24 @@ def test_rows_of_the_toy(toy, warm):
     assert set(rows["exact"]) == {"a", "c"}
 
 
+def test_a_programs_own_hypergradient_far_from_autodiff_is_marked():
+    program, state = one_level(optax.sgd(0.1), coupled, adjoint=FiniteDifference(2.0))
+    report = program.check(state, {})
+    rows = by_adjoint(report)
+    assert rows["program"]["a"].rel_error > 0.01
+    assert "  ! far from autodiff" in str(report).splitlines()[2]
+    assert rows["finite difference"]["a"].warning == ""
+
+
+def test_a_set_without_numbers_has_no_row():
+    program, state = one_level(
+        optax.sgd(0.1), lambda moves, *rest: jnp.sum(moves["w"] ** 2), supports={}
+    )
+    report = program.check(state, {})
+    assert report.rows == ()
+    assert "adjoint" in str(report)
+
+
 def test_every_leaf_of_a_set_has_a_row():
     def loss(moves, reads, model_state, batch, key):
         a = reads["a"]

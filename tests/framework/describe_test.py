@@ -3,6 +3,8 @@
 import dataclasses
 import textwrap
 
+import jax
+import numpy as np
 import optax
 
 from skillearn_jax.framework import Learner, Program, Stage, Validation
@@ -112,6 +114,14 @@ def test_starts_frozen_sets_commit_and_adjoints_are_shown(toy):
     assert "    loss     <lambda>" in lines
     assert "    adjoint  FiniteDifference(radius=0.02)" in lines
     assert "    interact 1 x _agreement" in lines
+
+    def swept(weight):
+        swept = dataclasses.replace(validation, interaction_weight=weight)
+        text = str(Program(stages, swept, frozen=("ice",)))
+        assert "    interact traced x _agreement" in text
+        return weight
+
+    jax.vmap(swept)(np.array([0.5, 1.0]))
     assert lines[-1] == "  frozen     ice"
     resting = dataclasses.replace(stages[1], start={"u": "ice"})
     still = str(Program((stages[0], resting), validation, frozen=("ice",)))

@@ -461,3 +461,5 @@ def test_what_cannot_be_meant_is_refused(options, message):
         program(2, turns, **options)
     with pytest.raises(InputError, match="distinct names"):
         joint_learning([], supporting={}, optimizer=optax.sgd(1.0))
+    with pytest.raises(InputError, match=r"holds 'a'; it must be a TaskModel"):
+        joint_learning(["a"], supporting={}, optimizer=optax.sgd(1.0))
