@@ -31,6 +31,7 @@ from skillearn_jax.framework import Program, Stage, State
 from skillearn_jax.models import MLP
 from skillearn_jax.randomness import named_key
 from skillearn_jax.skills import blocked, interleaved, last_turns, retention
+from skillearn_jax.train.spread import mean_and_std
 
 SIDE, BATCH, LR = 8, 64, 0.1
 WIDTHS = (64, 64)
@@ -178,16 +179,14 @@ def main() -> None:
             }
             # Of task-wise means over the three tasks, mean and deviation over seeds.
             last = [float(m[-1].mean()) for m in matrices]
-            line |= {"final_error": np.mean(last), "final_error_std": _std(last)}
+            measures = {"final_error": last}
             for field in ("forgetting", "retention", "transfer"):
-                values = [float(getattr(k, field).mean()) for k in kept]
-                line |= {field: np.mean(values), f"{field}_std": _std(values)}
+                measures[field] = [float(getattr(k, field).mean()) for k in kept]
+            for name, values in measures.items():
+                found = mean_and_std(values)
+                line |= {name: found["mean"], f"{name}_std": found["std"]}
             errors = np.mean(matrices, axis=0)
             print(json.dumps({**line, "errors": errors.round(2).tolist(), **machine()}))
-
-
-def _std(values: list[float]) -> float | None:
-    return float(np.std(values, ddof=1)) if len(values) > 1 else None
 
 
 if __name__ == "__main__":

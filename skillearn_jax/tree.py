@@ -127,6 +127,9 @@ def mean_over_devices(tree: PyTree, axis_name: str | None) -> PyTree:
     Integer leaves are equal on all devices and pass as they are, as do the parts of what
     is `Sharded`, which are of different things; without an axis name, so does the whole
     tree.
+
+    Raises:
+        InputError: for an axis that `check_axis` refuses; so in sums and gathers.
     """
     if axis_name is None:
         return tree

@@ -1,6 +1,7 @@
 """Floor 2: the training stages take their steps, one after the other."""
 
-from collections.abc import Mapping
+import contextlib
+from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
 
 import jax
@@ -72,9 +73,10 @@ def advance(
         return lambda *args: step(*args, **told)
 
     if stage.solver is None:
-        new, info = step_of(adjoint)(
-            active, reads, opt_state, model_state, batches, key
-        )
+        with _named(stage):
+            new, info = step_of(adjoint)(
+                active, reads, opt_state, model_state, batches, key
+            )
         return new, info.opt_state, info.aux
 
     def body_of(adjoint: Adjoint) -> Any:
@@ -90,14 +92,21 @@ def advance(
         return body
 
     keys = jax.random.split(key, stage.solver.num_steps)
-    try:
+    with _named(stage):
         (new, opt_state, after), metrics = stage.solver.run(
             adjoint,
             body_of,
             (active, opt_state, dict(model_state)),
             (dict(batches), keys),
         )
-    except InputError as error:
-        raise InputError(f"stage {stage.name!r}: {error}") from error
     metrics = {name: jnp.mean(values) for name, values in metrics.items()}
     return new, opt_state, Aux(metrics, after)
+
+
+@contextlib.contextmanager
+def _named(stage: Stage) -> Iterator[None]:
+    """Says in which stage something was refused."""
+    try:
+        yield
+    except InputError as error:
+        raise InputError(f"stage {stage.name!r}: {error}") from error

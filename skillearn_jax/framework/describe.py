@@ -6,6 +6,8 @@ from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
 from skillearn_jax.framework import graph
+from skillearn_jax.hypergrad import Implicit
+from skillearn_jax.hypergrad.loss_output import function_name
 from skillearn_jax.tracing import is_traced
 
 if TYPE_CHECKING:
@@ -45,6 +47,11 @@ def _describe_stage(program: Program, stage: Stage, index: int) -> list[str]:
     moves = [name + starts.get(name, "") for name in stage.moves]
     fresh = ", its optimizer anew" if stage.restart else ""
     lines.append(f"    moves    {_names(moves)}{fresh}")
+    if stage.hyperparams is not None:
+        cut = f"  (cut: {stage.adjoint})" if isinstance(stage.adjoint, Implicit) else ""
+        lines.append(
+            f"    tunes    its optimizer by {function_name(stage.hyperparams)}{cut}"
+        )
     lines += _describe_objective(program, stage, index)
     if stage.solver is not None:
         lines.append(f"    solver   {stage.solver}")

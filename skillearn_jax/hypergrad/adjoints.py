@@ -167,8 +167,8 @@ def _with_pull_back(step: OptimizerStep, product: MixedProduct) -> StepFn:
             return stepped(active, reads, opt_state, data)
         except jax.errors.UnexpectedTracerError as error:
             raise InputError(
-                f"{function_name(step.loss_fn)} or its optimizer closes over a value that "
-                "is differentiated: pass it as a read, keep it in the optimizer's state by "
+                f"{function_name(step.loss_fn)} or its optimizer seems to close over a "
+                "value that is differentiated: pass it as a read, keep it in the optimizer's state by "
                 "optax.inject_hyperparams, or set adjoint=Autodiff()"
             ) from error
 

@@ -172,7 +172,7 @@ class ConjugateGradient(Implicit):
 
     def __post_init__(self) -> None:
         check_count("ConjugateGradient num_steps", self.num_steps)
-        check_number("ConjugateGradient damping", self.damping, zero=True)
+        check_number("ConjugateGradient damping", self.damping, positive=False)
 
     def pull_back(
         self, step: OptimizerStep, inputs: Inputs, opt_state: PyTree, v: PyTree

@@ -1,11 +1,12 @@
 """Floor 1: what no optimiser step can be made of, or be called with."""
 
 import math
-from numbers import Integral
+from numbers import Integral, Real
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 
 from skillearn_jax.errors import InputError
@@ -20,20 +21,29 @@ def check_count(what: str, value: Any) -> None:
         raise InputError(f"{what} is {value!r}; it must be a whole number, at least 1")
 
 
-def check_number(what: str, value: Any, zero: bool = False) -> None:
-    """Raises `InputError` unless the value is a positive number; or zero, if allowed.
+def check_number(what: str, value: Any, *, positive: bool = True) -> None:
+    """Raises `InputError` unless a value is one finite number > 0, or traced.
 
     A traced one sweeps over many in one compilation; it cannot be looked at.
+
+    Args:
+        what: it is.
+        value: given.
+        positive: whether 0 is refused.
     """
-    if is_traced(value):
+    is_number = isinstance(value, Real | jax.Array | np.ndarray)
+    if is_number and jnp.shape(value) != ():
+        raise InputError(
+            f"{what} has the shape {jnp.shape(value)}; it must be one number: for several, "
+            "jax.vmap over them"
+        )
+    if is_number and is_traced(value):
         return
-    try:
-        right = 0 < value < math.inf or (zero and value == 0)
-    except (TypeError, ValueError):  # no number, or several
-        right = False
-    if not right:
-        wanted = "at least 0" if zero else "positive"
-        raise InputError(f"{what} is {value!r}; it must be {wanted}")
+    # Of an array the number: inside jit a comparison would be traced.
+    number = float(value) if is_number else math.nan
+    if not 0 <= number < math.inf or (positive and number == 0):
+        bound = "> 0" if positive else ">= 0"
+        raise InputError(f"{what}={value!r}; it must be a finite number {bound}")
 
 
 def check_optimizer(owner: str, optimizer: Any) -> None:

@@ -1,13 +1,10 @@
 """Floor 3: checks of what a skill is handed: trade-offs, and what model functions return."""
 
-import math
-import numbers
 from collections.abc import Mapping
 from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 
 from skillearn_jax.errors import InputError
 from skillearn_jax.skills.models import Batch, ModelState
@@ -18,29 +15,6 @@ from skillearn_jax.types import Array, PyTree
 def is_left_out(weight: float | Array) -> bool:
     """Returns whether a trade-off is known to be 0; a traced one counts as present."""
     return not is_traced(weight) and float(weight) == 0
-
-
-def check_number(name: str, value: Any, *, positive: bool = False) -> None:
-    """Raises `InputError` unless a value is one finite number >= 0, or traced.
-
-    Args:
-        name: of the option.
-        value: given.
-        positive: whether 0 is refused too.
-    """
-    is_number = isinstance(value, numbers.Real | jax.Array | np.ndarray)
-    if is_number and jnp.shape(value) != ():
-        raise InputError(
-            f"{name} has shape {jnp.shape(value)}; it must be one number: for several, "
-            "jax.vmap over them"
-        )
-    if is_number and is_traced(value):
-        return
-    # Of an array the number: inside jit a comparison would be traced.
-    number = float(value) if is_number else math.nan
-    if not 0 <= number < math.inf or (positive and number == 0):
-        bound = "> 0" if positive else ">= 0"
-        raise InputError(f"{name}={value!r}; it must be a finite number {bound}")
 
 
 def per_example(name: str, values: Any, batch: Batch) -> Array:

@@ -95,7 +95,7 @@ class Curriculum:
         ):
             value = getattr(self, name)
             known = not (is_traced(value) or is_traced(high))
-            if known and not low <= value <= high:
+            if known and not low <= float(value) <= float(high):
                 raise InputError(f"{name}={value}; it must lie in [{low}, {high}]")
 
     def init(self) -> CurriculumState:

@@ -10,7 +10,8 @@ from skillearn_jax.errors import InputError, check_choice
 from skillearn_jax.framework import Aux, Program, Stage
 from skillearn_jax.framework.stage import Optimizer
 from skillearn_jax.hypergrad import Adjoint, Exact
-from skillearn_jax.skills.checks import check_number, is_left_out
+from skillearn_jax.hypergrad.refusals import check_number
+from skillearn_jax.skills.checks import is_left_out
 from skillearn_jax.skills.models import Batch, ModelState, TaskModel
 from skillearn_jax.skills.tasks import (
     TaskSets,
@@ -255,12 +256,12 @@ def _damping(
     weight: float | Array, step_size: float | Array | None, proximal: bool
 ) -> float | Array | None:
     """Returns what a proximal step divides by, `1 + 2 xi lambda`; None for a plain one."""
-    check_number("interaction_weight", weight)
+    check_number("interaction_weight", weight, positive=False)
     if step_size is None:
         if proximal:
             raise InputError("proximal_step=True needs step_size=, the xi of its step")
         return None
-    check_number("step_size", step_size, positive=True)
+    check_number("step_size", step_size)
     if proximal:
         return 1 + 2 * step_size * weight
     if not (is_traced(weight) or is_traced(step_size)):

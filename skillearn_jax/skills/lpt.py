@@ -8,8 +8,9 @@ from skillearn_jax.errors import InputError, check_choice
 from skillearn_jax.framework import Learner, Program, Stage, Validation
 from skillearn_jax.framework.stage import Order
 from skillearn_jax.hypergrad import Adjoint, Exact, FirstOrder
+from skillearn_jax.hypergrad.refusals import check_number
 from skillearn_jax.skills.baseline import learn, learner_card
-from skillearn_jax.skills.checks import check_number, is_left_out
+from skillearn_jax.skills.checks import is_left_out
 from skillearn_jax.skills.curriculum import Curriculum
 from skillearn_jax.skills.lpt_losses import ExamLoss, ExamLosses, ExamScores
 from skillearn_jax.skills.models import LearnerModel, TesterModel
@@ -153,7 +154,7 @@ def learning_by_passing_tests(
         ("interaction_weight", interaction_weight),
         ("tester_weight", tester_weight),
     ):
-        check_number(name, weight)
+        check_number(name, weight, positive=False)
     check_choice("exam_loss", exam_loss, get_args(ExamLoss))
     check_choice("exam_scores", exam_scores, get_args(ExamScores))
     check_choice("ablation", ablation, get_args(Ablation))

@@ -105,7 +105,7 @@ class Workdir:
             | {"python": platform.python_version()},
             "device": f"{jax.local_device_count()} x {device.device_kind}",
             "program": program,
-            "data": self._data,
+            "data": dict(self._data or {}),
         }
         changed = {other.path: [other.old, other.new] for other in self.changes}
         if self._history or changed:  # with which it began and went on

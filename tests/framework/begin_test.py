@@ -133,6 +133,8 @@ def test_at_a_solution_they_do_not_matter():
     made = learned_rates(adjoint=ConjugateGradient(), solver=Steps(3))
     grads, _ = jax.jit(made.hypergrad)(start(made), {})
     assert (grads["log_rate"], grads["mass"]) == (0, 0)
+    cut = "  (cut: ConjugateGradient(num_steps=10, damping=0.0))"
+    assert f"    tunes    its optimizer by rates{cut}\n" in str(made)
 
 
 def test_what_is_held_fixed_passes_no_gradient_on():
@@ -150,18 +152,75 @@ def test_what_is_held_fixed_passes_no_gradient_on():
     assert jax.grad(rate)(reads, fixed)["log_rate"] == 0
 
 
-def test_an_optimizer_without_them_is_refused():
+INJECTED = optax.inject_hyperparams(optax.sgd)
+
+
+@pytest.mark.parametrize(
+    ("optimizer", "hyperparams", "message"),
+    [
+        (
+            optax.sgd(0.1),
+            lambda reads: {"learning_rate": reads["rate"]},
+            r"returned \['learning_rate'\], .*: make the optimizer by optax.inject_hyper",
+        ),
+        (
+            INJECTED(0.1),
+            lambda reads: {"count": reads["rate"]},
+            r"returned \['count'\], which its optimizer's state does not hold",
+        ),
+        (
+            INJECTED(optax.constant_schedule(0.1)),
+            lambda reads: {"learning_rate": reads["rate"]},
+            r"returned \['learning_rate'\], which the optimizer has a schedule for",
+        ),
+        (
+            INJECTED(0.1),
+            lambda reads: {"learning_rate": reads["rate"].reshape(1, 1)},
+            r"'learning_rate' of shape \(1, 1\), but the optimizer's own has the shape \(\)",
+        ),
+        (INJECTED(0.1), lambda reads: 0.1, "returned float; it must map names"),
+        (
+            INJECTED(0.1),
+            lambda reads: {"learning_rate": reads["other"]},
+            r"asks for 'other'; it is given \['rate'\]: declare it in reads=",
+        ),
+    ],
+)
+def test_hyperparameters_that_cannot_be_are_refused(optimizer, hyperparams, message):
     made = program(
-        {"log_rate": optax.sgd(0.1)},
-        reads=("log_rate",),
-        optimizer=optax.sgd(0.1),
-        hyperparams=lambda reads: {"learning_rate": jnp.exp(reads["log_rate"])},
+        {"rate": optax.sgd(0.1)},
+        reads=("rate",),
+        optimizer=optimizer,
+        hyperparams=hyperparams,
     )
-    params = {"w": jnp.zeros(3), "log_rate": jnp.asarray(-2.0)}
+    params = {"w": jnp.zeros(3), "rate": jnp.asarray(0.1)}
     state = made.init(params, jax.random.key(0))
-    match = r"stage 'learner' has the hyperparams \['learning_rate'\], .*inject_hyper"
-    with pytest.raises(InputError, match=match):
+    with pytest.raises(InputError, match=f"hyperparams of stage 'learner' .*{message}"):
         made.step(state, {})
+
+
+def test_what_decides_them_is_a_function():
+    with pytest.raises(InputError, match=r"hyperparams=.*; it must be a function"):
+        program({}, optimizer=INJECTED(0.1), hyperparams={"learning_rate": 0.1})
+
+
+def test_keys_and_rates_for_each_number_stay_as_they_are():
+    optimizer = optax.chain(
+        optax.add_noise(0.0, 0.0, key=jax.random.key(1)), INJECTED(jnp.full(3, 0.1))
+    )
+    made = program(
+        {"rate": optax.sgd(0.1)},
+        reads=("rate",),
+        optimizer=optimizer,
+        hyperparams=lambda reads: {"learning_rate": reads["rate"]},
+    )
+    params = {"w": jnp.zeros(3), "rate": jnp.asarray([0.1, 0.2, 0.0])}
+    state, _ = made.step(made.init(params, jax.random.key(0)), {})
+    grad = -(TARGET**3)
+    moved = params["rate"] - 0.1 * jax.grad(
+        lambda rate: jnp.sum((-rate * grad - 0.9 * TARGET) ** 2)
+    )(params["rate"])
+    np.testing.assert_allclose(state.params["w"], -moved * grad, rtol=1e-12)
 
 
 def test_a_state_that_is_split_over_devices_is_not_begun_anew():

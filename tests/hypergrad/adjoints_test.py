@@ -200,9 +200,16 @@ def test_adjoints_are_values():
     assert len({*ADJOINTS, *ADJOINTS}) == len(ADJOINTS)
 
 
+def test_a_radius_may_be_an_array_from_outside_of_jit():
+    radius = jnp.asarray(0.25)
+    assert jax.jit(lambda: FiniteDifference(radius).radius)() == 0.25
+
+
 @pytest.mark.parametrize("radius", [0, 0.0, -0.01, float("nan")])
 def test_a_radius_that_is_not_positive_is_refused(radius):
-    with pytest.raises(InputError, match=f"radius is {radius}; it must be positive"):
+    with pytest.raises(
+        InputError, match=f"radius={radius}; it must be a finite number > 0"
+    ):
         FiniteDifference(radius)
 
 

@@ -298,11 +298,20 @@ def test_the_residual_is_that_of_the_values_that_were_used(
     ("make", "message"),
     [
         (lambda: Neumann(0), "Neumann num_terms is 0; .* at least 1"),
-        (lambda: Neumann(3, -0.1), "Neumann step is -0.1; it must be positive"),
+        (lambda: Neumann(3, -0.1), "Neumann step=-0.1; it must be a finite number > 0"),
         (lambda: ConjugateGradient(0), "num_steps is 0; .* at least 1"),
-        (lambda: ConjugateGradient(3, -1.0), "damping is -1.0; it must be at least 0"),
-        (lambda: Neumann(3, "0.1"), "Neumann step is '0.1'; it must be positive"),
-        (lambda: ConjugateGradient(3, None), "damping is None; it must be at least 0"),
+        (
+            lambda: ConjugateGradient(3, -1.0),
+            "damping=-1.0; it must be a finite number >= 0",
+        ),
+        (
+            lambda: Neumann(3, "0.1"),
+            "Neumann step='0.1'; it must be a finite number > 0",
+        ),
+        (
+            lambda: ConjugateGradient(3, None),
+            "damping=None; it must be a finite number >= 0",
+        ),
         (lambda: FixedPoint(0), "FixedPoint num_steps is 0"),
         (lambda: at_solution(inner, FixedPoint()), "must be Neumann or Conjugate"),
         (lambda: at_solution(inner, Exact()), "must be Neumann or ConjugateGradient"),

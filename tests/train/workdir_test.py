@@ -22,8 +22,8 @@ def files(folder):
 
 @pytest.fixture
 def folder(tmp_path):
-    """A workdir with a config."""
-    Workdir(tmp_path / "run", Config(), {}).write_config("the program")
+    """A workdir with a config, of a run that read no data."""
+    Workdir(tmp_path / "run", Config()).write_config("the program")
     return tmp_path / "run"
 
 
