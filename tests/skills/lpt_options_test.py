@@ -394,7 +394,10 @@ def test_several_devices_are_one(small, assert_close, scores):
             "tester_weight=inf; it must be a finite number",
         ),
         ({"interaction_weight": "1"}, "interaction_weight='1'; it must be a finite"),
-        ({"tester_weight": np.ones(2)}, r"tester_weight has shape \(2,\); .* jax.vmap"),
+        (
+            {"tester_weight": np.ones(2)},
+            r"tester_weight has the shape \(2,\); .* jax.vmap",
+        ),
     ],
 )
 def test_what_cannot_be_meant_is_refused(small, options, message):
