@@ -1,7 +1,8 @@
 """Floor 0: the errors that a user is expected to meet."""
 
+import contextlib
 import errno
-from collections.abc import Collection
+from collections.abc import Collection, Iterator
 from typing import ClassVar
 
 
@@ -36,6 +37,20 @@ def check_choice(name: str, value: str, words: Collection[str]) -> None:
     if value not in words:
         allowed = ", ".join(map(repr, words))
         raise InputError(f"{name}={value!r}; it must be one of {allowed}")
+
+
+@contextlib.contextmanager
+def told_with(before: str, after: str = "") -> Iterator[None]:
+    """Adds to an `InputError` what only the caller knows: where it was met, what to do.
+
+    Args:
+        before: put in front of the message.
+        after: put behind it.
+    """
+    try:
+        yield
+    except InputError as error:
+        raise InputError(f"{before}{error}{after}") from error
 
 
 class NonFiniteError(UserError, ArithmeticError):

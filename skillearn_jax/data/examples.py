@@ -1,14 +1,13 @@
 """Labelled images in memory, and the data set that a source or a user makes of them."""
 
-import contextlib
 import dataclasses
-from collections.abc import Iterator
+from contextlib import AbstractContextManager
 
 import jax
 import numpy as np
 from numpy.typing import ArrayLike
 
-from skillearn_jax.errors import InputError
+from skillearn_jax.errors import InputError, told_with
 from skillearn_jax.types import Array
 
 _INT32_MAX = np.iinfo(np.int32).max
@@ -101,17 +100,13 @@ class ImageData(LabelledImages):
         )
 
 
-@contextlib.contextmanager
-def found_in(place: object) -> Iterator[None]:
+def found_in(place: object) -> AbstractContextManager[None]:
     """Adds to an `InputError` where in the user's data the mistake was found.
 
     Args:
         place: the file or folder, with more about it if need be.
     """
-    try:
-        yield
-    except InputError as error:
-        raise InputError(f"{place}: {error} (--config.data.dir)") from error
+    return told_with(f"{place}: ", " (--config.data.dir)")
 
 
 def from_arrays(

@@ -1,13 +1,11 @@
 """Floor 2: the training stages take their steps, one after the other."""
 
-import contextlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 
-from skillearn_jax.errors import InputError
 from skillearn_jax.framework import refusals
 from skillearn_jax.framework.objective import Aux
 from skillearn_jax.framework.stage import Stage
@@ -73,10 +71,9 @@ def advance(
         return lambda *args: step(*args, **told)
 
     if stage.solver is None:
-        with _named(stage):
-            new, info = step_of(adjoint)(
-                active, reads, opt_state, model_state, batches, key
-            )
+        new, info = step_of(adjoint)(
+            active, reads, opt_state, model_state, batches, key
+        )
         return new, info.opt_state, info.aux
 
     def body_of(adjoint: Adjoint) -> Any:
@@ -92,21 +89,11 @@ def advance(
         return body
 
     keys = jax.random.split(key, stage.solver.num_steps)
-    with _named(stage):
-        (new, opt_state, after), metrics = stage.solver.run(
-            adjoint,
-            body_of,
-            (active, opt_state, dict(model_state)),
-            (dict(batches), keys),
-        )
+    (new, opt_state, after), metrics = stage.solver.run(
+        adjoint,
+        body_of,
+        (active, opt_state, dict(model_state)),
+        (dict(batches), keys),
+    )
     metrics = {name: jnp.mean(values) for name, values in metrics.items()}
     return new, opt_state, Aux(metrics, after)
-
-
-@contextlib.contextmanager
-def _named(stage: Stage) -> Iterator[None]:
-    """Says in which stage something was refused."""
-    try:
-        yield
-    except InputError as error:
-        raise InputError(f"stage {stage.name!r}: {error}") from error

@@ -8,10 +8,10 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 
 from skillearn_jax.errors import InputError
 from skillearn_jax.hypergrad.loss_output import function_name, split_output
+from skillearn_jax.hypergrad.refusals import is_number
 from skillearn_jax.types import Array, Key, LossFn, ParamSets, PyTree
 
 RESERVED = frozenset({"loss", "interaction", "objective", "residual"})
@@ -192,7 +192,7 @@ def check_objective(part: Objective, *names: str) -> None:
         if value and part.interaction is None and name.startswith("interaction_"):
             raise InputError(f"{name}={value!r} without an interaction= function")
     weight = part.interaction_weight
-    if not isinstance(weight, numbers.Real | jax.Array | np.ndarray):
+    if not is_number(weight):
         raise InputError(
             f"interaction_weight={weight!r} must be a number; to learn it, read a "
             "supporting set in the interaction and multiply there"

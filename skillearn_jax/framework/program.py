@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from skillearn_jax.errors import InputError
+from skillearn_jax.errors import InputError, told_with
 from skillearn_jax.framework import checking, describe, graph, refusals
 from skillearn_jax.framework.advance import Run, advance
 from skillearn_jax.framework.stage import Commit, Learner, Stage, Validation
@@ -344,18 +344,20 @@ class Program:
             reads = {name: seen[name] for name in stage.all_reads}
             # Of all derivatives, plain autodiff alone has a forward mode.
             forwards = isinstance(stage.adjoint, Autodiff)
-            new, opt_state, aux = advance(
-                stage,
-                stage.adjoint if virtual or forwards else Exact(),
-                self.axis_name,
-                active,
-                reads,
-                stage.begin(state.opt_states[stage.name], active, reads),
-                run.model_state,
-                {name: batches[name] for name in stage.all_data},
-                self._key(state, index),
-                (probes or {}).get(stage.name),
-            )
+            begun = stage.begin(state.opt_states[stage.name], active, reads)
+            with told_with(f"stage {stage.name!r}: "):
+                new, opt_state, aux = advance(
+                    stage,
+                    stage.adjoint if virtual or forwards else Exact(),
+                    self.axis_name,
+                    active,
+                    reads,
+                    begun,
+                    run.model_state,
+                    {name: batches[name] for name in stage.all_data},
+                    self._key(state, index),
+                    (probes or {}).get(stage.name),
+                )
             run = run.after(stage.name, new, opt_state, aux)
         return run
 

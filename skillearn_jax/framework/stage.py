@@ -5,12 +5,12 @@ from dataclasses import KW_ONLY, dataclass, field
 from typing import Any, Literal, TypeAlias, get_args
 
 import jax
-import jax.numpy as jnp
 import optax
 
 from skillearn_jax.errors import InputError, check_choice
 from skillearn_jax.framework.objective import Objective, check_objective
 from skillearn_jax.hypergrad import Adjoint, Exact, Steps
+from skillearn_jax.hypergrad.hyperparams import with_hyperparams
 from skillearn_jax.hypergrad.refusals import check_adjoint, check_optimizer
 from skillearn_jax.tree import is_sharded
 from skillearn_jax.types import LossFn, ParamSets, PyTree
@@ -138,7 +138,7 @@ class Stage(Objective):
                 f"{owner} asks for {error}; it is given {sorted(given)}: declare it in "
                 "reads="
             ) from error
-        return _with_hyperparams(owner, opt_state, decided)
+        return with_hyperparams(owner, opt_state, decided)
 
 
 @dataclass(frozen=True)
@@ -212,46 +212,6 @@ class Validation(Objective):
     def direct(self) -> tuple[str, ...]:
         """The supporting sets that the objective itself reads."""
         return tuple(name for name in self.supporting if name not in self.indirect)
-
-
-def _with_hyperparams(owner: str, opt_state: PyTree, decided: Any) -> PyTree:
-    """Returns the state of `optax.inject_hyperparams` with some of them decided anew."""
-    if not isinstance(decided, Mapping):
-        raise InputError(
-            f"{owner} returned {type(decided).__name__}; it must map names to numbers"
-        )
-    held, scheduled = set(), set()
-
-    def replace(path: Any, old: Any) -> Any:
-        groups = [getattr(key, "name", None) for key in path]
-        names = [getattr(key, "key", None) for key in path]
-        if "hyperparams_states" in groups:
-            scheduled.update(names)
-        name = names[-1] if path else None
-        if "hyperparams" not in groups or name not in decided:
-            return old
-        held.add(name)
-        value = jnp.asarray(decided[name], jnp.result_type(old))
-        if value.shape not in ((), jnp.shape(old)):
-            raise InputError(
-                f"{owner} returned {name!r} of shape {value.shape}, but the optimizer's "
-                f"own has the shape {jnp.shape(old)}"
-            )
-        return jnp.broadcast_to(value, jnp.shape(old))
-
-    new = jax.tree.map_with_path(replace, opt_state)
-    missing, overruled = sorted(set(decided) - held), sorted(set(decided) & scheduled)
-    if missing:
-        raise InputError(
-            f"{owner} returned {missing}, which its optimizer's state does not hold: make "
-            "the optimizer by optax.inject_hyperparams"
-        )
-    if overruled:
-        raise InputError(
-            f"{owner} returned {overruled}, which the optimizer has a schedule for: give "
-            "optax.inject_hyperparams a number there"
-        )
-    return new
 
 
 def _check_optimizers(owner: str, given: Optimizer | Mapping[str, Optimizer]) -> None:

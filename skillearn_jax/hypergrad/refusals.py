@@ -10,6 +10,7 @@ import numpy as np
 import optax
 
 from skillearn_jax.errors import InputError
+from skillearn_jax.hypergrad.hyperparams import is_hyperparam
 from skillearn_jax.tracing import is_traced
 from skillearn_jax.tree import is_differentiable, is_sharded
 from skillearn_jax.types import PyTree
@@ -19,6 +20,11 @@ def check_count(what: str, value: Any) -> None:
     """Raises `InputError` unless the value is a whole number, at least 1."""
     if not isinstance(value, Integral) or value < 1:
         raise InputError(f"{what} is {value!r}; it must be a whole number, at least 1")
+
+
+def is_number(value: Any) -> bool:
+    """Returns whether a value is a number or an array of them, traced or not."""
+    return isinstance(value, Real | jax.Array | np.ndarray)
 
 
 def check_number(what: str, value: Any, *, positive: bool = True) -> None:
@@ -31,16 +37,16 @@ def check_number(what: str, value: Any, *, positive: bool = True) -> None:
         value: given.
         positive: whether 0 is refused.
     """
-    is_number = isinstance(value, Real | jax.Array | np.ndarray)
-    if is_number and jnp.shape(value) != ():
+    known = is_number(value)
+    if known and jnp.shape(value) != ():
         raise InputError(
             f"{what} has the shape {jnp.shape(value)}; it must be one number: for several, "
             "jax.vmap over them"
         )
-    if is_number and is_traced(value):
+    if known and is_traced(value):
         return
     # Of an array the number: inside jit a comparison would be traced.
-    number = float(value) if is_number else math.nan
+    number = float(value) if known else math.nan
     if not 0 <= number < math.inf or (positive and number == 0):
         bound = "> 0" if positive else ">= 0"
         raise InputError(f"{what}={value!r}; it must be a finite number {bound}")
@@ -96,8 +102,11 @@ def check_opt_state(
         )
 
     def check(path: Any, given: PyTree, like: PyTree) -> None:
-        free = any(getattr(key, "name", None) == "hyperparams" for key in path)
-        if free or is_sharded(given) or jnp.shape(given) == jnp.shape(like):
+        if (
+            is_hyperparam(path)
+            or is_sharded(given)
+            or jnp.shape(given) == jnp.shape(like)
+        ):
             return
         raise InputError(
             f"{name} is of other parameters: {jax.tree_util.keystr(path)} has the shape "

@@ -220,7 +220,6 @@ def _optimizer(
     optimizer: TurnOptimizer, sets: TaskSets, damping: float | Array | None
 ) -> TurnOptimizer:
     """Returns a turn's optimiser; heads are not coupled, so theirs is not damped."""
-    scale = optax.identity() if damping is None else optax.scale(1 / damping)
     if isinstance(optimizer, Mapping):
         if set(optimizer) != {"encoder", "head"}:
             raise InputError(
@@ -228,11 +227,12 @@ def _optimizer(
                 "'encoder' and 'head'"
             )
         encoder, head = optimizer["encoder"], optimizer["head"]
-        damped = encoder if damping is None else optax.chain(scale, encoder)
-        return {sets.encoder: damped, sets.head: head}
+        if damping is not None:
+            encoder = optax.chain(optax.scale(1 / damping), encoder)
+        return {sets.encoder: encoder, sets.head: head}
     if damping is None:
         return optimizer
-    scales = {sets.encoder: scale, sets.head: optax.identity()}
+    scales = {sets.encoder: optax.scale(1 / damping), sets.head: optax.identity()}
     return optax.chain(optax.partition(scales, {n: n for n in sets}), optimizer)
 
 

@@ -1,6 +1,6 @@
 """Floor 4: cells that a run is given, in place of a search."""
 
-from skillearn_jax.errors import InputError
+from skillearn_jax.errors import InputError, told_with
 from skillearn_jax.randomness import Use, generator
 from skillearn_jax.train.config import Config
 from skillearn_jax.train.spaces import Cells, space_kind
@@ -27,12 +27,8 @@ def given_cells(config: Config) -> Cells | None:
             )
         rng = generator(int(seed), Use.GIVEN_CELLS)
         return space_kind(config).random(rng, config.space.build())
-    try:
+    with told_with("config.genotype: ", ": set --config.genotype, or =random:SEED"):
         return space_kind(config).find(name)
-    except InputError as error:
-        raise InputError(
-            f"config.genotype: {error}: set --config.genotype, or =random:SEED"
-        ) from error
 
 
 def check_given(config: Config) -> None:

@@ -20,6 +20,18 @@ def _float64(x64):
     """Every test of this module computes in float64."""
 
 
+def passing_tests(small, gamma, weight, **options):
+    """The program, and its state before the first step."""
+    program = learning_by_passing_tests(
+        small.learner(),
+        small.tester("label"),
+        interaction_weight=gamma,
+        tester_weight=weight,
+        **options,
+    )
+    return program, program.init(small.params, jax.random.key(0))
+
+
 def assert_equal_to_the_loop(step, assert_close, *weights):
     """`step(*weights)` for all of them at once, and for one after the other."""
     swept = jax.jit(jax.vmap(step))(*map(jnp.asarray, weights))
@@ -33,14 +45,7 @@ def assert_equal_to_the_loop(step, assert_close, *weights):
 )
 def test_passing_tests_over_both_trade_offs(small, assert_close, options):
     def step(gamma, weight):
-        program = learning_by_passing_tests(
-            small.learner(),
-            small.tester("label"),
-            interaction_weight=gamma,
-            tester_weight=weight,
-            **options,
-        )
-        state = program.init(small.params, jax.random.key(0))
+        program, state = passing_tests(small, gamma, weight, **options)
         new, metrics = program.step(state, small.batches)
         return new.params, metrics["validation/objective"]
 
@@ -49,13 +54,7 @@ def test_passing_tests_over_both_trade_offs(small, assert_close, options):
 
 def test_a_traced_0_is_an_interaction_of_weight_0(small, assert_close):
     def gradients(gamma, weight):
-        program = learning_by_passing_tests(
-            small.learner(),
-            small.tester("label"),
-            interaction_weight=gamma,
-            tester_weight=weight,
-        )
-        state = program.init(small.params, jax.random.key(0))
+        program, state = passing_tests(small, gamma, weight)
         return program.hypergrad(state, small.batches)[0]
 
     swept = jax.jit(gradients)(0.0, 0.0)

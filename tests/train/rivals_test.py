@@ -2,11 +2,13 @@
 
 import json
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from skillearn_jax.errors import InputError
-from skillearn_jax.nas import CellSpace, count_params, random_genotype
+from skillearn_jax.nas import CellSpace, count_params, num_params, random_genotype
 from skillearn_jax.train import rivals
 from skillearn_jax.train.config import Config
 from skillearn_jax.train.spaces import space_kind
@@ -57,6 +59,13 @@ def test_a_size_that_no_cell_has_is_refused_in_one_line(drawn, monkeypatch):
     ) as info:
         drawn(1e-9, count=20)
     assert "\n" not in str(info.value)
+
+
+def test_the_count_is_that_of_the_initialised_network(tiny):
+    config = tiny({"evaluation.channels": 2})
+    network = space_kind(config).network(DERIVED, config, 10, None, auxiliary=False)
+    variables = network.init(jax.random.key(0), jnp.zeros((2, *SHAPE)), train=False)
+    assert count_params(network, SHAPE) == num_params(variables)
 
 
 @pytest.fixture

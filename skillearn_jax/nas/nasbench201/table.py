@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from skillearn_jax.errors import InputError
+from skillearn_jax.errors import InputError, told_with
 from skillearn_jax.nas.nasbench201.architecture import (
     NUM_ARCHITECTURES,
     Architecture,
@@ -115,10 +115,8 @@ def _read_row(
     """Returns the number of the architecture and its accuracies."""
     if None in row or None in row.values():
         raise InputError(f"{place} has another number of fields than the first line")
-    try:
+    with told_with(f"{place}: "):
         index = Architecture.from_text(str(row["arch_str"])).index
-    except InputError as error:
-        raise InputError(f"{place}: {error}") from error
     values = []
     for column in _COLUMNS:
         text = str(row[column])

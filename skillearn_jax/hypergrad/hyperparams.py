@@ -1,0 +1,72 @@
+"""Floor 1: the numbers that `optax.inject_hyperparams` keeps in an optimiser's state."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from skillearn_jax.errors import InputError
+from skillearn_jax.types import PyTree
+
+_HELD, _SCHEDULED = "hyperparams", "hyperparams_states"
+
+
+def is_hyperparam(path: tuple[Any, ...]) -> bool:
+    """Returns whether a path in an optimiser's state leads to one of them."""
+    return _stands_in(path, _HELD)
+
+
+def with_hyperparams(owner: str, opt_state: PyTree, decided: Any) -> PyTree:
+    """Returns the optimiser state with some of them decided anew.
+
+    Args:
+        owner: what decided them, for messages.
+        opt_state: of an optimiser made by `optax.inject_hyperparams`, chained or not.
+        decided: numbers by name; of the shape that the state has, or one for all.
+
+    Raises:
+        InputError: for a name that the state does not hold or that a schedule decides,
+            and for another shape.
+    """
+    if not isinstance(decided, Mapping):
+        raise InputError(
+            f"{owner} returned {type(decided).__name__}; it must map names to numbers"
+        )
+    held: set[Any] = set()
+    scheduled: set[Any] = set()
+
+    def replace(path: Any, old: Any) -> Any:
+        if _stands_in(path, _SCHEDULED):
+            scheduled.update(getattr(key, "key", None) for key in path)
+        if not is_hyperparam(path):
+            return old
+        name = getattr(path[-1], "key", None)
+        if name not in decided:
+            return old
+        held.add(name)
+        value = jnp.asarray(decided[name], jnp.result_type(old))
+        if value.shape not in ((), jnp.shape(old)):
+            raise InputError(
+                f"{owner} returned {name!r} of shape {value.shape}, but the optimizer's "
+                f"own has the shape {jnp.shape(old)}"
+            )
+        return jnp.broadcast_to(value, jnp.shape(old))
+
+    new = jax.tree.map_with_path(replace, opt_state)
+    missing, overruled = sorted(set(decided) - held), sorted(set(decided) & scheduled)
+    if missing:
+        raise InputError(
+            f"{owner} returned {missing}, which its optimizer's state does not hold: make "
+            "the optimizer by optax.inject_hyperparams"
+        )
+    if overruled:
+        raise InputError(
+            f"{owner} returned {overruled}, which the optimizer has a schedule for: give "
+            "optax.inject_hyperparams a number there"
+        )
+    return new
+
+
+def _stands_in(path: tuple[Any, ...], group: str) -> bool:
+    return any(getattr(key, "name", None) == group for key in path)
