@@ -21,7 +21,7 @@
 # |---|---|
 # | `Exact()` | what it is: steps of an optimiser |
 # | `FiniteDifference(radius)` | the same, with the second derivative approximated |
-# | `FirstOrder(at)` | a constant |
+# | `FirstOrder(at)` | a step along a constant gradient, or no step |
 # | `Neumann`, `ConjugateGradient`, `FixedPoint` | a minimiser, by the implicit function theorem |
 # | `Autodiff()` | the reference: plain reverse mode |
 #

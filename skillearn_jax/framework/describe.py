@@ -6,7 +6,6 @@ from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
 from skillearn_jax.framework import graph
-from skillearn_jax.hypergrad import Implicit
 from skillearn_jax.hypergrad.loss_output import function_name
 from skillearn_jax.tracing import is_traced
 
@@ -48,7 +47,7 @@ def _describe_stage(program: Program, stage: Stage, index: int) -> list[str]:
     fresh = ", its optimizer anew" if stage.restart else ""
     lines.append(f"    moves    {_names(moves)}{fresh}")
     if stage.hyperparams is not None:
-        cut = f"  (cut: {stage.adjoint})" if isinstance(stage.adjoint, Implicit) else ""
+        cut = "" if graph.passes_hyperparams(stage) else f"  (cut: {stage.adjoint})"
         lines.append(
             f"    tunes    its optimizer by {function_name(stage.hyperparams)}{cut}"
         )

@@ -44,15 +44,24 @@ def paths(program: Program, name: str) -> list[tuple[str, ...]]:
 
 
 def passes_reads(stage: Stage) -> bool:
-    """Returns whether gradient flows from a stage's result to what it reads."""
-    return not isinstance(stage.adjoint, FirstOrder)
+    """Returns whether gradient flows from a stage's result to what it reads.
+
+    At first order it may flow to the reads that tune the optimiser, whichever those are.
+    """
+    if not isinstance(stage.adjoint, FirstOrder):
+        return True
+    return stage.hyperparams is not None and passes_hyperparams(stage)
+
+
+def passes_hyperparams(stage: Stage) -> bool:
+    """Returns whether gradient flows from a stage's result to what tunes its optimiser."""
+    takes_no_step = stage.adjoint == FirstOrder(at="current")
+    return not (takes_no_step or isinstance(stage.adjoint, Implicit))
 
 
 def passes_start(stage: Stage) -> bool:
     """Returns whether gradient flows from a stage's result to where it started."""
-    return stage.adjoint != FirstOrder(at="lookahead") and not isinstance(
-        stage.adjoint, Implicit
-    )
+    return not isinstance(stage.adjoint, Implicit)
 
 
 def takes(stage: Stage, name: str) -> bool:

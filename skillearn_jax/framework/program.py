@@ -16,6 +16,7 @@ from skillearn_jax.framework.advance import Run, advance
 from skillearn_jax.framework.stage import Commit, Learner, Stage, Validation
 from skillearn_jax.framework.state import Batches, Copies, HypergradInfo, State
 from skillearn_jax.hypergrad import Adjoint, Autodiff, Exact, Implicit
+from skillearn_jax.hypergrad.optimizer_step import updated
 from skillearn_jax.tree import mean_over_devices
 from skillearn_jax.types import Array, Key, Metrics, ParamSets, PyTree
 
@@ -244,10 +245,12 @@ class Program:
         if name in self.validation.maximize:
             gradient = optax.tree.scale(-1, gradient)
         opt_states = state.opt_states[VALIDATION]
-        updates, opt_state = self.validation.supporting[name].update(
-            gradient, opt_states[name], state.params[name]
+        value, opt_state = updated(
+            self.validation.supporting[name],
+            state.params[name],
+            gradient,
+            opt_states[name],
         )
-        value = optax.apply_updates(state.params[name], updates)
         return state._replace(
             params={**state.params, name: value},
             opt_states={

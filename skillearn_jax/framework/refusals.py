@@ -24,7 +24,11 @@ from skillearn_jax.framework.graph import (
 from skillearn_jax.framework.stage import Commit, Stage, Validation
 from skillearn_jax.framework.state import State
 from skillearn_jax.hypergrad import FirstOrder
-from skillearn_jax.hypergrad.refusals import check_moved, check_opt_state
+from skillearn_jax.hypergrad.refusals import (
+    check_arrays,
+    check_moved,
+    check_opt_state,
+)
 from skillearn_jax.tree import form
 
 if TYPE_CHECKING:
@@ -85,9 +89,8 @@ def check_params(program: Program, params: Mapping[str, Any]) -> None:
             f"nobody moves or reads the sets {extra}; the program's are {sorted(known)}"
         )
     for name in sorted(known):
-        _check_arrays(f"params[{name!r}]", params[name])
-        if name not in program.frozen:
-            check_moved(f"params[{name!r}]", params[name])
+        check = check_arrays if name in program.frozen else check_moved
+        check(f"params[{name!r}]", params[name])
     for stage in program.stages:
         for target, source in stage.start.items():
             if form(params[target]) != form(params[source]):
@@ -96,17 +99,6 @@ def check_params(program: Program, params: Mapping[str, Any]) -> None:
                     f"structures, shapes or types differ: {_shown(params[target])} and "
                     f"{_shown(params[source])}"
                 )
-
-
-def _check_arrays(name: str, tree: Any) -> None:
-    for path, leaf in jax.tree.leaves_with_path(tree):
-        try:
-            jnp.result_type(leaf)
-        except TypeError as error:
-            raise InputError(
-                f"{name}{jax.tree_util.keystr(path)} is {leaf!r}; a set holds arrays and "
-                "numbers"
-            ) from error
 
 
 def check_key(key: Any) -> None:

@@ -66,8 +66,9 @@ class Stage(Objective):
             may not want.
         hyperparams: the optimiser's hyperparameters that the reads decide, such as
             `lambda reads: {"learning_rate": jnp.exp(reads["log_rate"])}`, of an optimiser
-            made by `optax.inject_hyperparams`. The gradient follows, but for implicit
-            adjoints: at a solution they do not matter.
+            made by `optax.inject_hyperparams`. The gradient follows, under
+            `FirstOrder("lookahead")` too, but not under implicit adjoints: at a solution
+            they do not matter.
     """
 
     name: str

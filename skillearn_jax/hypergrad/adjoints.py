@@ -94,13 +94,22 @@ At = Literal["current", "lookahead"]
 
 @dataclass(frozen=True)
 class FirstOrder:
-    """No response term: the one-step solution counts as a constant.
+    """No second derivatives: the gradient of the loss counts as a constant.
+
+    What the loss reads has no response term. Where the step started does: to a learned
+    initialisation this is the first order of MAML.
 
     Attributes:
         at: where the objective is evaluated. `"current"`: at the old `W`, no step is
             taken, `W' = W` and `s' = s` with the derivative of the identity (the first
-            order of DARTS, xi = 0). `"lookahead"`: at the real `W'`, with its
-            gradient stopped.
+            order of DARTS, xi = 0). `"lookahead"`: at the real `W' = Phi(W, g, s)`, whose
+            derivative in `W` and `s`, so in the optimiser's hyperparameters too, is that
+            of `Phi` at a constant g.
+
+    Cost: of `"lookahead"`, backwards, a pull-back of the optimiser's update alone.
+
+    References:
+        Finn, Abbeel, Levine 2017, MAML, arXiv 1703.03400.
     """
 
     at: At = "current"
@@ -111,7 +120,7 @@ class FirstOrder:
     def attach(self, step: OptimizerStep) -> StepFn:
         """Returns the step with no derivative, or with that of the identity."""
         if self.at == "lookahead":
-            return step.forward_fixed
+            return step.forward_held
 
         def first_order(
             active: PyTree, reads: PyTree, opt_state: PyTree, *data: Any

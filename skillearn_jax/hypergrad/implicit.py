@@ -22,7 +22,7 @@ import optax
 from jax.custom_derivatives import SymbolicZero
 
 from skillearn_jax.errors import InputError
-from skillearn_jax.hypergrad.adjoints import StepFn
+from skillearn_jax.hypergrad.adjoints import Adjoint, StepFn
 from skillearn_jax.hypergrad.mixed_hvp import mixed_hvp
 from skillearn_jax.hypergrad.optimizer_step import (
     Inputs,
@@ -87,13 +87,22 @@ class Implicit(ABC):
             *data: Any,
             probe: Array | None = None,
         ) -> tuple[PyTree, StepInfo]:
-            found, info = step.forward_fixed(active, reads, opt_state, *data)
+            found, info = step.forward_held(active, reads, opt_state, *data)
+            info = info._replace(opt_state=jax.lax.stop_gradient(info.opt_state))
             explicit, data = closed_over_as_data(step, Inputs(active, reads, data))
             solution = as_solution(explicit, self.pull_back)
             found = solution(found, info.opt_state, reads, data, _zero(probe))
             return found, info
 
         return implicit
+
+
+def check_probe(adjoint: Adjoint, probe: Array | None) -> None:
+    """Raises `InputError` for a probe of an adjoint that does not take one."""
+    if probe is not None and not isinstance(adjoint, Implicit):
+        raise InputError(
+            f"probe= is for implicit adjoints, and this one is {adjoint}: leave it out"
+        )
 
 
 @dataclass(frozen=True)

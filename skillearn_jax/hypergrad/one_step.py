@@ -5,15 +5,17 @@ from typing import Any
 import optax
 
 from skillearn_jax.hypergrad.adjoints import Adjoint, Exact, StepFn
+from skillearn_jax.hypergrad.implicit import check_probe
 from skillearn_jax.hypergrad.loss_output import function_name
 from skillearn_jax.hypergrad.optimizer_step import OptimizerStep, StepInfo
 from skillearn_jax.hypergrad.refusals import (
     check_adjoint,
+    check_arrays,
     check_moved,
     check_opt_state,
     check_optimizer,
 )
-from skillearn_jax.types import LossFn, PyTree
+from skillearn_jax.types import Array, LossFn, PyTree
 
 
 def one_step(
@@ -61,13 +63,15 @@ def one_step(
     Returns:
         `step(active, reads, opt_state, *data) -> (new_active, StepInfo)`. Any pytrees;
         integer and key leaves of reads and data take no gradient. Keys are consumed by
-        the loss, not here: the same key gives the same step.
+        the loss, not here: the same key gives the same step. With an implicit adjoint it
+        takes `probe=` too, see `Implicit`.
 
     Raises:
         InputError: for an optimiser that is none of optax or an adjoint that is no value;
-            when called, for active leaves that are no floats, for the state of another
-            optimiser or of parameters of other shapes, and for values that are
-            differentiated and closed over, see `Exact`.
+            when called, for active leaves that are no floats and reads that are no arrays,
+            for an optimiser that asks for more than gradients, for the state of another
+            optimiser or of parameters of other shapes, for a probe of another adjoint,
+            and for values that are differentiated and closed over, see `Exact`.
 
     Cost: forwards one gradient of the loss; backwards as the adjoint says.
 
@@ -80,10 +84,17 @@ def one_step(
     attached = adjoint.attach(OptimizerStep(loss_fn, optimizer, axis_name))
 
     def step(
-        active: PyTree, reads: PyTree, opt_state: PyTree, *data: Any, **told: Any
+        active: PyTree,
+        reads: PyTree,
+        opt_state: PyTree,
+        *data: Any,
+        probe: Array | None = None,
     ) -> tuple[PyTree, StepInfo]:
         check_moved("active", active)
+        check_arrays("reads", reads)
         check_opt_state("opt_state", optimizer, active, opt_state)
+        check_probe(adjoint, probe)
+        told = {} if probe is None else {"probe": probe}
         return attached(active, reads, opt_state, *data, **told)
 
     return step

@@ -10,6 +10,7 @@ import optax
 from jax.custom_derivatives import SymbolicZero
 from jax.dtypes import float0
 
+from skillearn_jax.errors import InputError
 from skillearn_jax.hypergrad.loss_output import split_output
 from skillearn_jax.tree import is_differentiable, mean_over_devices, partition
 from skillearn_jax.types import Array, LossFn, PyTree
@@ -40,6 +41,29 @@ class Inputs(NamedTuple):
     data: tuple[Any, ...]
 
 
+def updated(
+    optimizer: optax.GradientTransformation,
+    params: PyTree,
+    gradient: PyTree,
+    opt_state: PyTree,
+) -> tuple[PyTree, PyTree]:
+    """Returns `(params, opt_state)` as an optimiser's update leaves them.
+
+    Raises:
+        InputError: for one that asks for more, such as the loss for a line search.
+    """
+    try:
+        updates, opt_state = optimizer.update(gradient, opt_state, params)
+    except TypeError as error:
+        if "keyword-only argument" not in str(error):
+            raise
+        raise InputError(
+            "an optimizer's update is given gradient, state and parameters, and this one "
+            f"asks for more ({error}): take one without a line search, not optax.lbfgs"
+        ) from error
+    return optax.apply_updates(params, updates), opt_state
+
+
 class OptimizerStep(NamedTuple):
     """A plain optimiser step `(W', s') = Phi(W, grad_W L(W, R), s)`.
 
@@ -62,8 +86,7 @@ class OptimizerStep(NamedTuple):
         self, active: PyTree, gradient: PyTree, opt_state: PyTree
     ) -> tuple[PyTree, PyTree]:
         """Returns `Phi(W, g, s) = (W', s')`."""
-        updates, opt_state = self.optimizer.update(gradient, opt_state, active)
-        return optax.apply_updates(active, updates), opt_state
+        return updated(self.optimizer, active, gradient, opt_state)
 
     def mean(self, tree: PyTree) -> PyTree:
         """Returns the mean over the step's device axis, if it has one."""
@@ -111,15 +134,16 @@ class OptimizerStep(NamedTuple):
         """Returns `(W', info)`: the step itself, differentiable by plain autodiff."""
         return self.forward_and_gradient(Inputs(active, reads, data), opt_state)[0]
 
-    def forward_fixed(
+    def forward_held(
         self, active: PyTree, reads: PyTree, opt_state: PyTree, *data: Any
     ) -> tuple[PyTree, StepInfo]:
-        """Returns `forward` with `(W', s')` held fixed; loss and aux stay differentiable."""
-        loss, aux = self.loss(Inputs(active, reads, data))
-        fixed = jax.lax.stop_gradient((active, reads, opt_state, data))
-        new_active, info = self.forward(*fixed[:3], *fixed[3])
-        # The outputs too: the loss and the optimiser may close over traced values.
-        new_active, opt_state = jax.lax.stop_gradient((new_active, info.opt_state))
+        """Returns `forward` with the gradient held fixed; all else is differentiable."""
+        inputs = Inputs(active, reads, data)
+        loss, aux = self.loss(inputs)
+        gradient = self.value_and_gradient(jax.lax.stop_gradient(inputs))[1]
+        # The result too: the loss may close over traced values.
+        gradient = jax.lax.stop_gradient(gradient)
+        new_active, opt_state = self.update(active, gradient, opt_state)
         return new_active, StepInfo(opt_state, self.mean(loss), aux)
 
     def pull_back(

@@ -69,8 +69,21 @@ def check_adjoint(owner: str, adjoint: Any) -> None:
         )
 
 
+def check_arrays(name: str, tree: PyTree) -> None:
+    """Raises `InputError` unless all leaves are arrays or numbers."""
+    for path, leaf in jax.tree.leaves_with_path(tree):
+        try:
+            jnp.result_type(leaf)
+        except TypeError as error:
+            raise InputError(
+                f"{name}{jax.tree_util.keystr(path)} is {leaf!r}; a set holds arrays and "
+                "numbers"
+            ) from error
+
+
 def check_moved(name: str, tree: PyTree) -> None:
     """Raises `InputError` unless all leaves of what is to move are floats."""
+    check_arrays(name, tree)
     for path, leaf in jax.tree.leaves_with_path(tree):
         if not is_differentiable(leaf):
             raise InputError(

@@ -11,7 +11,7 @@ import optax
 
 from skillearn_jax.errors import InputError, check_choice
 from skillearn_jax.hypergrad.adjoints import Adjoint, Autodiff, Exact, StepFn
-from skillearn_jax.hypergrad.implicit import Implicit
+from skillearn_jax.hypergrad.implicit import Implicit, check_probe
 from skillearn_jax.hypergrad.one_step import one_step
 from skillearn_jax.hypergrad.optimizer_step import StepInfo
 from skillearn_jax.hypergrad.refusals import check_count
@@ -190,10 +190,7 @@ def unroll(
         *stacked_data: Any,
         probe: Array | None = None,
     ) -> tuple[PyTree, StepInfo]:
-        if probe is not None and not isinstance(adjoint, Implicit):
-            raise InputError(
-                f"probe= is for implicit adjoints, and this one is {adjoint}: leave it out"
-            )
+        check_probe(adjoint, probe)
 
         def body_of(adjoint: Adjoint) -> Body:
             one = one_step(loss_fn, optimizer, adjoint, axis_name)

@@ -15,6 +15,7 @@ from skillearn_jax.hypergrad import (
     ConjugateGradient,
     Exact,
     FiniteDifference,
+    FirstOrder,
     Steps,
 )
 from skillearn_jax.tree import Sharded
@@ -141,6 +142,21 @@ def test_at_a_solution_they_do_not_matter():
     assert (grads["log_rate"], grads["mass"]) == (0, 0)
     cut = "  (cut: ConjugateGradient(num_steps=10, damping=0.0))"
     assert f"    tunes    its optimizer by rates{cut}\n" in str(made)
+
+
+def test_at_first_order_they_act_on_a_constant_gradient():
+    """w' = w - rate (g + mass trace): of one step, the derivative is the exact one."""
+    made = learned_rates(adjoint=FirstOrder("lookahead"))
+    state, _ = made.step(start(made), {})
+    grads, _ = made.hypergrad(state, {})
+    wanted, _ = made.with_adjoint(Autodiff()).hypergrad(state, {})
+    assert grads["mass"] != 0
+    for name, value in wanted.items():
+        np.testing.assert_allclose(grads[name], value, rtol=1e-12)
+    assert "    tunes    its optimizer by rates\n" in str(made)
+    assert "    log_rate -> learner -> objective" in str(made)
+    with pytest.raises(InputError, match="'log_rate' has no path to the objective"):
+        made.with_adjoint(FirstOrder("current"))
 
 
 def test_what_is_held_fixed_passes_no_gradient_on():

@@ -9,7 +9,13 @@ import pytest
 from skillearn_jax.errors import InputError
 from skillearn_jax.framework import Learner, Program, Stage, Validation
 from skillearn_jax.framework.graph import active_learners, paths
-from skillearn_jax.hypergrad import Autodiff, FiniteDifference, FirstOrder, Steps
+from skillearn_jax.hypergrad import (
+    Autodiff,
+    FiniteDifference,
+    FirstOrder,
+    Neumann,
+    Steps,
+)
 
 SGD = optax.sgd(0.1)
 
@@ -147,9 +153,10 @@ def test_a_start_from_a_set_that_nobody_moves_is_refused():
 
 def test_a_start_from_a_supporting_set_is_a_path():
     learned = {"checks": {"indirect": ("a",)}}
-    begun = stage(start={"w": "a"}, adjoint=FirstOrder(at="current"))
-    assert paths(program((begun,), **learned), "a") == [("first",)]
-    cut = stage(start={"w": "a"}, adjoint=FirstOrder(at="lookahead"))
+    for at in ("current", "lookahead"):
+        begun = stage(start={"w": "a"}, adjoint=FirstOrder(at=at))
+        assert paths(program((begun,), **learned), "a") == [("first",)]
+    cut = stage(start={"w": "a"}, adjoint=Neumann())
     with pytest.raises(InputError, match="supporting set 'a' has no path to the obj"):
         program((cut,), **learned)
 
@@ -344,7 +351,10 @@ def test_paths_follow_starts_and_sets_that_move_twice():
     )
     follow = program(stages, checks={"reads": ("v",), "indirect": ("a",)})
     assert paths(follow, "a") == [("first", "copy", "again")]
-    fixed = stage("again", moves=("v",), adjoint=FirstOrder(at="lookahead"))
+    ahead = stage("again", moves=("v",), adjoint=FirstOrder(at="lookahead"))
+    follow = follow.replace(stages=(*stages[:2], ahead))
+    assert paths(follow, "a") == [("first", "copy", "again")]
+    fixed = stage("again", moves=("v",), adjoint=Neumann())
     with pytest.raises(InputError, match="'a' has no path to the objective"):
         follow.replace(stages=(*stages[:2], fixed))
 

@@ -14,6 +14,7 @@ from skillearn_jax.hypergrad import (
     FiniteDifference,
     FirstOrder,
     one_step,
+    unroll,
 )
 
 OPTIMIZER = optax.chain(
@@ -135,22 +136,57 @@ def test_first_order_at_the_current_point_is_the_identity(
     assert_all_zero((to_reads, to_data))
 
 
-def test_first_order_at_the_lookahead_passes_nothing(hypergrad):
-    assert_all_zero(hypergrad(FirstOrder("lookahead")))
+def test_first_order_at_the_lookahead_is_the_optimizer_at_a_constant_gradient(
+    hypergrad, problem, filled, scramble, assert_close
+):
+    """Through clip, decay and momentum, at the gradient as a number."""
+    gradient = jax.grad(problem.loss, has_aux=True)(
+        problem.active, problem.reads, *problem.data
+    )[0]
+
+    def update(active, state):
+        updates, state = OPTIMIZER.update(gradient, state, active)
+        return scramble((optax.apply_updates(active, updates), state))
+
+    to_active, to_reads, to_state, to_data = hypergrad(FirstOrder("lookahead"))
+    want = jax.jit(jax.grad(update, argnums=(0, 1)))(
+        problem.active, filled(OPTIMIZER.init(problem.active))
+    )
+    assert_close((to_active, to_state), want)
+    assert_all_zero((to_reads, to_data))
 
 
-def test_first_order_at_the_lookahead_stops_closures_too():
-    """A stopped step is a constant, whatever the loss and the optimiser close over."""
+def test_first_order_at_the_lookahead_is_that_of_maml():
+    """k steps from a start: the derivative at their end, handed on as it is."""
+    w = jnp.asarray([1.0, -2.0, 0.5])
+    step = unroll(
+        lambda w, _: jnp.sum(jnp.sin(w)), optax.sgd(0.3), 3, FirstOrder("lookahead")
+    )
+
+    def outer(w):
+        return jnp.sum(w**3)
+
+    def after(w):
+        return outer(step(w, (), optax.sgd(0.3).init(w))[0])
+
+    end = step(w, (), optax.sgd(0.3).init(w))[0]
+    np.testing.assert_allclose(jax.grad(after)(w), jax.grad(outer)(end), rtol=1e-15)
+
+
+def test_first_order_at_the_lookahead_holds_the_gradient_of_closures_too():
+    """What the loss closes over has no path; what the optimiser closes over has."""
+    w = jnp.asarray([1.0, -2.0])
 
     def value(a):
         optimizer = optax.sgd(a)
         step = one_step(
             lambda w, _: jnp.sum(jnp.sin(w * a)), optimizer, FirstOrder("lookahead")
         )
-        w = jnp.asarray([1.0, -2.0])
         return jnp.sum(step(w, (), optimizer.init(w))[0])
 
-    assert jax.grad(value)(0.5) == 0
+    # w' = w - a g, with g = a cos(w a) as a number.
+    want = -jnp.sum(0.5 * jnp.cos(0.5 * w))
+    np.testing.assert_allclose(jax.grad(value)(0.5), want, rtol=1e-15)
 
 
 @pytest.mark.parametrize("adjoint", ADJOINTS, ids=repr)

@@ -160,6 +160,7 @@ def test_a_chain_over_devices_equals_one_device(
         # Two chained differences of sums in another order: epsilon / radius, twice.
         (FiniteDifference(), 1e-9),
         (FirstOrder("current"), 1e-12),
+        (FirstOrder("lookahead"), 1e-12),
     ],
     ids=repr,
 )

@@ -467,6 +467,13 @@ def test_what_no_step_can_be_made_of_is_refused(make):
         make(loss, optimizer=MOMENTUM)(
             np.zeros(3), 1.0, MOMENTUM.init(np.zeros((2, 3)))
         )
+    match = r"reads\['mode'\] is 'fast'; a set holds arrays and numbers"
+    with pytest.raises(InputError, match=match):
+        make(loss, optimizer=MOMENTUM)(2.0, {"mode": "fast"}, MOMENTUM.init(2.0))
+    search = optax.lbfgs()
+    match = r"this one asks for more \(.*'value'.*take one without a line search"
+    with pytest.raises(InputError, match=match):
+        make(loss, optimizer=search)(np.ones(3), 1.0, search.init(np.ones(3)))
 
 
 def test_injected_hyperparameters_may_have_another_shape():

@@ -118,7 +118,7 @@ def test_an_implicit_adjoint_differentiates_the_last_point_only(problem, assert_
     assert_close(got, want, 1e-10)
 
 
-def test_first_order_passes_nothing(problem):
+def test_first_order_passes_nothing_to_reads(problem):
     stacked = jax.tree.map(lambda *x: np.stack(x), *problem.batches[:3])
     for at in ("current", "lookahead"):
         step = unroll(problem.loss, OPTIMIZER, 3, FirstOrder(at))
@@ -248,7 +248,10 @@ def test_without_data_all_steps_are_on_one_loss(loop, adjoint, x64):
 
 def test_a_probe_is_for_implicit_adjoints():
     step = unroll(lambda w, a: (w - a) ** 2, optax.sgd(0.1), 2)
-    with pytest.raises(InputError, match=r"probe= is for implicit .* Exact\(\): leave"):
-        step(1.0, 2.0, optax.sgd(0.1).init(1.0), probe=0.0)
+    single = one_step(lambda w, a: w * a, optax.sgd(0.1))
+    for refusing in (step, single):
+        match = r"probe= is for implicit .* Exact\(\): leave"
+        with pytest.raises(InputError, match=match):
+            refusing(1.0, 2.0, optax.sgd(0.1).init(1.0), probe=0.0)
     with pytest.raises(TypeError, match="unexpected keyword argument 'scale'"):
         step(1.0, 2.0, optax.sgd(0.1).init(1.0), scale=2.0)
