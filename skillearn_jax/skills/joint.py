@@ -100,9 +100,9 @@ def sequential_fine_tuning(
         W_l' = Phi(W_{l-1}', grad L_k(A, W_{l-1}'; D_k^tr)),    lambda = 0
 
     in the order AA.. BB.. CC..: nothing but its starting point reminds a task of those
-    before. It is `interleaving_learning` with `transfer="copy"`, `weights="shared"`,
-    `interaction_weight=0` and a blocked schedule; the validation stage judges all tasks
-    on the encoder that the last one left.
+    before. It is `interleaving_learning` with `transfer="copy"`, `weights="shared"` and a
+    blocked schedule; the validation stage judges all tasks on the encoder that the last
+    one left.
 
     These are turns of one step of the program. To fine-tune for epochs instead, task
     after task, give each task a `Phase` of its own with the program of that one task.
@@ -124,7 +124,6 @@ def sequential_fine_tuning(
         supporting=supporting,
         optimizer=optimizer,
         schedule=blocked([task.name for task in tasks], turns),
-        interaction_weight=0.0,
         transfer="copy",
         weights="shared",
         adjoint=adjoint,

@@ -49,11 +49,10 @@ def retention(errors: Array, learned: Array) -> Retention:
         )
     since = jnp.arange(times)[:, None] >= learned[None]
     then, last = errors[learned, jnp.arange(tasks)], errors[-1]
-    # Of a task that was never known there is nothing to retain: 1 by convention.
-    known = jnp.where(then < 1, 1 - then, 1)
     return Retention(
         forgetting=last - jnp.min(jnp.where(since, errors, jnp.inf), axis=0),
-        retention=jnp.where(then < 1, (1 - last) / known, 1),
+        # Of a task that was never known there is nothing to retain: 1 by convention.
+        retention=jnp.where(then < 1, (1 - last) / (1 - then), 1),
         transfer=then - last,
     )
 

@@ -8,7 +8,7 @@ import numpy as np
 import optax
 
 from skillearn_jax.framework import Learner, Program, Stage, Validation
-from skillearn_jax.hypergrad import FiniteDifference, FirstOrder
+from skillearn_jax.hypergrad import ConjugateGradient, FiniteDifference, FirstOrder
 
 LEARNERS = (
     Learner("pupil", sets=("w", "a"), data=("train", "val"), task="two outputs"),
@@ -76,6 +76,22 @@ def test_a_stage_further_on_that_cuts_ends_the_path_there(toy):
     ]
 
 
+def test_a_start_that_is_cut_is_shown_as_cut(toy):
+    """A solution does not remember where it was begun."""
+    implicit = ConjugateGradient(3)
+    program = toy.program({"reads": (), "start": {"w": "a"}, "adjoint": implicit})
+    assert flow(program)[:2] == [
+        "    a -> objective  (direct)",
+        "    a -> first  (cut: ConjugateGradient(num_steps=3, damping=0.0))",
+    ]
+
+
+def test_what_is_held_fixed_is_cut_once(toy):
+    program = toy.program({"detached": ("a",), "adjoint": FirstOrder()})
+    cuts = [line for line in flow(program) if " a -> first" in line]
+    assert cuts == ["    a -> first  (cut: held fixed)"]
+
+
 def test_indirect_sets_have_no_direct_path(toy):
     program = toy.program(validation=toy.validation(indirect=("a",)))
     assert "    a -> objective  (direct)" not in flow(program)
@@ -126,6 +142,10 @@ def test_starts_frozen_sets_commit_and_adjoints_are_shown(toy):
     resting = dataclasses.replace(stages[1], start={"u": "ice"})
     still = str(Program((stages[0], resting), validation, frozen=("ice",)))
     assert "    moves    u from ice, v\n" in still
+    # From what the stage itself moves: the old value, so without a prime.
+    beside = dataclasses.replace(stages[1], start={"u": "v"})
+    text = str(Program((stages[0], beside), validation, frozen=("ice",)))
+    assert "    moves    u from v, v\n" in text
     # One supporting set has no order, and nothing is maximised.
     assert not any("order" in line or "maximize" in line for line in lines)
     assert "    a -> first -> copy -> objective" in lines

@@ -279,7 +279,8 @@ def test_learners_may_share_a_supporting_set():
     """Interleaving: K learners, one architecture."""
     learners = (Learner("one", sets=("w", "a")), Learner("two", sets=("v", "a")))
     stages = (stage(reads=("a",)), stage("second", moves=("v",), reads=("a",)))
-    assert program(stages, learners=learners)
+    made = program(stages, learners=learners)
+    assert [active_learners(made, s) for s in stages] == [("one",), ("two",)]
 
 
 # Paths.
@@ -306,6 +307,8 @@ def test_paths_are_chains_of_stages(exact):
 def test_the_empty_path_is_the_direct_one():
     assert paths(program(), "a") == [()]
     assert paths(program((stage(reads=("a",)),)), "a") == [(), ("first",)]
+    held = program((stage(reads=("a",)),), checks={"detached": ("w",)})
+    assert paths(held, "a") == [()]
 
 
 @pytest.mark.parametrize(

@@ -210,3 +210,32 @@ def test_a_stream_of_the_wrong_length_is_refused(chain):
     batches["many"] = batches["many"][:2]
     with pytest.raises(InputError, match=r"many.*\(2, 5, 3\), but 3 steps"):
         program.step(state, batches)
+
+
+@pytest.mark.parametrize("adjoint", [Exact(), Autodiff()], ids=repr)
+def test_the_model_state_of_a_step_is_no_path_to_the_next(adjoint):
+    """w'' = w - m - (m + a): the state takes the value of a along, and no gradient."""
+
+    def drifting(moves, reads, model_state, batch, key):
+        m = model_state["m"]
+        return moves["w"] * m, Aux(model_state={"m": m + reads["a"]})
+
+    stage = Stage(
+        "many",
+        moves=("w",),
+        reads=("a",),
+        loss_fn=drifting,
+        optimizer=optax.sgd(1.0),
+        solver=Steps(2),
+        adjoint=adjoint,
+    )
+    judge = Validation(
+        lambda moves, reads, *_: reads["w"],
+        reads=("w",),
+        minimize={"a": optax.sgd(0.1)},
+    )
+    program = Program((stage,), judge)
+    state = program.init({"w": 1.0, "a": 3.0}, jax.random.key(0), {"m": 2.0})
+    grads, info = program.hypergrad(state, {})
+    assert float(info.lookahead["w"]) == 1 - 2 - (2 + 3)
+    assert float(grads["a"]) == 0

@@ -10,10 +10,14 @@ from jax.sharding import PartitionSpec as P
 
 from skillearn_jax.hypergrad import (
     Autodiff,
+    ConjugateGradient,
     Exact,
     FiniteDifference,
     FirstOrder,
+    FixedPoint,
+    Neumann,
     one_step,
+    unroll,
 )
 
 DEVICES, PER_DEVICE = 8, 2
@@ -115,7 +119,11 @@ def chained():
 
 def chain_hypergrad(adjoint, axis_name=None):
     """Returns `(replicated, batch) -> (hypergradient, losses, results)`."""
-    step = one_step(stage_loss, OPTIMIZER, adjoint, axis_name)
+
+    def loss(w, reads, x, y):
+        return stage_loss(w, reads, x, y), jnp.tanh(x @ w["in"]) @ w["out"]
+
+    step = one_step(loss, OPTIMIZER, adjoint, axis_name)
 
     def objective(replicated, batch):
         reads, (first_state, second_state) = replicated["reads"], replicated["states"]
@@ -128,7 +136,10 @@ def chain_hypergrad(adjoint, axis_name=None):
         value = stage_loss(learnt, reads, x[:, 2], y[:, 1])
         # The cotangent of the first loss differs per device, that of the second does not.
         value += info.loss * jnp.mean(y) + jnp.sin(second_info.loss)
-        value += optax.tree.norm(info.opt_state, squared=True)
+        value += jnp.mean(
+            info.aux * y[:, 0]
+        )  # the auxiliary output is the device's own
+        value += optax.tree.norm(info.opt_state, squared=True) * jnp.mean(y)
         value += optax.tree.norm(second_info.opt_state, squared=True)
         return value, ((info.loss, second_info.loss), (taught, learnt))
 
@@ -170,6 +181,45 @@ def test_the_approximations_over_devices_equal_one_device(
     want = jax.jit(chain_hypergrad(adjoint))(*chained)
     got = under_shard_map(chain_hypergrad(adjoint, "d"))(*chained)
     assert_equal_on_each_device(got, want, rtol)
+
+
+@pytest.mark.parametrize(
+    "adjoint", [Neumann(3, 0.1), ConjugateGradient(2, 0.1), FixedPoint(3)], ids=repr
+)
+def test_solutions_over_devices_equal_those_on_one(
+    adjoint, assert_equal_on_each_device
+):
+    """Two steps to a point, its derivative, and how well the equation was solved."""
+    rng = np.random.default_rng(15)
+    w, a = jnp.asarray(rng.normal(size=(2, 3)))
+    spread = np.linspace(0.2, 3.0, DEVICES)[:, None, None, None]
+    # On each device two batches for the steps and one for the objective.
+    x = jnp.asarray(rng.normal(size=(DEVICES, 3, PER_DEVICE, 3)) * spread)
+
+    def loss(w, a, x):
+        return jnp.mean(jnp.sin(x @ w) * (x @ a)) + jnp.sum(w**2)
+
+    def hypergrad(x, axis_name=None):
+        step = unroll(loss, OPTIMIZER, 2, adjoint, axis_name)
+
+        def objective(a, probe):
+            new, _ = step(w, a, OPTIMIZER.init(w), x[:2], probe=probe)
+            return jnp.mean(jnp.tanh(x[2] @ new))
+
+        gradient = jax.grad(objective, (0, 1))(a, 0.0)
+        return gradient if axis_name is None else jax.lax.pmean(gradient, "d")
+
+    want = jax.jit(hypergrad)(jnp.concatenate(x, axis=1))
+    mapped = jax.vmap(lambda x: hypergrad(x, "d"), axis_name="d")
+    assert_equal_on_each_device(jax.jit(mapped)(x), want, 1e-10)
+
+
+@pytest.mark.parametrize("at", ["current", "lookahead"])
+def test_the_loss_of_a_step_without_a_derivative_is_the_mean_too(at):
+    sgd = optax.sgd(0.1)
+    step = one_step(lambda w, a, x: w * a * x, sgd, FirstOrder(at), "d")
+    losses = jax.vmap(lambda x: step(2.0, 3.0, sgd.init(2.0), x)[1].loss, axis_name="d")
+    np.testing.assert_array_equal(losses(jnp.array([1.0, 5.0])), [18, 18])
 
 
 def test_the_clip_of_the_chain_is_active(chained):

@@ -17,7 +17,7 @@ from skillearn_jax.skills import (
     joint_learning,
     learning_by_passing_tests,
 )
-from skillearn_jax.skills.checks import per_example, with_state
+from skillearn_jax.skills.checks import is_left_out, per_example, with_state
 
 
 def column(function):
@@ -26,6 +26,13 @@ def column(function):
 
 def averaged(function):
     return lambda *args: jnp.mean(function(*args))
+
+
+def test_only_a_known_0_is_left_out():
+    assert is_left_out(0)
+    assert is_left_out(jnp.zeros(()))
+    assert not is_left_out(1e-30)
+    assert not jax.jit(lambda weight: jnp.array(is_left_out(weight)))(0.0)
 
 
 def trace(program, params, batches, model_state=None):

@@ -52,12 +52,21 @@ def test_the_error_is_a_running_mean_that_starts_at_1():
     np.testing.assert_allclose(state.error, 0.8 * (0.8 + 0.1) + 0.2 * 0.1, rtol=1e-14)
 
 
+def test_an_exam_is_passed_by_the_running_error():
+    """Half of each error: 0.5, not below R; 0.375; and 0.4875, for all the exam's 0.6."""
+    curriculum = Curriculum(threshold=0.5, decay=0.5)
+    passes = [int(take(curriculum, [0.0, 0.25, 0.6][:i]).passes) for i in (1, 2, 3)]
+    assert passes == [0, 1, 2]
+
+
 def test_it_is_over_when_the_error_has_come_to_rest():
     curriculum = Curriculum(decay=0.0, tolerance=0.01, patience=3)
     assert not curriculum.finished(take(curriculum, [0.5, 0.5, 0.5]))
     assert curriculum.finished(take(curriculum, [0.5, 0.5, 0.5, 0.5]))
     # A jump starts the count again.
     assert not curriculum.finished(take(curriculum, [0.5] * 3 + [0.6] + [0.6] * 2))
+    # But what is over stays over.
+    assert curriculum.finished(take(curriculum, [0.5] * 4 + [0.6]))
 
 
 def test_capacity_is_the_accuracy_in_units_of_the_testers():
@@ -74,6 +83,8 @@ def test_capacity_is_the_accuracy_in_units_of_the_testers():
     assert float(nobody.capacity) == 1.0
     plain = Curriculum(decay=0.0, start=2.0)
     assert float(plain.exam_hardness(weak)) == 2.0
+    slow = Curriculum(decay=0.8).measure_capacity(state, jnp.array(0.6), jnp.array(0.2))
+    np.testing.assert_allclose(slow.capacity, 0.8 + 0.2 * 0.5, rtol=1e-14)
 
 
 def test_on_one_bank_the_smaller_learner_gets_the_easier_exam():
@@ -208,9 +219,14 @@ def test_hardness_follows_the_exams_and_nothing_recompiles(small, aware):
     for _ in range(3):
         new, metrics = step(state, small.batches)
         assert jax.tree.structure(new) == jax.tree.structure(state)
+        before, ledger = (s.model_state["curriculum"] for s in (state, new))
+        want = curriculum.update(before, metrics["validation/exam_error"])
+        assert float(metrics["curriculum/error"]) == float(want.error)
+        assert float(metrics["curriculum/passed"]) == 1
+        comes_next = curriculum.exam_hardness(ledger)
+        assert float(metrics["curriculum/hardness"]) == float(comes_next)
         state = new
         hardness.append(float(metrics["validation/exam_hardness"]))
-    ledger = state.model_state["curriculum"]
     assert float(ledger.hardness) == 1.5
     assert (int(ledger.exams), int(ledger.passes)) == (3, 3)
     if aware:

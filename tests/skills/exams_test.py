@@ -33,6 +33,7 @@ def test_hardness_0_is_the_bank_and_1_the_exam(bank):
     scores = jax.nn.sigmoid(losses - 1)
     np.testing.assert_allclose(harden(scores, 0.0), 1)
     np.testing.assert_allclose(harden(scores, 1.0), scores, rtol=1e-14)
+    np.testing.assert_allclose(harden(jnp.array(1e-30), 0.5), 1e-15, rtol=1e-12)
     by_h = [float(normalized_exam_loss(losses, harden(scores, h))) for h in range(9)]
     assert by_h == sorted(by_h)
     np.testing.assert_allclose(by_h[0], losses.mean())
@@ -107,6 +108,10 @@ def test_an_exam_below_all_numbers_is_empty_or_the_bank(shift, hardness):
     want = losses.mean() if hardness == 0 else 0
     np.testing.assert_allclose(value, want, rtol=1e-6)
     np.testing.assert_array_equal(gradient, 0)
+    to_losses = jax.grad(normalized_exam_loss)(
+        losses, jax.nn.sigmoid(logits), hardness=hardness
+    )
+    np.testing.assert_allclose(to_losses, 1 / 3 if hardness == 0 else 0, rtol=1e-6)
 
 
 @pytest.mark.parametrize("h", [0.0, 0.5, 3.0])
@@ -126,6 +131,11 @@ def test_the_discrete_exam_is_the_top_share(share, count):
     assert mask.dtype == bool
     assert int(mask.sum()) == count
     assert scores[mask].min() >= jnp.sort(scores)[-count]
+
+
+def test_a_share_is_not_rounded_up_for_being_binary():
+    assert 0.07 * 100 > 7
+    assert int(hold(jnp.arange(100.0), 0.07).sum()) == 7
 
 
 def test_of_equal_scores_the_earlier_are_taken():

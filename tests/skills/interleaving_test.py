@@ -288,6 +288,83 @@ def test_a_proximal_step_leaves_the_first_turn_as_it_is_and_holds_any_weight():
     np.testing.assert_allclose(info.lookahead["encoder_3"], first, rtol=1e-3)
 
 
+@pytest.mark.usefixtures("x64")
+@pytest.mark.parametrize("apart", [False, True])
+def test_a_proximal_step_scales_the_gradient_and_not_what_the_optimiser_adds(apart):
+    """W' = W - xi ((grad L + 2 lambda (W - W_1')) / (1 + 2 xi lambda) + r W)."""
+    turns, rate = ("a", "b"), 0.3
+    params, batches = problem(turns)
+    decayed = optax.chain(optax.add_decayed_weights(rate), optax.sgd(XI))
+    optimizer = {"encoder": decayed, "head": decayed} if apart else decayed
+    skill = program(2, turns, optimizer, step_size=XI, proximal_step=True)
+    ahead = skill.look_ahead(skill.init(params, jax.random.key(0)), batches).params
+    w, h = params["encoder_2"], params["head_2"]
+    g_w, g_h = jax.grad(mean_loss, (0, 1))(w, h, params["alphas"], batches["train_b"])
+    g_w = (g_w + 2 * LAMBDA * (w - ahead["encoder_1"])) / (1 + 2 * XI * LAMBDA)
+    for name, old, g in (("encoder_2", w, g_w), ("head_2", h, g_h)):
+        want = old - XI * (g + rate * old)
+        np.testing.assert_allclose(ahead[name], want, rtol=1e-12)
+
+
+@pytest.mark.parametrize("weights", ["copies", "per_task", "shared"])
+def test_a_copied_encoder_is_not_pulled_and_its_step_not_damped(weights):
+    sgd = optax.sgd(XI)
+    options = {"step_size": XI, "proximal_step": True}
+    skill = program(2, ("a", "b"), sgd, transfer="copy", weights=weights, **options)
+    assert all(stage.interaction is None for stage in skill.stages)
+    assert all(stage.optimizer is sgd for stage in skill.stages)
+
+
+def test_model_states_go_on_from_task_to_task():
+    """Every loss counts in a state of all and in one of its task."""
+
+    def counting(task):
+        def counted(*args):
+            return losses(*args)[0], {n: args[3][n] + 1 for n in ("all", task)}
+
+        return counted
+
+    both = [TaskModel(name, counting(name)) for name in ("a", "b")]
+    options = {"supporting": {"alphas": optax.sgd(0.1)}, "optimizer": optax.sgd(XI)}
+    turns = ("a", "b", "a")
+    apart, batches = problem(turns)
+    at_once = {
+        "alphas": apart["alphas"],
+        "encoder": apart["encoder_1"],
+        "head_a": apart["head_1"],
+        "head_b": apart["head_2"],
+    }
+    none = {"all": 0.0, "a": 0.0, "b": 0.0}
+    for skill, params, counts in (
+        (interleaving_learning(both, schedule=turns, **options), apart, (3, 2, 1)),
+        (joint_learning(both, **options), at_once, (2, 1, 1)),
+    ):
+        train = skill.training_only()
+        state = train.init(params, jax.random.key(0), none)
+        after = train.step(state, batches)[0].model_state
+        assert tuple(float(after[name]) for name in none) == counts
+
+
+def test_every_task_draws_from_a_key_of_its_own():
+    def drawn(encoder, head, supporting, model_state, batch, key):
+        return jax.random.uniform(key, (5,)), {}
+
+    skill = joint_learning(
+        [TaskModel(name, drawn) for name in ("a", "b")],
+        supporting={"alphas": optax.sgd(0.1)},
+        optimizer=optax.sgd(XI),
+    )
+    params = {name: jnp.ones(1) for name in skill.sets}
+    batches = {name: jnp.ones(5) for name in skill.streams}
+    _, metrics = skill.step(skill.init(params, jax.random.key(0)), batches)
+    means = [
+        float(metrics[f"{part}/loss_{name}"])
+        for part in ("joint", "validation")
+        for name in ("a", "b")
+    ]
+    assert len(set(means)) == 4
+
+
 def test_a_detached_pull_is_shown_as_such():
     turns = ("a", "b")
     full, cut = (str(program(2, turns, coupling=c)) for c in ("full", "stop_gradient"))
