@@ -289,7 +289,7 @@ def at_solution(
     ) -> PyTree:
         explicit, data = closed_over_as_data(step, Inputs(found, reads, data))
         attached = as_solution(explicit, adjoint.pull_back)
-        return attached(jax.lax.stop_gradient(found), (), reads, data, _zero(probe))
+        return attached(found, (), reads, data, _zero(probe))
 
     return solution
 

@@ -184,7 +184,7 @@ class OptimizerStep(NamedTuple):
         chosen, loss_of = self._loss_of_floats(inputs)
 
         # Skipped, not multiplied by zero: in an optimiser's derivative 0 * inf is NaN.
-        if all_zero((v, v_s)):
+        if _all_zero((v, v_s)):
             inputs_bar = jax.tree.map(jnp.zeros_like, chosen)
             opt_state_bar = jax.tree.map(_zero_cotangent, opt_state)
         else:
@@ -195,7 +195,7 @@ class OptimizerStep(NamedTuple):
             active_bar = optax.tree.add(inputs_bar.active, w_bar)
             inputs_bar = inputs_bar._replace(active=active_bar)
 
-        if not all_zero((loss_bar, aux_bar)):
+        if not _all_zero((loss_bar, aux_bar)):
             (loss, aux), loss_vjp = jax.vjp(loss_of, chosen)
             loss_bar, aux_bar = materialize((loss_bar, aux_bar), (loss, aux))
             loss_bar = self.mean(loss_bar)
@@ -203,7 +203,7 @@ class OptimizerStep(NamedTuple):
         return inputs_bar, opt_state_bar
 
 
-def all_zero(cotangents: PyTree) -> bool:
+def _all_zero(cotangents: PyTree) -> bool:
     """Returns whether nobody differentiates these outputs, known while tracing."""
     return all(
         isinstance(leaf, SymbolicZero) or jnp.result_type(leaf) == float0

@@ -10,7 +10,6 @@ from skillearn_jax.errors import InputError
 from skillearn_jax.hypergrad.optimizer_step import (
     Inputs,
     OptimizerStep,
-    all_zero,
     materialize,
 )
 from skillearn_jax.tree import is_differentiable, partition, widen
@@ -66,8 +65,6 @@ def as_solution(step: OptimizerStep, pull_back: PullBack) -> Any:
 
     def backward(residuals: Any, v: PyTree) -> tuple[PyTree, ...]:
         inputs, opt_state, probe = residuals
-        if all_zero(v):
-            return None, None, None, None, None
         v = step.mean(widen(materialize(v, inputs.active)))
         bar, residual = pull_back(step, inputs, opt_state, v)
         return None, None, bar.reads, bar.data, residual.astype(probe.dtype)

@@ -18,7 +18,8 @@ from skillearn_jax.hypergrad import (
     FirstOrder,
     Steps,
 )
-from skillearn_jax.tree import Sharded
+from skillearn_jax.hypergrad.hyperparams import with_hyperparams
+from skillearn_jax.tree import Sharded, form
 
 pytestmark = pytest.mark.usefixtures("x64", "quick_compilation")
 
@@ -219,6 +220,14 @@ def test_hyperparameters_that_cannot_be_are_refused(optimizer, hyperparams, mess
     state = made.init(params, jax.random.key(0))
     with pytest.raises(InputError, match=f"hyperparams of stage 'learner' .*{message}"):
         made.step(state, {})
+
+
+@pytest.mark.parametrize("decided", [1, np.float64(0.5)])
+def test_what_is_decided_takes_the_type_of_what_the_state_holds(decided):
+    state = INJECTED(jnp.float32(0.1)).init(jnp.zeros(3, jnp.float32))
+    new = with_hyperparams("it", state, {"learning_rate": decided})
+    assert form(new) == form(state)
+    assert float(new.hyperparams["learning_rate"]) == decided
 
 
 def test_what_decides_them_is_a_function():

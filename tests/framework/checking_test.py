@@ -8,6 +8,7 @@ import pytest
 
 from skillearn_jax.errors import InputError
 from skillearn_jax.framework import Program, Stage, Validation, check
+from skillearn_jax.framework.checking import CheckRow
 from skillearn_jax.hypergrad import FiniteDifference, FirstOrder
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
@@ -168,9 +169,18 @@ def test_a_gradient_of_zero_is_no_sign_of_adam():
     for row in report.rows:
         assert row.norm == 0
         assert row.warning.startswith("zero by autodiff")
+    assert [row.rel_error for row in report.rows] == [0, 0, np.inf]
     assert report.warnings == ()
     broken = report.rows[0]._replace(rel_error=float("nan"))
     assert broken.warning.startswith("not finite")
+
+
+def test_a_warning_of_distance_is_for_the_programs_own_hypergradient():
+    row = CheckRow("program", "a", norm=1.0, rel_error=0.02, cosine=1.0)
+    assert row.warning.startswith("far from autodiff")
+    assert row._replace(rel_error=0.01).warning == ""
+    for adjoint in ("exact", "finite difference"):
+        assert row._replace(adjoint=adjoint).warning == ""
 
 
 def test_the_table():

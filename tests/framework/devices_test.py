@@ -176,6 +176,12 @@ def test_the_hypergradient_is_that_of_one_device(problem, way, count):
     close(got_info._asdict(), info._asdict(), 1e-12)
 
 
+def test_the_objective_is_that_of_one_device(problem):
+    state, batches = problem
+    want = jax.jit(lpt(None).objective)(state, batches)
+    close(over_pmap(lpt(AXIS).objective, 2)(state, batches), want, 1e-12)
+
+
 def test_a_shard_map_that_sums_gradients_by_itself_is_refused(problem):
     """With its default, every hypergradient would be the number of devices too large."""
     state, batches = problem

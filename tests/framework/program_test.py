@@ -357,7 +357,11 @@ def test_functions_see_only_what_they_declared(toy):
             "loss_fn": spy("second", toy.second),
             "interaction": spy("agreement", toy.agreement),
         },
-        validation=toy.validation(loss_fn=spy("objective", toy.objective)),
+        validation=toy.validation(
+            loss_fn=spy("objective", lambda *args: jnp.zeros(())),
+            interaction=spy("meeting", lambda moves, *rest: jnp.sum(moves["a"])),
+            reads=("w",),
+        ),
     )
     state = program.init(toy.params, jax.random.key(0), {"norm": 0.0})
     batches = {**toy.batches, "not_asked_for": 0.0}
@@ -367,7 +371,8 @@ def test_functions_see_only_what_they_declared(toy):
         "first": ({"w"}, {"a"}, {"train"}, norm),
         "second": ({"v"}, {"c"}, {"train"}, norm),
         "agreement": ({"v"}, {"c", "w"}, {"aux"}, norm),
-        "objective": ({"a", "c"}, {"w", "v"}, {"val"}, norm),
+        "objective": ({"a", "c"}, {"w"}, {"val"}, norm),
+        "meeting": ({"a", "c"}, {"w"}, set(), norm),
     }
 
 
@@ -909,6 +914,18 @@ def test_a_loss_that_breaks_its_contract_is_told_so(toy, changes, match):
         program.look_ahead(state, toy.batches)
 
 
+def test_a_metric_that_loss_and_interaction_both_return_is_refused(toy):
+    def counted(function):
+        return lambda *args: (function(*args), Aux({"size": 1.0, "own": 2.0}))
+
+    second = {"loss_fn": counted(toy.second), "interaction": counted(toy.agreement)}
+    program = toy.program(None, second)
+    state = program.init(toy.params, jax.random.key(0))
+    match = r"loss and interaction both return the metrics \['own', 'size'\]"
+    with pytest.raises(InputError, match=match):
+        program.look_ahead(state, toy.batches)
+
+
 @pytest.mark.parametrize("where", ["loss_fn", "interaction", "objective"])
 def test_a_function_that_returns_no_scalar_is_told_so(toy, where):
     def wrong(moves, *rest):
@@ -934,6 +951,16 @@ def test_a_state_of_another_program_is_refused(toy):
     match = r"the state lacks the optimiser states \['validation'\]"
     with pytest.raises(InputError, match=match):
         program.hypergrad(trained, toy.batches)
+    state = program.init(toy.params, jax.random.key(0))
+    of_a = {"a": state.opt_states["validation"]["a"]}
+    fewer = state._replace(opt_states={**state.opt_states, "validation": of_a})
+    with pytest.raises(InputError, match="the optimiser state of 'c' is of another"):
+        program.step(fewer, toy.batches)
+
+
+def test_a_supporting_set_that_no_stage_reads_rests_in_training_too(toy):
+    program = toy.program({"reads": (), "loss_fn": lambda moves, *_: 0.0})
+    assert set(program.training_only().sets) == set(program.sets)
 
 
 def test_a_state_of_another_optimizer_is_refused(toy):

@@ -8,7 +8,14 @@ import numpy as np
 import optax
 import pytest
 
-from skillearn_jax.hypergrad import Autodiff, Exact, FiniteDifference, one_step, unroll
+from skillearn_jax.hypergrad import (
+    Autodiff,
+    Exact,
+    FiniteDifference,
+    central_difference,
+    one_step,
+    unroll,
+)
 
 RATE = 0.1
 
@@ -68,6 +75,14 @@ def test_bfloat16(hypergradient, steps):
     difference = hypergradient(FiniteDifference(0.01), jnp.bfloat16, steps)
     assert cosine(exact, truth) > 0.999
     assert cosine(difference, truth) < 0.8
+
+
+def test_a_direction_whose_square_underflows_has_a_length():
+    """(1.1^3 - 0.9^3) / (2 * 0.1 / 1e-5) = 3.01e-5, where (1e-5)^2 is 0 in float16."""
+    one, u = jnp.asarray(1, jnp.float16), jnp.asarray(1e-5, jnp.float16)
+    got = central_difference(lambda w: w**3, one, u, 0.1)
+    assert got.dtype == jnp.float16
+    np.testing.assert_allclose(float(got), 3.01e-5, rtol=0.02)
 
 
 def test_float32_is_right_to_a_millionth(hypergradient):

@@ -106,8 +106,12 @@ def test_fixed_point_of_gradient_descent_is_neumann(quadratic, steps, assert_clo
         (optax.sgd(RATE, momentum=0.8), 0),
         (optax.sgd(RATE, momentum=0.5, nesterov=True), 0),
         (optax.chain(optax.add_decayed_weights(0.1), optax.sgd(RATE)), 0.1),
+        (
+            optax.sgd(optax.constant_schedule(RATE)),
+            0,
+        ),  # counts: its state holds integers
     ],
-    ids=["sgd", "heavy_ball", "nesterov", "decay"],
+    ids=["sgd", "heavy_ball", "nesterov", "decay", "schedule"],
 )
 @pytest.mark.parametrize("steps", [1, 2, 5])
 def test_fixed_point_is_the_way_through_as_many_steps_that_stand_still(
@@ -126,6 +130,19 @@ def test_fixed_point_is_the_way_through_as_many_steps_that_stand_still(
         return jnp.sum((w - goal) ** 2) / 2 + jnp.sum(a**3)
 
     assert_close(got, jax.jit(jax.grad(outer))(a), 1e-10)
+
+
+def test_one_term_of_the_fixed_point_is_a_step_from_where_the_step_ended(
+    quadratic, assert_close
+):
+    """(dPhi/da)^T v at (W', s'): of Adam, with the moments as the step has left them."""
+    h, b, c, a, goal, _ = quadratic
+    start, optimizer = np.array([1.0, -2.0, 0.5, 3.0]), optax.adam(RATE, eps_root=1e-8)
+    got, _ = hypergrad(FixedPoint(1), quadratic, start, optimizer)
+    step = one_step(inner, optimizer)
+    w, info = step(jnp.asarray(start), a, optimizer.init(start), h, b, c)
+    pulled = jax.vjp(lambda a: step(w, a, info.opt_state, h, b, c)[0], a)[1](w - goal)
+    assert_close(got, 3 * a**2 + pulled[0], 1e-10)
 
 
 def test_every_adjoint_converges_to_the_exact_implicit_gradient(
@@ -323,9 +340,9 @@ def test_nonsense_is_refused(make, message):
 
 
 def test_half_precision_solves_in_single(quadratic):
-    """Half-precision parameters: the series is summed in float32, or 30 terms are lost."""
+    """Half-precision parameters: the series is summed in float32, or terms are lost."""
     h, b, c, a, goal, solution = (jnp.asarray(x, jnp.bfloat16) for x in quadratic)
-    step = one_step(inner, optax.sgd(RATE), Neumann(30, 0.05))
+    step = one_step(inner, optax.sgd(RATE), Neumann(600, 0.0025))
 
     def outer(a):
         w, _ = step(solution, a, optax.sgd(RATE).init(solution), h, b, c)
@@ -335,7 +352,7 @@ def test_half_precision_solves_in_single(quadratic):
     assert got.dtype == jnp.bfloat16
     exact_h, exact_b = np.asarray(h, float), np.asarray(b, float)
     v = np.asarray(solution - goal, float)
-    want = -exact_b.T @ truncated_neumann(exact_h, v, 30, 0.05)
+    want = -exact_b.T @ truncated_neumann(exact_h, v, 600, 0.0025)
     error = np.linalg.norm(np.asarray(got, float) - want) / np.linalg.norm(want)
     assert error < 2e-2
 
@@ -364,6 +381,22 @@ def test_what_the_loss_closes_over_is_differentiated_too(adjoint, quadratic, x64
     )
     assert np.linalg.norm(want) > 0.1
     np.testing.assert_allclose(got, want, rtol=1e-13)
+
+
+@pytest.mark.parametrize("adjoint", [Neumann(3, 0.1), ConjugateGradient(3)], ids=repr)
+def test_nothing_flows_to_a_solution_that_is_given(quadratic, adjoint):
+    h, b, c, a, goal, start = quadratic
+    solution = at_solution(inner, adjoint)
+
+    def slopes(w):
+        def outer(a):
+            return jnp.sum((solution(w, a, h, b, c) - goal) ** 2)
+
+        return outer(a), jax.grad(outer)(a)
+
+    jacobians = jax.jit(jax.jacrev(slopes))(jnp.asarray(start))
+    for leaf in jacobians:
+        np.testing.assert_array_equal(leaf, np.zeros_like(leaf))
 
 
 def test_a_solution_depends_on_what_its_loss_closes_over(x64):

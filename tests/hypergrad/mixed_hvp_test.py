@@ -170,6 +170,8 @@ def test_a_difference_per_set_needs_sets():
     )
     with pytest.raises(InputError, match=r"needs named sets, .*: set per_set=False"):
         jax.grad(lambda a: step(1.0, a, optax.sgd(0.1).init(1.0))[0])(2.0)
+    with pytest.raises(InputError, match="needs named sets, a non-empty mapping"):
+        central_difference_per_set(lambda w: w, {}, {}, 0.1)
     assert repr(FiniteDifference(0.1)) == "FiniteDifference(radius=0.1)"
     assert repr(FiniteDifference(0.1, True)) == (
         "FiniteDifference(radius=0.1, per_set=True)"

@@ -12,7 +12,7 @@ import pytest
 from hypothesis import strategies as st
 
 from skillearn_jax.errors import InputError
-from skillearn_jax.hypergrad import Autodiff, Exact, one_step, unroll
+from skillearn_jax.hypergrad import Autodiff, Exact, FixedPoint, one_step, unroll
 
 MOMENTUM = optax.sgd(0.3, momentum=0.9)
 
@@ -432,6 +432,7 @@ def test_closing_over_a_differentiated_value_raises(where, wrap):
         (lambda w, a: w * a, r"a value of shape \(3,\)"),
         (lambda w, a: None, "a value of type NoneType"),
         (lambda w, a: jnp.sum(w > a), r"a value of type int\d+"),
+        (lambda w, a: jnp.sum(w * 1j), r"a value of type complex\d+"),
         (lambda w, a: (jnp.sum(w), 1, 2), "3 things"),
     ],
 )
@@ -497,12 +498,25 @@ def test_adam_needs_eps_root_where_a_gradient_is_zero(eps_root, finite):
     assert np.isfinite(gradient[1])
 
 
-def test_the_loss_alone_asks_nothing_of_the_optimizer():
+@pytest.mark.parametrize("adjoint", [Exact(), FixedPoint(2)], ids=repr)
+def test_the_loss_alone_asks_nothing_of_the_optimizer(adjoint):
     optimizer = optax.adam(0.1)
     w, a = jnp.asarray([0.0, 1.0]), jnp.asarray([1.0, 2.0])
-    step = one_step(lambda w, a: jnp.sum(a * w**2), optimizer)
+    step = one_step(lambda w, a: jnp.sum(a * w**2), optimizer, adjoint)
     of = jax.grad(lambda state: step(w, a, state)[1].loss, allow_int=True)
     np.testing.assert_array_equal(of(optimizer.init(w))[0].nu, np.zeros(2))
+
+    def looped(a):
+        """The loop has a cotangent for the counter, though it is of type float0."""
+        first, *rest = optimizer.init(w)
+
+        def body(count, _):
+            info = step(w, a, (first._replace(count=count), *rest))[1]
+            return info.opt_state[0].count, info.loss
+
+        return jnp.sum(jax.lax.scan(body, first.count, length=3)[1])
+
+    np.testing.assert_array_equal(jax.grad(looped)(a), [0, 3])
 
 
 # Types and compilations.

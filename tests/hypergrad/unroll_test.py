@@ -133,6 +133,48 @@ def test_first_order_passes_nothing_to_reads(problem):
         assert all(np.all(leaf == 0) for leaf in jax.tree.leaves(grads))
 
 
+def test_one_step_to_a_solution_is_one_step(problem, assert_close):
+    adjoint, (batch, *_) = Neumann(4, 0.05), problem.batches
+    state = OPTIMIZER.init(problem.active)
+    one = one_step(problem.loss, OPTIMIZER, adjoint)
+    of_one = unroll(problem.loss, OPTIMIZER, 1, adjoint)
+    stacked = jax.tree.map(lambda x: x[None], batch)
+
+    def slope(step, data):
+        def value(reads):
+            new, _ = step(problem.active, reads, state, *data)
+            return sum(jnp.sum(jnp.sin(leaf)) for leaf in jax.tree.leaves(new))
+
+        return jax.jit(jax.grad(value))(problem.reads)
+
+    assert_close(slope(of_one, stacked), slope(one, batch))
+
+
+def test_the_way_to_a_solution_is_taken_without_a_derivative():
+    """The losses on the way count as constants, that of the last step does not."""
+    step = unroll(lambda w, a: (w - a) ** 2, optax.sgd(0.1), 3, ConjugateGradient())
+    slopes = jax.jacrev(lambda a: step(1.0, a, optax.sgd(0.1).init(1.0))[1].loss)(2.0)
+    np.testing.assert_array_equal(slopes[:2], 0)
+    assert slopes[2] != 0
+
+
+@pytest.mark.parametrize(
+    ("loop", "backend", "scans"),
+    [
+        ("auto", "cpu", False),
+        ("auto", "gpu", True),
+        ("scan", "cpu", True),
+        ("python", "gpu", False),
+    ],
+)
+def test_auto_writes_the_steps_out_on_cpu_alone(loop, backend, scans, monkeypatch):
+    monkeypatch.setattr(jax, "default_backend", lambda: backend)
+    sgd = optax.sgd(0.1)
+    step = unroll(lambda w, a: (w - a) ** 2, sgd, 4, loop=loop)
+    traced = jax.make_jaxpr(lambda a: step(1.0, a, sgd.init(1.0))[0])(2.0)
+    assert ("scan[" in str(traced)) == scans
+
+
 def test_unrolls_nest_into_levels(problem, assert_close):
     """Two levels of two steps each, beside the same written with `one_step`."""
     optimizer = optax.sgd(0.2, momentum=0.9)

@@ -205,6 +205,61 @@ def test_a_harder_exam_has_its_own_exact_gradient(aware, power, small, assert_cl
     assert np.all(got["creator"] != info.direct["creator"])
 
 
+def test_hardness_2_is_a_tester_with_the_squares_of_its_scores(small, assert_close):
+    """In its training, in the objective and in the size; and h itself is only data."""
+    curriculum = Curriculum(start=2.0)
+    hard = learning_by_passing_tests(
+        small.learner(example_errors=errors_of(small)),
+        small.tester("label"),
+        curriculum=curriculum,
+        exam_loss="mean",
+    )
+    squared = small.tester("label", scores=lambda c, f: small.scores(c, f) ** 2)
+    plain = learning_by_passing_tests(small.learner(), squared, exam_loss="mean")
+    key = jax.random.key(0)
+    state = hard.init(small.params, key, {"curriculum": curriculum.init()})
+    got, info = jax.jit(hard.hypergrad)(state, small.batches)
+    want, want_info = jax.jit(plain.hypergrad)(
+        plain.init(small.params, key), small.batches
+    )
+    assert_close(got, want)
+    assert_close({n: info.metrics[n] for n in want_info.metrics}, want_info.metrics)
+
+    def objective(hardness):
+        ledger = state.model_state["curriculum"]._replace(hardness=hardness)
+        moved = state._replace(model_state={"curriculum": ledger})
+        return hard.objective(moved, small.batches)
+
+    assert float(jax.jit(jax.grad(objective))(2.0)) == 0
+
+
+def test_the_exam_is_held_over_all_devices(small):
+    """The top half of the bank, not of each device's part of it."""
+    learner, curriculum = small.learner(example_errors=errors_of(small)), Curriculum()
+    bank = small.batches["bank"]
+    # Sorted by score, so that the whole exam lies on the second device.
+    order = jnp.argsort(
+        small.scores(
+            small.params["creator"], small.encode(small.params["encoder"], bank)
+        )
+    )
+    batches = {**small.batches, "bank": jax.tree.map(lambda x: x[order], bank)}
+
+    def exam_error(batches, axis_name=None):
+        program = learning_by_passing_tests(
+            learner, small.tester("label"), curriculum=curriculum, axis_name=axis_name
+        )
+        state = program.init(
+            small.params, jax.random.key(0), {"curriculum": curriculum.init()}
+        )
+        return program.hypergrad(state, batches)[1].metrics["exam_error"]
+
+    split = jax.tree.map(lambda x: x.reshape(2, 5, *x.shape[1:]), batches)
+    mapped = jax.vmap(lambda part: exam_error(part, "d"), axis_name="d")
+    want = jax.jit(exam_error)(batches)
+    np.testing.assert_allclose(jax.jit(mapped)(split), [want, want], rtol=1e-12)
+
+
 @pytest.mark.parametrize("aware", [False, True])
 def test_hardness_follows_the_exams_and_nothing_recompiles(small, aware):
     curriculum = Curriculum(
@@ -237,6 +292,23 @@ def test_hardness_follows_the_exams_and_nothing_recompiles(small, aware):
         assert hardness[1] < 1.25
     else:
         assert hardness == [1.0, 1.25, 1.5]
+
+
+def test_capacity_needs_the_executor_and_not_its_validation_loss(small):
+    curriculum = Curriculum(capacity_aware=True)
+    program = learning_by_passing_tests(
+        small.learner(example_errors=errors_of(small)),
+        small.tester("label"),
+        curriculum=curriculum,
+        tester_weight=0,
+    )
+    state = program.init(
+        small.params, jax.random.key(0), {"curriculum": curriculum.init()}
+    )
+    bank = {name: small.batches[name] for name in ("train", "bank")}
+    _, metrics = jax.eval_shape(curriculum_step(program, curriculum), state, bank)
+    assert "validation/tester_bank_error" in metrics
+    assert "validation/tester_loss" not in metrics
 
 
 def test_what_a_curriculum_needs(small):

@@ -315,6 +315,11 @@ def test_a_copied_encoder_is_not_pulled_and_its_step_not_damped(weights):
     assert all(stage.optimizer is sgd for stage in skill.stages)
 
 
+def test_a_plain_step_may_land_on_the_encoder_that_it_is_pulled_to():
+    skill = program(2, ("a", "b"), interaction_weight=2.0, step_size=0.25)
+    assert skill.stages[1].interaction_weight == 2
+
+
 def test_model_states_go_on_from_task_to_task():
     """Every loss counts in a state of all and in one of its task."""
 
@@ -536,7 +541,8 @@ def test_what_cannot_be_meant_is_refused(options, message):
     turns = options.pop("turns", ("a", "b"))
     with pytest.raises(InputError, match=message):
         program(2, turns, **options)
-    with pytest.raises(InputError, match="distinct names"):
-        joint_learning([], supporting={}, optimizer=optax.sgd(1.0))
+    for same in ([], tasks(1) * 2):
+        with pytest.raises(InputError, match="distinct names"):
+            joint_learning(same, supporting={}, optimizer=optax.sgd(1.0))
     with pytest.raises(InputError, match=r"holds 'a'; it must be a TaskModel"):
         joint_learning(["a"], supporting={}, optimizer=optax.sgd(1.0))

@@ -135,14 +135,20 @@ def test_fixed_scores_are_fixed_in_the_encoder_and_not_in_the_creator(
     assert np.all(info.response["creator"])
 
 
-def test_normalized_scores_are_a_ratio_in_the_testers_training(small, assert_close):
+@pytest.mark.parametrize(
+    ("exam_loss", "reduce"), [("normalized", ratio), ("mean", mean)]
+)
+def test_normalized_scores_are_a_ratio_in_the_testers_training(
+    exam_loss, reduce, small, assert_close
+):
     p = parts(small)
 
     def training(e, x, c):
         return ratio(p.exam_losses(e, x), p.scores(c, e))
 
-    objective = functools.partial(paper, small, training=training)
-    compare(small, assert_close, objective, exam_scores="normalized")
+    objective = functools.partial(paper, small, training=training, reduce=reduce)
+    options = {"exam_scores": "normalized", "exam_loss": exam_loss}
+    compare(small, assert_close, objective, **options)
 
 
 @pytest.mark.parametrize(
