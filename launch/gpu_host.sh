@@ -8,15 +8,15 @@
 #
 # Environment: CUDA_VISIBLE_DEVICES chooses GPUs; PYTHON, RESTARTS, RESTART_PAUSE.
 set -u
-cd "$(dirname "$0")/.." || exit 2
+root=$(realpath "$(dirname "$0")/..") || exit 2
 if [[ $# -eq 0 ]]; then
   echo "usage: launch/gpu_host.sh --config=FILE --workdir=DIR ..." >&2
   exit 2
 fi
 if [[ -z ${PYTHON-} ]]; then
-  PYTHON=.venv/bin/python
+  PYTHON=$root/.venv/bin/python
   [[ -x $PYTHON ]] || PYTHON=python3
 fi
 # JAX would go on without a GPU, on the CPU and a hundred times slower.
 export JAX_PLATFORMS=${JAX_PLATFORMS:-cuda,cpu}
-exec launch/again.sh "$PYTHON" launch/run.py "$@"
+exec "$root/launch/again.sh" "$PYTHON" "$root/launch/run.py" "$@"

@@ -10,7 +10,7 @@
 # Environment: PYTHON (default .venv/bin/python, or python3), RESTARTS (10), PORT (any free).
 # Exit code: that of the process that ended the run; see launch/run.py --help.
 set -u
-cd "$(dirname "$0")/.." || exit 2
+root=$(realpath "$(dirname "$0")/..") || exit 2
 if [[ ! ${1-} =~ ^[1-9][0-9]*$ ]]; then
   echo "usage: launch/local.sh N --config=FILE --workdir=DIR ...; N is ${1-missing}" >&2
   exit 2
@@ -18,7 +18,7 @@ fi
 count=$1
 shift
 if [[ -z ${PYTHON-} ]]; then
-  PYTHON=.venv/bin/python
+  PYTHON=$root/.venv/bin/python
   [[ -x $PYTHON ]] || PYTHON=python3
 fi
 restarts=${RESTARTS:-10}
@@ -50,7 +50,7 @@ for ((attempt = 0; ; attempt++)); do
   port=${PORT:-$("$PYTHON" -c 'import socket; s = socket.socket(); s.bind(("", 0)); print(s.getsockname()[1])')}
   pids=()
   for ((i = 0; i < count; i++)); do
-    "$PYTHON" launch/run.py "$@" --coordinator="127.0.0.1:$port" \
+    "$PYTHON" "$root/launch/run.py" "$@" --coordinator="127.0.0.1:$port" \
       --num_processes="$count" --process_id="$i" &
     pids+=($!)
   done

@@ -71,6 +71,12 @@ def _predictions(
 ) -> Iterator[Prediction]:
     apply, variables = trained
     facts = apply.facts
+    channels = facts.image_shape[2]
+    if channels not in (1, 3):
+        raise InputError(
+            f"the network takes images of {channels} channels, which no PNG or JPEG has: "
+            "call it as a function, see docs/trained_networks.md"
+        )
     # The variables are an argument: as constants, XLA would fold them for minutes.
     probabilities = jax.jit(lambda *args: jax.nn.softmax(apply(*args)))
     names: list[str] = []
@@ -140,7 +146,8 @@ def _image_files(folder: Path) -> list[Path]:
         raise InputError(f"{folder} is not a folder: set --images")
     files = [
         path
-        for path in folder.rglob("*")
+        for top, _, names in os.walk(folder, followlinks=True)
+        for path in (Path(top, name) for name in names)
         if path.suffix.lower() in SUFFIXES
         and not any(part.startswith(".") for part in path.relative_to(folder).parts)
         and path.is_file()

@@ -85,11 +85,28 @@ def test_again_gives_up(script, stand_in):
     assert "exit code 5, and 2 restarts are used up: set RESTARTS" in err
 
 
-def test_gpu_host_passes_its_flags_on(script, stand_in):
+def test_gpu_host_passes_its_flags_on(script, stand_in, repo_root):
     python = stand_in("python", 137, 0)
     code, out, _ = script("gpu_host.sh", "--config=c", "--workdir=a b", PYTHON=python)
     assert code == 0
-    assert out.splitlines() == ["launch/run.py", "--config=c", "--workdir=a b"] * 2
+    run = f"{repo_root}/launch/run.py"
+    assert out.splitlines() == [run, "--config=c", "--workdir=a b"] * 2
+
+
+@pytest.mark.parametrize("command", [("gpu_host.sh",), ("local.sh", "1")])
+def test_paths_are_those_of_where_it_is_called(command, repo_root, tmp_path):
+    python = tmp_path / "python"
+    python.write_text('#!/bin/sh\npwd -P\necho "$1" "$2"\n')
+    python.chmod(0o755)
+    name, *args = command
+    out = subprocess.check_output(
+        [repo_root / "launch" / name, *args, "--workdir=run"],
+        cwd=tmp_path,
+        text=True,
+        env={**os.environ, "PYTHON": str(python), "PORT": "1"},
+    )
+    run = f"{repo_root}/launch/run.py --workdir=run"
+    assert out.splitlines() == [str(tmp_path.resolve()), run]
 
 
 def test_tpu_pod_runs_the_command_on_all_workers(script, stand_in):

@@ -1,13 +1,13 @@
 """Images of several data sets brought to one size and one number of channels."""
 
 import dataclasses
-import os
 from collections.abc import Sequence
 
 import numpy as np
 
 from skillearn_jax.data.examples import ImageData, from_arrays
 from skillearn_jax.data.jpeg import resized_box
+from skillearn_jax.data.pixels import check_memory
 from skillearn_jax.errors import InputError
 
 
@@ -43,13 +43,7 @@ def to_common_shape(
                 f"{channels}; only grey ones can be given more: set --config.tasks"
             )
     total = sum(each.num_train + each.num_heldout for each in data)
-    needed = total * side**2 * channels
-    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    if needed > memory:
-        raise InputError(
-            f"{total} images of {side}x{side} pixels take {needed / 1e9:.0f} GB, and this "
-            f"machine has {memory / 1e9:.0f}: set a smaller --config.data.image_size"
-        )
+    check_memory(total, side, side, channels)
     return tuple(_reshaped(each, side, channels) for each in data)
 
 

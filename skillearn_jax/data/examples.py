@@ -133,9 +133,9 @@ def from_arrays(
         `ImageData` with host arrays and the pixel statistics of the training images.
 
     Raises:
-        InputError: for a wrong shape, dtype, length or label, for a class without
-            training images, and for a channel whose training pixels are all equal (it
-            cannot be normalised).
+        InputError: for a wrong shape, dtype, length or label, for channels that come
+            first, for a single class or one without training images, and for a channel
+            whose training pixels are all equal (it cannot be normalised).
     """
     train = _examples("train", train_images, train_labels, num_classes)
     if num_classes is None:
@@ -146,6 +146,10 @@ def from_arrays(
                 f"no train label is {absent[0]}, but some are larger: count the classes "
                 "from 0 without gaps"
             )
+    if num_classes < 2:
+        raise InputError(
+            "all labels are 0, of one class; there must be two or more to tell apart"
+        )
     heldout = _examples("heldout", heldout_images, heldout_labels, num_classes)
     if heldout.image.shape[1:] != train.image.shape[1:]:
         raise InputError(
@@ -200,6 +204,11 @@ def _examples(
         raise InputError(
             f"{split} labels must be [{len(image)}] integers, one for each image, "
             f"got {list(label.shape)} {label.dtype}"
+        )
+    if image.ndim == 4 and image.shape[1] <= 4 < image.shape[3]:
+        raise InputError(
+            f"{split} images are {list(image.shape)}, {image.shape[1]} pixels high with "
+            f"{image.shape[3]} channels; channels come last: transpose them (0, 2, 3, 1)"
         )
     wrong = label[(label < 0) | (label >= (num_classes or _INT32_MAX))]
     if wrong.size:

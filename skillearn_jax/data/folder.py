@@ -8,7 +8,7 @@ import warnings
 import numpy as np
 
 from skillearn_jax.data.examples import ImageData, found_in, from_arrays
-from skillearn_jax.data.pixels import UNDECODABLE, decode
+from skillearn_jax.data.pixels import UNDECODABLE, check_memory, decode
 from skillearn_jax.errors import InputError
 
 SUFFIXES = (".png", ".jpg", ".jpeg")
@@ -37,7 +37,8 @@ def read(data_dir: str, size: str = "") -> ImageData:
 
     Raises:
         InputError: for a missing folder, a class without images, classes that differ
-            between train and test, and too many unreadable files.
+            between train and test, too many unreadable files, and more pixels than the
+            machine has memory for.
 
     Cost: decodes every file once; all images are held in memory.
     """
@@ -108,7 +109,9 @@ def _decode_classes(
                 _check_count(root, unreadable)
                 continue
             labels.append(label)
-            shape = images[0].shape[:2]
+            if len(images) == 1:
+                shape = images[0].shape[:2]
+                check_memory(sum(map(len, by_class.values())), *shape, channels=3)
         if label not in labels[-1:]:
             raise InputError(
                 f"{root}: none of the images of class {name} in {files[0].parent} can "

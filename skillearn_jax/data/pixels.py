@@ -1,11 +1,14 @@
 """Encoded images to arrays, by Pillow alone: the same bytes give the same pixels."""
 
 import io
+import os
 import pathlib
 import struct
 
 import numpy as np
 from PIL import Image
+
+from skillearn_jax.errors import InputError
 
 UNDECODABLE = (
     OSError,
@@ -56,6 +59,17 @@ def decode(
     if size is not None and image.size != size[::-1]:
         image = image.resize(size[::-1], Image.Resampling.BILINEAR)
     return np.asarray(image).reshape(image.height, image.width, channels)
+
+
+def check_memory(count: int, height: int, width: int, channels: int) -> None:
+    """Raises `InputError` for more images than the machine has memory for."""
+    needed = count * height * width * channels
+    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    if needed > memory:
+        raise InputError(
+            f"{count} images of {height}x{width} pixels take {needed / 1e9:.0f} GB, and "
+            f"this machine has {memory / 1e9:.0f}: set a smaller --config.data.image_size"
+        )
 
 
 def _flatten(image: Image.Image) -> Image.Image:

@@ -30,7 +30,9 @@ _OPTIONS = {"folder": "[:SIZE]", "tfds": ":BUILDER"}
 """What may, or must, follow the name."""
 
 
-def load(name: str, data_dir: str = "", *, heldout_fraction: float = 0.2) -> ImageData:
+def load(
+    name: str, data_dir: str = "", *, heldout_fraction: float = 0.2, size: str = ""
+) -> ImageData:
     """Returns the named data set, in host memory.
 
     | name | images | training / held-out set |
@@ -48,6 +50,7 @@ def load(name: str, data_dir: str = "", *, heldout_fraction: float = 0.2) -> Ima
         data_dir: where the data lie: a file or a folder; the embedded sets need none.
         heldout_fraction: part of each class that is held out, in (0, 1), for a source
             without an official test set.
+        size: the option of `folder`, where its name has none.
 
     Returns:
         `ImageData` with `[N, H, W, C] uint8` images and `[N] int32` labels.
@@ -71,4 +74,12 @@ def load(name: str, data_dir: str = "", *, heldout_fraction: float = 0.2) -> Ima
             f"data set {name!r}: {source} takes no option after a colon: set "
             f"--config.data.name={source}"
         )
-    return SOURCES[source](option, data_dir, heldout_fraction)
+    if source == "folder" and not option:
+        option = size
+    try:
+        return SOURCES[source](option, data_dir, heldout_fraction)
+    except OSError as error:
+        raise InputError(
+            f"{error.filename or data_dir} cannot be read ({error.strerror}): set "
+            "--config.data.dir"
+        ) from error

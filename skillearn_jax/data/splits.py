@@ -25,7 +25,8 @@ def halves(
         `examples`. Nothing is random.
 
     Raises:
-        InputError: if a part would be empty.
+        InputError: if a part would be empty, or a cut by index would leave one without
+            a class of the other.
 
     References: Liu et al. 2019, DARTS, 1806.09055 (section 3.1).
     """
@@ -38,6 +39,12 @@ def halves(
         raise InputError(
             f"train fraction {fraction} leaves a part of {examples.size} examples "
             "empty: set --config.data.train_fraction to a value between 0 and 1"
+        )
+    lacking = np.setxor1d(label[first], label[~first])
+    if lacking.size and not stratified:
+        raise InputError(
+            f"cut by index, one of the parts of {examples.size} examples has no example "
+            f"of class {lacking[0]}: set --config.data.stratified=True"
         )
     return examples.take(np.flatnonzero(first)), examples.take(np.flatnonzero(~first))
 

@@ -95,11 +95,14 @@ def load_bank(config: Config, data: OneSet) -> TrainingImages | None:
             f"config.lpt.bank is {name!r}, but {config.skill} has no exams: set "
             "--config.lpt.bank=, or --config.skill=lpt"
         )
+    height, width, channels = data.image_shape
     with flags_of_data("--config.lpt.bank", "--config.lpt.bank_dir"):
         bank = load(
-            name, config.lpt.bank_dir, heldout_fraction=config.data.heldout_fraction
+            name,
+            config.lpt.bank_dir,
+            heldout_fraction=config.data.heldout_fraction,
+            size=f"{height}x{width}",
         )
-    height, width, channels = data.image_shape
     if bank.num_classes > data.num_classes or bank.image_shape[2] not in (1, channels):
         raise InputError(
             f"the bank {name!r} has {bank.num_classes} classes and "

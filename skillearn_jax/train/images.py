@@ -3,6 +3,7 @@
 import contextlib
 import re
 from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
 
 import jax
 
@@ -94,16 +95,19 @@ def load_images(config: Config, given: Images | None = None) -> Images:
 
 
 def _read(config: Config) -> Images:
-    fraction = config.data.heldout_fraction
+    how: dict[str, Any] = {
+        "heldout_fraction": config.data.heldout_fraction,
+        "size": str(config.data.image_size or ""),
+    }
     if not config.tasks and config.data.name.startswith(STREAM):
         return _open(config)
     if not config.tasks:
-        return load(config.data.name, config.data.dir, heldout_fraction=fraction)
+        return load(config.data.name, config.data.dir, **how)
     folders = config.data.dirs or (config.data.dir,) * len(config.tasks)
     folder_flag = "--config.data.dirs" if config.data.dirs else "--config.data.dir"
     with flags_of_data("--config.tasks", folder_flag):
         return {
-            name: load(name, folder, heldout_fraction=fraction)
+            name: load(name, folder, **how)
             for name, folder in zip(config.tasks, folders, strict=True)
         }
 

@@ -7,6 +7,7 @@ import jax
 import numpy as np
 
 from skillearn_jax.data import Batch
+from skillearn_jax.errors import NonFiniteError
 from skillearn_jax.types import Array
 
 NUM_BINS = 15
@@ -58,6 +59,9 @@ def judge(
         num_classes: of the task.
         gather: adds the rows of other processes, where each judges its own images.
 
+    Raises:
+        NonFiniteError: for logits that are NaN or infinite.
+
     References:
         Guo, Pleiss, Sun, Weinberger 2017, On calibration of modern neural networks,
         arXiv 1706.04599, equation 3.
@@ -65,6 +69,11 @@ def judge(
     answers = []
     for batch in batches:
         logits = np.asarray(jax.device_get(logits_fn(batch["image"])), np.float64)
+        if not np.isfinite(logits).all():
+            raise NonFiniteError(
+                "what the network says of held-out images is not finite: lower the "
+                "learning rate of its training, or clip its gradient"
+            )
         of_batch = _answers(logits, np.asarray(batch["label"]))
         answers.append(of_batch | {"weight": np.asarray(batch["weight"])})
     rows = {

@@ -57,6 +57,11 @@ def test_examples_are_a_pytree_and_can_be_indexed():
         (lambda i, c: (i, c % 2), r"heldout label 2 .*classes go from 0 to 1"),
         (lambda i, c: (i[:, :3], c), r"heldout images are \[4, 5, 3\] but train .*\[3"),
         (lambda i, c: (i * np.uint8([1, 0, 1]), c), r"channel 1 .* is constant"),
+        (lambda i, c: (i, c * 0), r"all labels are 0, of one class"),
+        (
+            lambda i, c: (i.transpose(0, 3, 1, 2), c),
+            r"train images are \[12, 3, 4, 5\], 3 pixels high with 5 channels; .* last",
+        ),
     ],
 )
 def test_wrong_arrays_are_named_in_one_line(change, message):

@@ -43,6 +43,24 @@ def test_the_first_image_or_the_option_gives_the_size(root):
     assert load("folder:4x7", str(root)).image_shape == (4, 7, 3)
 
 
+def test_a_size_that_is_asked_for_otherwise_is_read_once(root):
+    Image.fromarray(pixels(7, (2, 2, 3))).save(root / "train" / "ant" / "!.png")
+    direct = load("folder:6x5", str(root))
+    asked = load("folder", str(root), size="6x5")
+    np.testing.assert_array_equal(asked.train.image, direct.train.image)
+    np.testing.assert_array_equal(asked.train.image[1], pixels(0))  # never 2x2
+    assert load("folder:4", str(root), size="6x5").image_shape == (4, 4, 3)
+
+
+def test_more_pixels_than_memory_are_refused(root, monkeypatch):
+    pages = {"SC_PAGE_SIZE": 6 * 5 * 3, "SC_PHYS_PAGES": 5}
+    monkeypatch.setattr("os.sysconf", pages.__getitem__)
+    assert load("folder", str(root)).train.size == 5
+    pages["SC_PHYS_PAGES"] = 4
+    line = refused(root, "--config.data.image_size")
+    assert "5 images of 6x5 pixels take" in line
+
+
 @pytest.mark.parametrize("size", ["0", "-1", "3x", "3x0", "a", "4x4x3", "10000"])
 def test_a_wrong_size_is_refused(root, size):
     message = rf"image size '{size}' .*--config.data.name, as in folder:32"
@@ -67,12 +85,12 @@ def test_unreadable_files_are_named_and_counted(root):
     assert (data.train.size, data.heldout.size) == (4, 2)
 
 
-def refused(root):
+def refused(root, flag="--config.data.dir"):
     with pytest.raises(InputError) as caught:
         load("folder", str(root))
     line = str(caught.value)
     assert "\n" not in line
-    assert "--config.data.dir" in line
+    assert flag in line
     return line
 
 

@@ -76,3 +76,13 @@ def test_importing_the_package_imports_no_data_library():
         f"import sys, skillearn_jax.data;sys.exit(bool({libraries} & set(sys.modules)))"
     )
     assert subprocess.run([sys.executable, "-c", code]).returncode == 0
+
+
+@pytest.mark.parametrize("name", ["cifar10", "folder", "npz"])
+def test_what_the_system_does_not_let_read_is_refused(name):
+    """As a folder of somebody else's, which the tests may read: they may run as root."""
+    path = 300 * "a"  # longer than a name may be
+    with pytest.raises(
+        InputError, match=r"cannot be read \(.*\): set --config.data.dir"
+    ):
+        load(name, path)

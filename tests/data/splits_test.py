@@ -15,7 +15,7 @@ def numbers(part: Examples) -> list[int]:
 
 
 def test_halves_cut_by_index():
-    first, second = halves(examples([0, 0, 0, 1, 1]))
+    first, second = halves(examples([0, 1, 0, 1, 0]))
     assert numbers(first) == [0, 1]
     assert numbers(second) == [2, 3, 4]
 
@@ -34,6 +34,20 @@ def test_stratified_halves_cut_each_class_by_index():
 def test_an_empty_part_is_refused(fraction):
     with pytest.raises(InputError, match=rf"{fraction} .*--config.data.train_fraction"):
         halves(examples([0, 1, 2]), fraction)
+
+
+def test_a_cut_by_index_that_parts_the_classes_is_refused():
+    by_class = examples([0, 0, 0, 1, 1, 1, 2, 2, 2])
+    message = "has no example of class 0: set --config.data.stratified=True"
+    with pytest.raises(InputError, match=message):
+        halves(by_class)
+    with pytest.raises(InputError, match="class 2"):
+        halves(examples([0, 1, 0, 1, 0, 1, 2]), 0.6)
+    first, second = halves(by_class, stratified=True)
+    assert set(first.label) == set(second.label) == {0, 1, 2}
+    # A class of one example cannot be in both parts, however they are cut.
+    first, _ = halves(examples([0, 1, 0]), stratified=True)
+    assert numbers(first) == [0, 1]
 
 
 def test_balanced_subset_keeps_the_first_of_each_class():

@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 
+from skillearn_jax.errors import NonFiniteError
 from skillearn_jax.train.judge import judge
 
 
@@ -50,6 +51,14 @@ def test_a_perfect_and_certain_classifier():
     found = measures(np.eye(6) * 1000, np.arange(6), 6)
     assert found[:4] == (0, 0, 0, 0)
     np.testing.assert_array_equal(found.confusion, np.eye(6))
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+def test_what_is_not_finite_is_no_judgement(value):
+    logits = np.zeros((6, 6))
+    logits[3, 2] = value
+    with pytest.raises(NonFiniteError, match="held-out images is not finite: lower"):
+        measures(logits, np.arange(6), 6)
 
 
 def test_a_classifier_that_knows_nothing_is_not_credited_for_ties():

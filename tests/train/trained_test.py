@@ -221,6 +221,25 @@ def test_hidden_files_and_folders_are_left_aside(evaluated, tmp_path, capsys):
     assert out.startswith("\\xff.png  ")
 
 
+def test_linked_folders_are_looked_into(evaluated, tmp_path, capsys):
+    """As classes of a data set that lie elsewhere, which the training reads too."""
+    (tmp_path / "photos").mkdir()
+    (tmp_path / "photos" / "linked").symlink_to(evaluated.test)
+    code, out, _ = predicted(capsys, evaluated, f"--images={tmp_path / 'photos'}")
+    assert code == 0
+    files = [line.split("  ")[0] for line in out.splitlines()]
+    assert len(files) == len(list(evaluated.test.rglob("*.png")))
+    assert all(file.startswith("linked/") for file in files)
+
+
+def test_images_that_no_picture_can_be_are_refused(evaluated):
+    apply, variables = load(evaluated.workdir)
+    shape = (*apply.facts.image_shape[:2], 2)
+    apply.facts = apply.facts._replace(image_shape=shape)
+    with pytest.raises(InputError, match="takes images of 2 channels, which no PNG"):
+        list(predict(Trained(apply, variables), evaluated.test, print))
+
+
 def test_other_sizes_are_resized_and_damage_is_named(evaluated, tmp_path, capsys):
     big = Image.new("RGB", (123, 45), COLOURS["red"])
     big.save(tmp_path / "big.jpg")
