@@ -38,7 +38,7 @@ def flags(repo_root):
 
 
 @pytest.fixture
-def local(repo_root, tmp_path):
+def local(repo_root, tmp_path, quick_flags):
     """`local(workdir, flags)`: two processes, some devices each; `.end()`: its code."""
     started = []
 
@@ -59,11 +59,10 @@ def local(repo_root, tmp_path):
                         **os.environ,
                         "PYTHON": sys.executable,
                         "PYTHONPATH": str(repo_root),
-                        "XLA_FLAGS": "--xla_force_host_platform_device_count="
-                        f"{devices}",
+                        "XLA_FLAGS": f"{quick_flags} "
+                        f"--xla_force_host_platform_device_count={devices}",
                         "JAX_COMPILATION_CACHE_DIR": str(repo_root / ".jax_cache"),
                         "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0.5",
-                        "JAX_DISABLE_MOST_OPTIMIZATIONS": "1",
                     },
                     # A group of its own, so that nothing of it is left behind.
                     start_new_session=True,

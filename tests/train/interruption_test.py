@@ -44,9 +44,10 @@ SMALL = (
 SAME = ("metrics.jsonl", "genotype.json", "evaluation.json")
 
 
-def begin(repo_root, workdir, *flags):
-    """Starts the launcher, whose standard output is nobody's."""
-    return subprocess.Popen(
+@pytest.fixture(scope="module")
+def begin(repo_root, quick_flags):
+    """Starts the launcher in a workdir; its standard output is nobody's."""
+    return lambda workdir, *flags: subprocess.Popen(
         [
             sys.executable,
             str(repo_root / "launch" / "run.py"),
@@ -60,10 +61,9 @@ def begin(repo_root, workdir, *flags):
         text=True,
         env={
             **os.environ,
-            "XLA_FLAGS": "",
+            "XLA_FLAGS": quick_flags,
             "JAX_COMPILATION_CACHE_DIR": str(repo_root / ".jax_cache"),
             "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
-            "JAX_DISABLE_MOST_OPTIMIZATIONS": "1",
         },
     )
 
@@ -87,10 +87,10 @@ def checkpoints_of(workdir):
 
 
 @pytest.fixture(scope="module")
-def whole(repo_root, tmp_path_factory):
+def whole(begin, tmp_path_factory):
     """A run that nobody interrupts."""
     workdir = tmp_path_factory.mktemp("whole") / "run"
-    code, err = end(begin(repo_root, workdir))
+    code, err = end(begin(workdir))
     assert (code, err) == (0, "")
     return workdir
 
@@ -107,9 +107,7 @@ def killed_when_stepping(process, workdir, before, delay):
 
 
 @pytest.mark.parametrize("kills", [3, pytest.param(20, marks=pytest.mark.long)])
-def test_killed_at_random_moments_a_run_ends_the_same(
-    whole, repo_root, tmp_path, kills
-):
+def test_killed_at_random_moments_a_run_ends_the_same(whole, begin, tmp_path, kills):
     """Moments are drawn from before the first step, and from among the steps.
 
     A run goes on between the kills; where it comes to its end, the next is a fresh one.
@@ -117,7 +115,7 @@ def test_killed_at_random_moments_a_run_ends_the_same(
     workdir, rng, seen, killed = tmp_path / "run", random.Random(kills), set(), 0
     while killed < kills:
         before = checkpoints_of(workdir)
-        process = begin(repo_root, workdir)
+        process = begin(workdir)
         if killed % 5 == 4:
             before = {"any moment"}
         if killed_when_stepping(process, workdir, before, 0.7 * rng.random() ** 2):
@@ -129,13 +127,13 @@ def test_killed_at_random_moments_a_run_ends_the_same(
             shutil.rmtree(workdir)
     assert len(seen) >= min(kills, 5)
     assert not (workdir / "summary.json").exists()
-    assert end(begin(repo_root, workdir)) == (0, "")
+    assert end(begin(workdir)) == (0, "")
     assert left_by(workdir) == left_by(whole)
 
 
-def test_on_sigterm_a_run_saves_and_exits_with_143(whole, repo_root, tmp_path):
+def test_on_sigterm_a_run_saves_and_exits_with_143(whole, begin, tmp_path):
     workdir = tmp_path / "run"
-    process = begin(repo_root, workdir, "--config.checkpoint.every_steps=0")
+    process = begin(workdir, "--config.checkpoint.every_steps=0")
     metrics = workdir / "metrics.jsonl"
     while not metrics.exists() and process.poll() is None:
         time.sleep(0.005)
@@ -150,7 +148,7 @@ def test_on_sigterm_a_run_saves_and_exits_with_143(whole, repo_root, tmp_path):
     last = json.loads(metrics.read_text().splitlines()[-1])["step"]
     assert f"checkpoints/search/{last}" in checkpoints_of(workdir)
     # Another cadence: harmless.
-    assert end(begin(repo_root, workdir)) == (0, "")
+    assert end(begin(workdir)) == (0, "")
     assert left_by(workdir) == left_by(whole)
 
 
