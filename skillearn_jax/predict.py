@@ -146,7 +146,7 @@ def _image_files(folder: Path) -> list[Path]:
         raise InputError(f"{folder} is not a folder: set --images")
     files = [
         path
-        for top, _, names in os.walk(folder, followlinks=True)
+        for top, names in _walk(folder)
         for path in (Path(top, name) for name in names)
         if path.suffix.lower() in SUFFIXES
         and not any(part.startswith(".") for part in path.relative_to(folder).parts)
@@ -155,6 +155,19 @@ def _image_files(folder: Path) -> list[Path]:
     if not files:
         raise InputError(f"{folder} holds no {', '.join(SUFFIXES)} file: set --images")
     return sorted(files)
+
+
+def _walk(folder: Path) -> Iterator[tuple[str, list[str]]]:
+    """Yields folders with the names of their files; linked ones too, each once."""
+    seen = set()
+    for top, folders, names in os.walk(folder, followlinks=True):
+        folders.sort()
+        real = os.path.realpath(top)
+        if real in seen:  # a link may lead back
+            folders.clear()
+            continue
+        seen.add(real)
+        yield top, names
 
 
 def _printable(path: Path) -> str:

@@ -86,6 +86,8 @@ class Processes:
             asks = not self.coordinator and _cluster_started_several()
         if not (asks or self.coordinator):
             return
+        # It would swallow each SIGTERM until a run sets a handler of its own.
+        jax.config.update("jax_enable_preemption_service", False)
         where = f"host {socket.gethostname()}, pid {os.getpid()}"
         timeouts: dict[str, Any] = {
             "initialization_timeout": self.start_timeout_s,

@@ -958,9 +958,10 @@ def test_a_state_of_another_program_is_refused(toy):
         program.step(fewer, toy.batches)
 
 
-def test_a_supporting_set_that_no_stage_reads_rests_in_training_too(toy):
-    program = toy.program({"reads": (), "loss_fn": lambda moves, *_: 0.0})
-    assert set(program.training_only().sets) == set(program.sets)
+def test_what_rests_in_training_has_its_sets_all_the_same(toy):
+    """Supporting sets that no stage reads, and those that were frozen before."""
+    program = toy.program({"reads": ("ice",)}, frozen=("ice",))
+    assert set(program.training_only().sets) == {"w", "v", "a", "c", "ice"}
 
 
 def test_a_state_of_another_optimizer_is_refused(toy):

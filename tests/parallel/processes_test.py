@@ -2,6 +2,10 @@
 
 import contextlib
 import json
+import os
+import signal
+import subprocess
+import sys
 
 import jax
 import jax.numpy as jnp
@@ -47,6 +51,28 @@ def test_one_process_starts_nothing(monkeypatch):
     monkeypatch.setattr(jax.distributed, "initialize", None)
     Processes().start()
     assert is_first()
+
+
+def test_a_signal_between_the_start_and_the_run_is_not_swallowed(repo_root):
+    code = (
+        "import signal, socket\n"
+        "from skillearn_jax.parallel import Processes\n"
+        "with socket.socket() as free:\n"
+        "    free.bind(('127.0.0.1', 0))\n"
+        "    port = free.getsockname()[1]\n"
+        "Processes(f'127.0.0.1:{port}', num_processes=1, process_id=0).start()\n"
+        "signal.raise_signal(signal.SIGTERM)\n"
+        "print('went on')\n"
+    )
+    ended = subprocess.run(
+        [sys.executable, "-c", code],
+        env={**os.environ, "PYTHONPATH": str(repo_root), "XLA_FLAGS": ""},
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert (ended.returncode, ended.stdout) == (-signal.SIGTERM, "")
+    assert "process 0 of 1: 1 of 1 devices" in ended.stderr
 
 
 def test_without_a_cluster_the_flag_is_refused(monkeypatch, capsys):

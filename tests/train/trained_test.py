@@ -225,6 +225,7 @@ def test_linked_folders_are_looked_into(evaluated, tmp_path, capsys):
     """As classes of a data set that lie elsewhere, which the training reads too."""
     (tmp_path / "photos").mkdir()
     (tmp_path / "photos" / "linked").symlink_to(evaluated.test)
+    (tmp_path / "photos" / "itself").symlink_to(tmp_path / "photos")
     code, out, _ = predicted(capsys, evaluated, f"--images={tmp_path / 'photos'}")
     assert code == 0
     files = [line.split("  ")[0] for line in out.splitlines()]
