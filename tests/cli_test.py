@@ -269,14 +269,14 @@ def test_a_foreign_folder_is_left_alone(tmp_path, digits, capfd):
 
 
 @pytest.fixture(scope="module")
-def done(tmp_path_factory, repo_root):
+def done(tmp_path_factory, repo_root, quick_flags):
     """A finished run, made by the launcher itself."""
     workdir = tmp_path_factory.mktemp("cli") / "run"
     config = f"--config={repo_root}/configs/lpt_digits.py:smoke"
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("JAX_COMPILATION_CACHE_DIR", str(repo_root / ".jax_cache"))
         patch.setenv("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.5")
-        patch.setenv("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")
+        patch.setenv("XLA_FLAGS", f"{os.environ['XLA_FLAGS']} {quick_flags}")
         outcome = launch(repo_root, config, f"--workdir={workdir}", *TINY)
     return workdir, outcome
 

@@ -17,6 +17,8 @@ from skillearn_jax.hypergrad import Autodiff, Exact, FiniteDifference, FirstOrde
 
 STILL = optax.set_to_zero()
 
+pytestmark = pytest.mark.usefixtures("quick_compilation")
+
 
 def first_at(toy, batches, a):
     return lambda active: toy.first(active, {"a": a}, {}, batches, None)
