@@ -146,8 +146,7 @@ def _image_files(folder: Path) -> list[Path]:
         raise InputError(f"{folder} is not a folder: set --images")
     files = [
         path
-        for top, names in _walk(folder)
-        for path in (Path(top, name) for name in names)
+        for path in _walk(folder)
         if path.suffix.lower() in SUFFIXES
         and not any(part.startswith(".") for part in path.relative_to(folder).parts)
         and path.is_file()
@@ -157,8 +156,8 @@ def _image_files(folder: Path) -> list[Path]:
     return sorted(files)
 
 
-def _walk(folder: Path) -> Iterator[tuple[str, list[str]]]:
-    """Yields folders with the names of their files; linked ones too, each once."""
+def _walk(folder: Path) -> Iterator[Path]:
+    """Yields the files below a folder, of linked folders too, each folder once."""
     seen = set()
     for top, folders, names in os.walk(folder, followlinks=True):
         folders.sort()
@@ -167,7 +166,7 @@ def _walk(folder: Path) -> Iterator[tuple[str, list[str]]]:
             folders.clear()
             continue
         seen.add(real)
-        yield top, names
+        yield from (Path(top, name) for name in names)
 
 
 def _printable(path: Path) -> str:
