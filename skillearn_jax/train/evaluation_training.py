@@ -104,7 +104,7 @@ class Training:
         steps_per_epoch = self._batches.steps_per_epoch
         total = self._config.epochs * steps_per_epoch
         if self._loop is None and step < total:
-            self._loop = self._compile(placed, step)
+            self._loop = self._compile(placed)
             note_compilation(
                 records.workdir, f"{records.phase}/{name}", step, self._loop
             )
@@ -174,7 +174,7 @@ class Training:
         )
         return with_average(state) if self._config.average else state
 
-    def _compile(self, placed: State, begin: int) -> CompiledLoop:
+    def _compile(self, placed: State) -> CompiledLoop:
         steps_per_epoch = self._batches.steps_per_epoch
         epochs = self._config.epochs
 
@@ -191,7 +191,6 @@ class Training:
             self._devices,
             steps_per_epoch,
             prepare=with_progress,
-            begin=begin,
             step=step,
         )
 

@@ -1,13 +1,14 @@
 """Floor 4: stepping a program: draw, step, collect metrics, stop at nonsense."""
 
+import functools
 import itertools
 import math
 import time
 from collections.abc import Callable, Iterator, Mapping
-from functools import partial
 from typing import NamedTuple
 
 import jax
+import jax.numpy as jnp
 
 from skillearn_jax.data import Batch, Delivered, Drawn, sample
 from skillearn_jax.errors import NonFiniteError
@@ -15,21 +16,26 @@ from skillearn_jax.framework import Program, State
 from skillearn_jax.parallel import Devices
 from skillearn_jax.randomness import named_key
 from skillearn_jax.train.recompile import CompiledOnce
-from skillearn_jax.types import Metrics
+from skillearn_jax.types import Array, Metrics
 
 Streams = Mapping[str, Drawn]
 StepMetrics = dict[str, float]
 
+_MOST_STEPS = 50
+"""In one call: a signal, a progress bar and what is written wait for its end."""
+
 
 class CompiledLoop(NamedTuple):
-    """A program and its streams, compiled into one call for `chunk` steps.
+    """A program and its streams, compiled into one call for up to `chunk` steps.
 
     Attributes:
-        call: `(state, streams) -> (state, metrics)`, metrics stacked over the chunk.
+        call: `(state, streams, count) -> (state, metrics)`, metrics `[chunk]`, of which
+            the first `count` are of steps.
         streams: placed on the devices.
         devices: that it runs on.
-        chunk: steps in one call. One where a batch is delivered for each, and on CPU,
-            where a call costs little beside a step.
+        chunk: the most steps of a call. One where a batch is delivered for each, and on
+            CPU, where a call costs little beside a step.
+        steps_per_epoch: no call crosses the end of an epoch.
         compile_s: seconds that compilation took.
     """
 
@@ -37,7 +43,17 @@ class CompiledLoop(NamedTuple):
     streams: Streams
     devices: Devices
     chunk: int
+    steps_per_epoch: int
     compile_s: float
+
+    def size(self, step: int) -> int:
+        """Returns the steps of the call after `step` steps: to the end of their chunk.
+
+        The same calls end at the same steps in a run that goes on from any checkpoint.
+        """
+        of_epoch = step % self.steps_per_epoch
+        of_chunk = of_epoch % self.chunk
+        return min(self.chunk - of_chunk, self.steps_per_epoch - of_epoch)
 
     def program_bytes(self) -> dict[str, int]:
         """Returns the memory that the compiled program needs, where XLA tells."""
@@ -60,7 +76,7 @@ class CompiledLoop(NamedTuple):
 
         Args:
             state: placed on the devices; donated.
-            count: steps to take: a multiple of `chunk`.
+            count: steps to take.
             deliveries: the streams of each call, placed, if batches come from the host;
                 by default `streams`, which hold all that is drawn.
 
@@ -68,21 +84,25 @@ class CompiledLoop(NamedTuple):
             NonFiniteError: at the first step with a metric that is NaN or infinite.
         """
         inputs = deliveries or itertools.repeat(self.streams)
-        calls = count // self.chunk
-        streams = next(inputs) if calls else None
-        before = int(self.devices.fetch(state.step)) if calls else 0
-        for call in range(calls):
-            state, stacked = self.call(state, streams)
-            if call + 1 < calls:  # while the devices compute
+        if not count:
+            return
+        placed = functools.cache(lambda size: self.devices.place(jnp.int32(size)))
+        streams = next(inputs)
+        step = int(self.devices.fetch(state.step))
+        end = step + count
+        while step < end:
+            size = min(self.size(step), end - step)
+            state, stacked = self.call(state, streams, placed(size))
+            if step + size < end:  # while the devices compute
                 streams = next(inputs)
             stacked = jax.device_get(self.devices.fetch(stacked))
             metrics = [
                 {name: float(values[i]) for name, values in stacked.items()}
-                for i in range(self.chunk)
+                for i in range(size)
             ]
-            first = before + call * self.chunk + 1
-            for step, of_step in enumerate(metrics, start=first):
-                _check_finite(of_step, step)
+            for number, of_step in enumerate(metrics, start=step + 1):
+                _check_finite(of_step, number)
+            step += size
             yield state, metrics
 
 
@@ -94,7 +114,6 @@ def compile_loop(
     steps_per_epoch: int,
     prepare: Callable[[dict[str, Batch], jax.Array], dict[str, Batch]] | None = None,
     *,
-    begin: int = 0,
     step: Callable[..., tuple[State, Metrics]] | None = None,
 ) -> CompiledLoop:
     """Returns the compiled loop body: draw a batch of each stream, then step.
@@ -108,17 +127,16 @@ def compile_loop(
         streams: one for each stream that the program reads. With a `Delivered` among
             them, which is for its shapes alone, `CompiledLoop.steps` needs deliveries.
         devices: to run on.
-        steps_per_epoch: a chunk never crosses the end of an epoch.
+        steps_per_epoch: a call never crosses the end of an epoch.
         prepare: `(batches, step) -> batches`, to add what a loss needs to know.
-        begin: the step that it goes on from: one in mid-epoch may need shorter chunks.
         step: `(state, batches) -> (state, metrics)`; by default the program's own.
 
     Cost: one compilation, reported in `compile_s`.
     """
-    whole = math.gcd(steps_per_epoch, begin)
     delivered = any(isinstance(stream, Delivered) for stream in streams.values())
     single = delivered or jax.default_backend() == "cpu"
-    chunk = 1 if single else _divisor(whole, 50)
+    calls = math.ceil(steps_per_epoch / _MOST_STEPS)
+    chunk = 1 if single else math.ceil(steps_per_epoch / calls)
 
     def one(state: State, streams: Streams) -> tuple[State, Metrics]:
         data_key = named_key(state.key, "data")
@@ -127,13 +145,24 @@ def compile_loop(
             batches = prepare(batches, state.step)
         return (step or program.step)(state, batches)
 
-    def body(state: State, streams: Streams) -> tuple[State, Metrics]:
-        if chunk > 1:
-            return jax.lax.scan(
-                lambda state, _: one(state, streams), state, length=chunk
+    def body(state: State, streams: Streams, count: Array) -> tuple[State, Metrics]:
+        if chunk == 1:
+            state, metrics = one(state, streams)
+            return state, jax.tree.map(lambda value: value[None], metrics)
+        traced = jax.jit(one)  # once, for the shapes of its metrics and in the loop
+        rows = jax.tree.map(
+            lambda value: jnp.zeros((chunk, *value.shape), value.dtype),
+            jax.eval_shape(traced, state, streams)[1],
+        )
+
+        def more(i: Array, carry: tuple[State, Metrics]) -> tuple[State, Metrics]:
+            state, rows = carry
+            state, metrics = traced(state, streams)
+            return state, jax.tree.map(
+                lambda row, value: row.at[i].set(value), rows, metrics
             )
-        state, metrics = one(state, streams)
-        return state, jax.tree.map(lambda value: value[None], metrics)
+
+        return jax.lax.fori_loop(0, count, more, (state, rows))
 
     placed = {
         name: devices.split(stream)
@@ -143,11 +172,14 @@ def compile_loop(
     }
     start = time.perf_counter()
     call = CompiledOnce(
-        partial(devices.compile, body), ("state", "streams"), state, placed
+        functools.partial(devices.compile, body),
+        ("state", "streams", "count"),
+        state,
+        placed,
+        devices.place(jnp.int32(chunk)),
     )
-    return CompiledLoop(
-        call, placed, devices, chunk, compile_s=time.perf_counter() - start
-    )
+    seconds = time.perf_counter() - start
+    return CompiledLoop(call, placed, devices, chunk, steps_per_epoch, seconds)
 
 
 def _check_finite(metrics: StepMetrics, step: int) -> None:
@@ -157,8 +189,3 @@ def _check_finite(metrics: StepMetrics, step: int) -> None:
                 f"{name} became {value} at step {step}: lower the learning rate of what "
                 "feeds it, or clip its gradient"
             )
-
-
-def _divisor(number: int, most: int) -> int:
-    """Returns the largest divisor of a number that is at most `most`."""
-    return max(d for d in range(1, min(number, most) + 1) if number % d == 0)

@@ -261,7 +261,6 @@ def _run_phases(
             {name: streams[name] for name in phase.program.streams},
             devices,
             recorder.steps_per_epoch,
-            begin=step,
             step=setup.step(phase.program),
         )
         note_compilation(recorder.workdir, phase.name, step, loop)

@@ -70,7 +70,7 @@ def observed(
     step, taken, seconds, tracing = begin, 0, 0.0, False
     try:
         while True:
-            wanted = step < profile.stop and profile.start < step + loop.chunk
+            wanted = step < profile.stop and profile.start < step + loop.size(step)
             if wanted and not tracing:
                 jax.profiler.start_trace(str(workdir.path / "profile"))
                 tracing = True

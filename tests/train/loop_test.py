@@ -1,5 +1,6 @@
 """The loop: draw, step, collect, stop at nonsense; the same in chunks of any size."""
 
+import functools
 import re
 
 import jax
@@ -50,16 +51,26 @@ def with_step(batches, step):
     return {**batches, "step": step}
 
 
-def run_toy(stream, count, *, backend="cpu", devices=1, bad_step=None, monkeypatch):
-    """Returns the chunk, and the last state, all metrics and all sizes of calls."""
+def run_toy(
+    stream,
+    count,
+    *,
+    backend="cpu",
+    devices=1,
+    bad_step=None,
+    steps_per_epoch=STEPS_PER_EPOCH,
+    before=None,
+    monkeypatch,
+):
+    """Returns the loop, and the last state, all metrics and all sizes of calls."""
     devices = Devices(devices)
     program = toy_program(bad_step, devices.axis_name)
-    state = program.init({"w": jnp.zeros(4)}, jax.random.key(1))
+    state = before or program.init({"w": jnp.zeros(4)}, jax.random.key(1))
     placed = devices.place(state)
     with monkeypatch.context() as patch:
         patch.setattr(jax, "default_backend", lambda: backend)
         loop = compile_loop(
-            program, placed, {"train": stream}, devices, STEPS_PER_EPOCH, with_step
+            program, placed, {"train": stream}, devices, steps_per_epoch, with_step
         )
     collected, sizes = [], []
     for state, metrics in loop.steps(placed, count):
@@ -89,6 +100,59 @@ def test_a_chunk_is_an_epoch_and_changes_nothing(stream, monkeypatch):
     np.testing.assert_allclose(many.params["w"], one.params["w"], rtol=1e-5)
     for got, wanted in zip(metrics, expected, strict=True):
         assert got == pytest.approx(wanted, rel=1e-4)
+
+
+def test_an_epoch_of_a_prime_number_of_steps_takes_few_calls(stream, monkeypatch):
+    """97 steps of 256 images are half of CIFAR-10: no number of equal calls."""
+    _, one, expected, _ = run_toy(stream, 194, monkeypatch=monkeypatch)
+    loop, many, metrics, sizes = run_toy(
+        stream, 194, backend="gpu", steps_per_epoch=97, monkeypatch=monkeypatch
+    )
+    assert loop.chunk == 49
+    assert sizes == [49, 48, 49, 48]
+    assert int(many.step) == 194
+    np.testing.assert_allclose(many.params["w"], one.params["w"], rtol=1e-5)
+    assert len(metrics) == len(expected) == 194
+    for got, wanted in zip(metrics, expected, strict=True):
+        assert got == pytest.approx(wanted, rel=1e-4)
+
+
+@pytest.mark.parametrize("devices", [1, 2])
+def test_calls_end_where_they_did_after_going_on(devices, stream, monkeypatch):
+    """From step 31 on, as after a signal on another machine: to the end of its chunk."""
+    run = functools.partial(
+        run_toy,
+        stream,
+        backend="gpu",
+        devices=devices,
+        steps_per_epoch=97,
+        monkeypatch=monkeypatch,
+    )
+    _, whole, expected, _ = run(120)
+    _, part, first, sizes = run(31)
+    assert sizes == [31]
+    _, again, rest, sizes = run(120 - 31, before=part)
+    assert sizes == [18, 48, 23]
+    assert int(again.step) == 120
+    np.testing.assert_array_equal(again.params["w"], whole.params["w"])
+    assert [*first, *rest] == expected
+
+
+def test_a_step_is_traced_once_for_a_chunk(stream, monkeypatch):
+    traces = []
+
+    def traced(batches, step):
+        traces.append(step)
+        return with_step(batches, step)
+
+    placed = Devices(1).place(
+        toy_program().init({"w": jnp.zeros(4)}, jax.random.key(1))
+    )
+    monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
+    compile_loop(
+        toy_program(), placed, {"train": stream}, Devices(1), STEPS_PER_EPOCH, traced
+    )
+    assert len(traces) == 1
 
 
 def test_several_devices_change_nothing(stream, monkeypatch):
