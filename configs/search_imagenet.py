@@ -44,7 +44,6 @@ def get_config(variant=""):
     config.data.per_class = (128, 32)
     config.data.padding = 28
     config.data.flip = True
-    config.data.colours = (0.4, 0.4, 0.4, 0.2)
     common["pcdarts"](config)
     config.data.batch_size = 1024
     config.search.stem = "imagenet"
@@ -67,7 +66,6 @@ def get_config(variant=""):
         common["smoke"](config)
         config.data.per_class = ()
         config.data.image_size = 32
-        config.data.colours = (0.0, 0.0, 0.0, 0.0)
         config.search.weights.warmup_epochs = 1
         config.evaluation.epochs = 0
     return config

@@ -15,7 +15,13 @@ from skillearn_jax.layers import Axis, Dense, example_numbers, run_module
 from skillearn_jax.nas.auxiliary import Auxiliary, AuxiliaryHead
 from skillearn_jax.nas.functional import Form
 from skillearn_jax.nas.genotype import EDGES_PER_NODE, Edges, Genotype
-from skillearn_jax.nas.ops import CellInputs, StemName, apply_stem, operation
+from skillearn_jax.nas.ops import (
+    STEM_MULTIPLIER,
+    CellInputs,
+    StemName,
+    apply_stem,
+    operation,
+)
 from skillearn_jax.nas.space import CellPlace, cell_places
 
 
@@ -97,7 +103,7 @@ class Network(nn.Module):
     Attributes:
       genotype: the two cells.
       num_cells: depth L.
-      channels: channels C of the first cells; the stem has 3 C.
+      channels: channels C of the first cells; the stem has 3 C, that of ImageNet C.
       num_classes: size of the logits.
       stem: `"cifar"`, one convolution at full resolution; `"imagenet"`, three that halve
         it, with C channels at the end.
@@ -155,8 +161,11 @@ class Network(nn.Module):
             _check_rate(drop_path_rate)
             if train:
                 masks = self._drop_path_masks(images.shape[0], drop_path_rate)
+        width = self.channels
+        if self.stem == "cifar":
+            width *= STEM_MULTIPLIER
         older, newer = apply_stem(
-            self.stem, self.channels, images, train=train, axis_name=self.axis_name
+            self.stem, width, images, train=train, axis_name=self.axis_name
         )
         auxiliary = None
         places = cell_places(

@@ -18,7 +18,7 @@ from skillearn_jax.nas.functional import (
 )
 
 STEM_MULTIPLIER = 3
-"""Channels of the stem, in those of the first cell."""
+"""Channels of the stem, in those of the first cells; not of the derived ImageNet network."""
 
 POOLS: dict[str, Callable[..., jax.Array]] = {
     "max_pool_3x3": max_pool,
@@ -166,7 +166,7 @@ class Stem(nn.Module):
     """3x3 convolution and affine batch normalisation.
 
     Attributes:
-      channels: channels C of the first cell; the stem has `STEM_MULTIPLIER` times that.
+      channels: of what it returns.
       axis_name: see `BatchNorm`.
       draw: initialiser by fan-in.
     """
@@ -177,8 +177,8 @@ class Stem(nn.Module):
 
     @nn.compact
     def __call__(self, images: jax.Array, *, train: bool) -> jax.Array:
-        """Maps `[B, H, W, image channels]` to `[B, H, W, 3 * channels]`."""
-        y = Conv(STEM_MULTIPLIER * self.channels, size=3, draw=self.draw)(images)
+        """Maps `[B, H, W, image channels]` to `[B, H, W, channels]`."""
+        y = Conv(self.channels, size=3, draw=self.draw)(images)
         return BatchNorm(axis_name=self.axis_name)(y, train=train)
 
 
@@ -186,7 +186,7 @@ class ImageNetStem(nn.Module):
     """Three 3x3 convolutions of stride 2, each with affine batch normalisation.
 
     Attributes:
-      channels: channels C of the first cell, even; the first convolution has half.
+      channels: C of what it returns, even; the first convolution has half.
       axis_name: see `BatchNorm`.
       draw: initialiser by fan-in.
     """
@@ -235,6 +235,14 @@ def apply_stem(
     """Returns the two inputs of the first cell, older and newer.
 
     To be called inside a compact method, which then owns the module `stem`.
+
+    Args:
+      name: which stem.
+      channels: of what it returns.
+      images: `[B, H, W, image channels]`.
+      train: see `BatchNorm`.
+      axis_name: likewise.
+      draw: initialiser by fan-in.
 
     Raises:
       InputError: for another name, or an odd number of channels with the ImageNet stem.

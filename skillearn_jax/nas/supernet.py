@@ -19,7 +19,7 @@ from skillearn_jax.layers import (
 from skillearn_jax.nas.cell import MixedCell, Mixture
 from skillearn_jax.nas.edges import SkipDropout
 from skillearn_jax.nas.functional import Form
-from skillearn_jax.nas.ops import StemName, apply_stem
+from skillearn_jax.nas.ops import STEM_MULTIPLIER, StemName, apply_stem
 from skillearn_jax.nas.space import (
     CELL_KINDS,
     EDGE_LOGITS,
@@ -64,7 +64,7 @@ class Supernet(nn.Module):
     Attributes:
       space: operations and nodes of a cell, candidates per edge, edge normalisation.
       num_cells: depth L.
-      channels: channels C of the first cells; the stem has 3 C, that of ImageNet C.
+      channels: channels C of the first cells; the stem has 3 C.
       num_classes: size of the logits; 0 leaves the head out, and the pooled features are
         returned, for heads of a caller's own.
       partial: K of PC-DARTS: one of K channels passes the operations; 1 is plain DARTS.
@@ -131,7 +131,7 @@ class Supernet(nn.Module):
         dropout = self._skip_dropout(skip_dropout_rate) if train else None
         older, newer = apply_stem(
             self.stem,
-            self.channels,
+            STEM_MULTIPLIER * self.channels,
             images,
             train=train,
             axis_name=self.axis_name,

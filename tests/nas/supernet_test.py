@@ -298,7 +298,15 @@ def test_initialisations_have_the_variances_that_they_promise():
             assert np.var(draws) * fan_in == pytest.approx(factor, rel=0.2)
 
 
-def test_the_imagenet_stem_is_that_of_the_derived_network():
+def test_the_supernet_of_pcdarts_on_imagenet_has_the_parameters_that_its_logs_state():
+    """ "param size = 0.956512MB", in a log of the authors' code (their issue 15)."""
+    space = CellSpace(edge_normalization=True)
+    net = Supernet(space, 8, 16, 1000, partial=2, stem="imagenet")
+    _, variables = _shapes(net, jnp.zeros((1, 224, 224, 3)))
+    assert num_params(variables["params"]) == 956_512
+
+
+def test_the_imagenet_stem_of_a_search_is_three_times_as_wide_as_the_derived_one():
     images = jnp.zeros((2, 64, 64, 3))
     net = Supernet(SPACE, 3, 4, 10, stem="imagenet", initialization="flax")
     logits, variables = _shapes(net, images)
@@ -308,10 +316,14 @@ def test_the_imagenet_stem_is_that_of_the_derived_network():
     expected = jax.eval_shape(
         lambda: derived.init(jax.random.key(0), images, train=False)
     )
-    for collection in ("params", "batch_stats"):
-        assert variables[collection]["stem"] == expected[collection]["stem"]
-    adapted = [of["params"]["cell_0"]["inputs"] for of in (variables, expected)]
-    assert [x["older"]["kernel"].shape for x in adapted] == [(2, 4, 1, 2)] * 2
+    for of, width in ((variables, 12), (expected, 4)):
+        stem = of["params"]["stem"]
+        shapes = [stem[f"Conv_{i}"]["kernel"].shape for i in range(3)]
+        halves = [(3, width // 2), (width // 2, width), (width, width)]
+        assert shapes == [(3, 3, *channels) for channels in halves]
+        assert of["batch_stats"]["stem"]["BatchNorm_2"]["mean"].shape == (width,)
+        older = of["params"]["cell_0"]["inputs"]["older"]
+        assert older["kernel"].shape == (2, width, 1, 2)
 
 
 @pytest.mark.parametrize(
@@ -329,7 +341,11 @@ def test_the_imagenet_stem_is_that_of_the_derived_network():
         ({"partial": 4}, {}, "multiple of 8"),
         ({"stem": "imagnet"}, {}, "stem='imagnet'; it must be one of 'cifar', 'image"),
         ({"form": "sparse"}, {}, "form='sparse'; it must be one of 'dense', 'depth"),
-        ({"stem": "imagenet", "channels": 3}, {}, "3 channels are odd"),
+        (
+            {"stem": "imagenet", "channels": 3},
+            {},
+            "9 channels are odd: the ImageNet stem halves them",
+        ),
     ],
 )
 def test_options_that_cannot_be_are_refused_in_one_line(options, call, message):
