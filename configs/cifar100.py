@@ -3,8 +3,9 @@
 Paper:    DARTS (arXiv 1806.09055), PC-DARTS (1907.05737), P-DARTS (1904.12760), DARTS-
           (2009.01027), DARTS+ (1909.06035), DARTS in NAS-Bench-201 (2001.00326); learning by passing tests (2011.15102),
           interleaving and joint learning (2103.07018) on top of each. The
-          hyperparameters are those of the authors' code; the evaluation is DARTS's, but
-          for cutout. Pieces and their sources: configs/common.py.
+          hyperparameters are those of the authors' code; the evaluation is DARTS's,
+          but for the drop path of PC-DARTS, drop path and batches of P-DARTS, and all of
+          NAS-Bench-201's. Pieces and their sources: configs/common.py.
 Hardware: one GPU with 16 GB; not run at this size by this project.
 Expected: not reproduced here. Test error as reported: P-DARTS 17.49 and, by learning by
           passing tests, 16.28 (arXiv 2011.15102); P-DARTS's own authors give 15.92.

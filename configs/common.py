@@ -19,7 +19,9 @@ def darts2(config):
     """Second order, exact where the original takes a finite difference.
 
     The look-ahead is the whole step of the weights' optimiser, clipping included, where the
-    original's has momentum and decay only: another gradient where the norm exceeds 5.
+    original's has momentum and decay only: another gradient where the norm exceeds 5. Nor
+    has it Nesterov's momentum, where the optimiser has: its second-order term is 1 +
+    momentum times smaller.
     """
     config.hypergrad.adjoint = "exact"
 
@@ -79,7 +81,6 @@ def nasbench201(config):
     config.search.cells = 5
     config.search.weights.weight_decay = 5e-4
     config.search.weights.nesterov = True
-    config.search.weights.by_step = True
     config.evaluation.epochs = 0
     config.evaluation.cells = 5
     config.evaluation.channels = 16
@@ -90,7 +91,6 @@ def nasbench201(config):
     config.evaluation.weights.lr = 0.1
     config.evaluation.weights.weight_decay = 5e-4
     config.evaluation.weights.nesterov = True
-    config.evaluation.weights.by_step = True
     config.evaluation.weights.clip = 0.0
 
 
@@ -119,7 +119,7 @@ def lpt(config):
     The authors' tester is a ResNet-18 with the ImageNet stem; gamma = lambda = 1.
     """
     config.skill = "lpt"
-    for key in ("lr", "min_lr", "by_step"):
+    for key in ("lr", "min_lr"):
         config.tester.weights[key] = config.search.weights[key]
     if config.search.stage_cells:  # their P-DARTS variant clips the tester too
         config.tester.weights.clip = 5.0

@@ -2,8 +2,8 @@
 
 Paper:    DARTS, arXiv 1806.09055: 14 cells, 48 channels, 250 epochs, batches of 128, learning
           rate 0.1 times 0.97 per epoch, weight decay 3e-5, label smoothing 0.1, auxiliary
-          head 0.4, random-resized-crop, flip, colour jitter. P-DARTS (1904.12760) and
-          PC-DARTS (1907.05737), as their code has it: see the variants.
+          head 0.4, random-resized-crop, flip, colour jitter. P-DARTS (1904.12760), as its
+          code has it, and PC-DARTS (1907.05737): see the variants.
 Hardware: eight GPUs for days as published; smoke: a laptop, in seconds.
 Expected: top-1 errors of 26.7 (DARTS_V2) and 24.4 percent (PDARTS), by the results table in
           P-DARTS's repository. Not run here at full length.
@@ -14,8 +14,10 @@ file, or `random:SEED`. `DIR` is prepared by `python -m skillearn_jax.data.prepa
 (docs/data.md). `summary.json` says whether the network keeps the mobile limit, 600 million
 multiply-adds at 224x224. Variants:
   (none)   DARTS: the second convolution of the auxiliary head is not normalised.
-  pdarts   batches of 256; the learning rate falls linearly, the last 5 epochs more slowly.
-  pcdarts  likewise, batches of 1024, learning rate 0.5, 5 epochs of warm-up.
+  pdarts   batches of 256; the learning rate falls linearly, the last 5 epochs more slowly;
+           the auxiliary head is normalised throughout.
+  pcdarts  the same fall, batches of 1024, learning rate 0.5, 5 epochs of warm-up; the head
+           of DARTS, whose evaluation its README says to follow.
   smoke    a small one with the same stem, decay and warm-up on embedded digits, in seconds.
 """
 
@@ -23,8 +25,7 @@ from skillearn_jax.train import default_config
 
 
 def linear(config):
-    """The decay of P-DARTS, whose auxiliary head is normalised throughout."""
-    config.evaluation.auxiliary_norm = True
+    """The decay of P-DARTS and PC-DARTS."""
     config.evaluation.weights.schedule = "linear"
     config.evaluation.weights.tail_epochs = 5
 
@@ -56,6 +57,7 @@ def get_config(variant=""):
     if variant == "pdarts":
         linear(config)
         evaluation.batch_size = 256
+        evaluation.auxiliary_norm = True
     elif variant == "pcdarts":
         linear(config)
         evaluation.batch_size = 1024

@@ -213,6 +213,7 @@ def test_the_search_on_imagenet_is_pcdarts(variant, repo_root, images):
     assert (search.weights.lr, search.weights.min_lr) == (0.5, 0.0)
     assert (search.weights.warmup_epochs, tester.weights.warmup_epochs) == (5, 0)
     assert (search.alphas.lr, search.alphas.clip) == (6e-3, 5.0)
+    assert config.data.colours == (0, 0, 0, 0)  # their evaluation alone has them
     if variant:
         assert (tester.weights.lr, tester.weights.clip) == (0.5, 5.0)
         assert (tester.creator.lr, tester.creator.clip) == (6e-3, 5.0)
@@ -226,10 +227,11 @@ def test_the_search_on_imagenet_is_pcdarts(variant, repo_root, images):
 def test_what_the_methods_ask_of_a_training_and_a_tester(repo_root):
     get_config = load_module(repo_root, "cifar10").get_config
     bench = get_config("lpt_nasbench201").evaluation
-    assert (bench.cutout, bench.weights.clip, bench.weights.by_step) == (0, 0, True)
+    assert (bench.cutout, bench.weights.clip, bench.weights.by_step) == (0, 0, False)
     for pair, rate in (("lpt_darts2", 0.025), ("lpt_pcdarts", 0.1)):
         config = get_config(pair)
         assert config.evaluation.cutout == 16
         assert config.tester.weights.lr == config.search.weights.lr == rate
         assert not config.tester.weights.by_step
-    assert get_config("lpt_nasbench201").tester.weights.by_step
+    search = get_config("lpt_nasbench201").search
+    assert (search.weights.nesterov, search.weights.by_step) == (True, False)

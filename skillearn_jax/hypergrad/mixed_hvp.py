@@ -50,8 +50,9 @@ def central_difference(
         eps = radius / ||u||_2
 
     The points lie at distance `radius` from `W` whatever the length of `u`, so a step
-    size inside `u` changes nothing: with `u = -xi v` this is the formula of DARTS and of
-    learning by passing tests, `eps = 0.01 / ||v||`.
+    size inside `u` changes nothing: with `u = -xi v` this is the formula of DARTS and of the
+    learner's stage in learning by passing tests, `eps = 0.01 / ||v||`; the codes of that
+    tester and of interleaving learning take one for each set that moves.
 
     Args:
         gradient_fn: as in `mixed_hvp`.

@@ -19,8 +19,7 @@ class SgdConfig:
             then in steps that are smaller by this factor; 0 for one straight line.
         warmup_epochs: in these first epochs the scheduled rate is multiplied by 1/n, 2/n,
             ... 1.
-        by_step: let the rate fall within an epoch too, step by step by the same formula,
-            as in NAS-Bench-201's trainings.
+        by_step: let the rate fall within an epoch too, step by step by the same formula.
         momentum: of the heavy ball.
         nesterov: look ahead along the momentum, as NAS-Bench-201's trainings do.
         weight_decay: added to the gradient, before momentum.

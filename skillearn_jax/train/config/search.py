@@ -54,7 +54,8 @@ class HypergradConfig:
         adjoint: `exact`, `finite_difference` or `first_order` (no second derivative).
         radius: of the finite difference.
         per_set: one finite difference for each set that a stage moves (encoder and head),
-            as the authors of interleaving learning take them.
+            as the authors of interleaving learning take them, and those of learning by
+            passing tests for the tester.
     """
 
     adjoint: str = choice("exact", ("exact", "finite_difference", "first_order"))
