@@ -19,6 +19,7 @@ from jax import export
 
 from skillearn_jax.commands import leave, make_parser, run_command
 from skillearn_jax.errors import cannot_write
+from skillearn_jax.paths import user_path
 from skillearn_jax.train import Trained, load
 from skillearn_jax.train.trained import network_folder
 
@@ -64,7 +65,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     def command() -> None:
         trained = load(flags.workdir, flags.network, flags.seed)
-        path = Path(flags.output or _default_path(flags.workdir, trained))
+        path = user_path(flags.output or _default_path(flags.workdir, trained))
         content = to_stablehlo(trained).serialize()
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
@@ -80,7 +81,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _default_path(workdir: str, trained: Trained) -> Path:
     facts = trained.apply.facts
     name = f"{network_folder(facts.network)}_{facts.seed}.stablehlo"
-    return Path(workdir) / "export" / name
+    return user_path(workdir) / "export" / name
 
 
 if __name__ == "__main__":

@@ -28,6 +28,7 @@ from skillearn_jax.commands import complain, leave, make_parser, run_command
 from skillearn_jax.data import jpeg, pixels
 from skillearn_jax.data.folder import SUFFIXES
 from skillearn_jax.errors import InputError
+from skillearn_jax.paths import user_path
 from skillearn_jax.train import Trained, load
 from skillearn_jax.train.trained import Facts
 
@@ -135,7 +136,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             complain("predict", line)
 
         trained = load(flags.workdir, flags.network, flags.seed)
-        WRITERS[flags.format](predict(trained, Path(flags.images), say))
+        WRITERS[flags.format](predict(trained, user_path(flags.images), say))
         return InputError.exit_code if damaged else 0
 
     return run_command(parser, command)

@@ -10,6 +10,7 @@ from skillearn_jax.data.archives import read_members, verify_digest
 from skillearn_jax.data.cifar_pickle import read_batch
 from skillearn_jax.data.examples import ImageData, found_in, from_arrays
 from skillearn_jax.errors import InputError
+from skillearn_jax.paths import user_path
 
 _PIXELS = 3 * 32 * 32
 
@@ -112,7 +113,7 @@ def read(name: str, data_dir: str) -> ImageData:
     hint = f"set --config.data.dir to {known[0]}, {known[1]} or the folder of one"
     if not data_dir:
         raise InputError(f"the data source {name} needs a path: {hint}")
-    path = pathlib.Path(data_dir).expanduser()
+    path = user_path(data_dir)
     if path.is_dir():
         there = [path / file for file in known if (path / file).is_file()]
         if not there and (path / builder).is_dir():

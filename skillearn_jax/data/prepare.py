@@ -20,6 +20,7 @@ from skillearn_jax.data.tfds_folder import (
     stored_format,
 )
 from skillearn_jax.errors import InputError
+from skillearn_jax.paths import user_path
 
 FORMATS = ("array_record", "tfrecord")
 """What the records can be stored in; only the last needs TensorFlow to be read.
@@ -87,13 +88,13 @@ def prepare(
                 "to that, remove it, or set another --data_dir"
             )
         return done
-    source = pathlib.Path(archives).expanduser()
+    source = user_path(archives)
     if not source.is_dir():
         raise InputError(f"{source} is not a folder: set --archives")
     tensorflow(f"to prepare {name}")
     import tensorflow_datasets as tfds
 
-    target = pathlib.Path(data_dir).expanduser()
+    target = user_path(data_dir)
     try:
         builder = tfds.builder(name, data_dir=target, file_format=file_format)
         _check_archives(builder, source)

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from skillearn_jax.errors import InputError
+from skillearn_jax.paths import user_path
 
 _BUILDER = re.compile(r"[a-z0-9_]+(/[\w\-.]+)?")
 _VERSION = re.compile(r"\d+\.\d+\.\d+")
@@ -37,7 +38,7 @@ def open_prepared(builder: str, data_dir: str) -> tuple[pathlib.Path, Any]:
 
 def find_version(builder: str, data_dir: str) -> pathlib.Path | None:
     """Returns the folder of the highest prepared version, or None if there is none."""
-    root = pathlib.Path(data_dir).expanduser() / builder
+    root = user_path(data_dir) / builder
     versions = [
         entry
         for entry in (root.iterdir() if root.is_dir() else ())

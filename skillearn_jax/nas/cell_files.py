@@ -2,11 +2,11 @@
 
 import json
 from collections.abc import Callable, Mapping
-from pathlib import Path
 from typing import Any, TypeVar
 
 from skillearn_jax.errors import InputError
 from skillearn_jax.nas.shown import shown
+from skillearn_jax.paths import user_path
 
 _Cells = TypeVar("_Cells")
 
@@ -32,7 +32,7 @@ def read_cell_file(
     Raises:
       InputError: if there is no readable file, or it holds none.
     """
-    path = Path(name)
+    path = user_path(name)
     try:
         if name and path.is_dir():
             path = path / "genotype.json"

@@ -13,6 +13,7 @@ from ml_collections import ConfigDict
 from skillearn_jax.data import TrainingImages
 from skillearn_jax.errors import InputError
 from skillearn_jax.parallel import Devices, is_first, on_first
+from skillearn_jax.paths import user_path
 from skillearn_jax.train import interrupt
 from skillearn_jax.train.benchmark import describe, load_benchmark
 from skillearn_jax.train.checks import check, check_batches, check_images
@@ -86,11 +87,12 @@ def run(
         StorageError: if the disk does not take what is to be written.
     """
     start = time.perf_counter()
+    workdir = user_path(workdir)
     if not isinstance(config, Config):
         config = Config.parse(config)
     check(config)
     console = Console(quiet=quiet or not is_first())
-    if data is None and on_first(lambda: os.path.exists(Path(workdir) / _SUMMARY)):
+    if data is None and on_first(lambda: os.path.exists(workdir / _SUMMARY)):
         # A finished run needs no data to be read, which may be gone.
         with _locked(workdir, config, None, console) as folder:
             finished = _finished(folder, console)

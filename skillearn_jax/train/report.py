@@ -7,6 +7,7 @@ from typing import Any
 
 from skillearn_jax.errors import InputError
 from skillearn_jax.parallel import on_first
+from skillearn_jax.paths import user_path
 from skillearn_jax.train import exam_contents, report_figures, report_page
 from skillearn_jax.train.json_files import fits, read_json, read_rows, write_text
 from skillearn_jax.train.random_search import CANDIDATES, best_candidate
@@ -41,7 +42,7 @@ def write_report(workdir: Path) -> Path:
         InputError: if the summary is missing or a file cannot be understood.
         StorageError: if the disk does not take the page; the old one is as it was.
     """
-    workdir = Path(workdir)
+    workdir = user_path(workdir)
     records = _read(workdir)
     figures = _figures(records)
     folder = workdir / "report"

@@ -2,10 +2,10 @@
 
 import json
 import re
-from pathlib import Path
 
 from skillearn_jax.errors import InputError
 from skillearn_jax.nas import count_params
+from skillearn_jax.paths import user_path
 from skillearn_jax.randomness import Use, generator
 from skillearn_jax.train.config import Config
 from skillearn_jax.train.spaces import Cells, kind_of_cells, read_cells, space_kind
@@ -27,7 +27,7 @@ def read_rivals(config: Config) -> dict[str, Cells]:
     rivals: dict[str, Cells] = {}
     taken = {"derived"}
     for workdir in config.evaluation.rivals:
-        name = Path(workdir).resolve().name
+        name = user_path(workdir).resolve().name
         # What is trained lies in a folder; some file systems know no capitals.
         folder = network_folder(name).casefold()
         if not folder or folder in taken or re.fullmatch(r"random_\d+", folder):
@@ -37,7 +37,7 @@ def read_rivals(config: Config) -> dict[str, Cells]:
                 "names of their own"
             )
         taken.add(folder)
-        path = Path(workdir) / "genotype.json"
+        path = user_path(workdir) / "genotype.json"
         try:
             rivals[name] = read_cells(json.loads(path.read_text("utf-8")))
         except (OSError, ValueError, InputError) as error:

@@ -12,6 +12,7 @@ import numpy as np
 
 from skillearn_jax.data import StreamingData, normalize
 from skillearn_jax.errors import InputError
+from skillearn_jax.paths import user_path
 from skillearn_jax.train.checkpoints import Checkpoints
 from skillearn_jax.train.config import Config
 from skillearn_jax.train.images import OneSet
@@ -173,7 +174,7 @@ def load(workdir: str | Path, network: str = "derived", seed: int = 0) -> Traine
     Raises:
         InputError: if it is not there, or is damaged.
     """
-    path = Path(workdir)
+    path = user_path(workdir)
     with contextlib.closing(_of_network(path, network)) as checkpoints:
         if seed not in checkpoints.steps():
             raise InputError(_missing(path, network, seed))

@@ -16,6 +16,7 @@ PACKAGE = ROOT / "skillearn_jax"
 FLOORS = {
     "commands": 0,
     "errors": 0,
+    "paths": 0,
     "randomness": 0,
     "types": 0,
     "tree": 0,

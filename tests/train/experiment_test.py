@@ -332,6 +332,16 @@ def test_damaged_results_are_named(finished, tmp_path, name, content, message):
     assert (workdir / "report" / "index.html").read_bytes() == page
 
 
+def test_a_tilde_in_the_workdir_is_the_home_folder(finished, tmp_path, monkeypatch):
+    workdir = tmp_path / "run"
+    shutil.copytree(finished.workdir, workdir)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.chdir(tmp_path)
+    result = run(finished.config, "~/run", quiet=True)
+    assert result.report == workdir / "report" / "index.html"
+    assert [entry.name for entry in tmp_path.iterdir()] == ["run"]
+
+
 def test_a_finished_run_retrains_nothing(finished, tiny, tmp_path, monkeypatch):
     workdir = tmp_path / "run"
     shutil.copytree(finished.workdir, workdir)

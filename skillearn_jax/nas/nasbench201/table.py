@@ -13,6 +13,7 @@ from skillearn_jax.nas.nasbench201.architecture import (
     Architecture,
 )
 from skillearn_jax.nas.shown import shown
+from skillearn_jax.paths import user_path
 
 DATASETS = {"cifar10": "cifar10", "cifar100": "cifar100", "imagenet16": "in16"}
 """Data sets of the benchmark, and how the columns of the table call them."""
@@ -82,7 +83,7 @@ def load_table(path: str | Path) -> Table:
     """
     accuracies = np.full((NUM_ARCHITECTURES, len(_COLUMNS)), np.nan)
     try:
-        with Path(path).open(encoding="utf-8-sig", newline="") as file:
+        with user_path(path).open(encoding="utf-8-sig", newline="") as file:
             rows = csv.DictReader(file)
             for column in ("arch_str", *_COLUMNS):
                 count = list(rows.fieldnames or ()).count(column)

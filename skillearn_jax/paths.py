@@ -1,0 +1,13 @@
+"""Floor 0: paths as users type them."""
+
+import os
+import pathlib
+
+
+def user_path(text: str | os.PathLike[str]) -> pathlib.Path:
+    """Returns a path, whose leading `~` is the home folder.
+
+    Shells leave the `~` of `--flag=~/runs` to the program. One that names no user stays as
+    it is, to be met as a path that is not there.
+    """
+    return pathlib.Path(os.path.expanduser(text))

@@ -1,0 +1,34 @@
+"""Paths as users type them: `--flag=~/x` reaches the program as it is."""
+
+import pathlib
+
+import pytest
+
+from skillearn_jax.data import load
+from skillearn_jax.errors import InputError
+from skillearn_jax.nas import find_genotype
+from skillearn_jax.paths import user_path
+
+
+@pytest.fixture
+def home(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    return tmp_path
+
+
+def test_a_tilde_is_the_home_folder(home):
+    assert user_path("~/runs/a") == home / "runs" / "a"
+    assert user_path(pathlib.Path("~")) == home
+    assert user_path("runs/~a") == pathlib.Path("runs/~a")
+
+
+def test_what_names_no_user_is_a_path_that_is_not_there(home):
+    assert user_path("~nosuchuser/a") == pathlib.Path("~nosuchuser/a")
+    with pytest.raises(InputError, match=r"^~nosuchuser/a/train is not a folder"):
+        load("folder", "~nosuchuser/a")
+
+
+def test_a_genotype_is_found_at_home(home):
+    genotype = find_genotype("DARTS_V2")
+    (home / "cell.txt").write_text(genotype.to_text())
+    assert find_genotype("~/cell.txt") == genotype
