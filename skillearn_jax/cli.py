@@ -208,8 +208,25 @@ def _quiet_libraries() -> None:
     for name in ("absl", "asyncio"):
         logging.getLogger(name).setLevel(logging.CRITICAL)
     warnings.filterwarnings("ignore", "coroutine .* was never awaited", RuntimeWarning)
+    warnings.formatwarning = _without_code
     if not isinstance(sys.unraisablehook, _ButClosedLoops):
         sys.unraisablehook = _ButClosedLoops(sys.unraisablehook)
+
+
+_with_code = warnings.formatwarning
+
+
+def _without_code(
+    message: Warning | str,
+    category: type[Warning],
+    filename: str,
+    lineno: int,
+    line: str | None = None,
+) -> str:
+    """Returns a warning as one line, if it is this package's: it is about what was given."""
+    if Path(__file__).parent in Path(filename).parents:
+        return f"skillearn_jax: {' '.join(str(message).split())}\n"
+    return _with_code(message, category, filename, lineno, line)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -6,6 +6,7 @@ import shutil
 import subprocess
 import sys
 import types
+import warnings
 
 import jax
 import numpy as np
@@ -13,6 +14,7 @@ import pytest
 
 from skillearn_jax import cli
 from skillearn_jax.cli import main, parse_command
+from skillearn_jax.data import folder
 from skillearn_jax.errors import InputError, Interrupted, StorageError
 
 # Of ml_collections, where it loads a config file.
@@ -519,3 +521,14 @@ def test_of_dropped_saves_nothing_is_heard_and_of_other_threads_all(
     for error in (RuntimeError("Event loop is closed"), bug):
         sys.unraisablehook(types.SimpleNamespace(exc_value=error))
     assert heard == [bug]
+
+
+def test_a_warning_about_what_was_given_shows_no_code(tmp_path, digits, monkeypatch):
+    monkeypatch.setattr(warnings, "formatwarning", warnings.formatwarning)
+    monkeypatch.setattr(cli, "run", lambda config, workdir: None)
+    assert main(["launch/run.py", digits, f"--workdir={tmp_path}/run"]) == 0
+    warning = UserWarning("2 files\nare left out")
+    given = (warning, UserWarning, folder.__file__, 60)
+    assert warnings.formatwarning(*given) == "skillearn_jax: 2 files are left out\n"
+    foreign = (warning, UserWarning, warnings.__file__, 7)
+    assert f"{warnings.__file__}:7: UserWarning" in warnings.formatwarning(*foreign)

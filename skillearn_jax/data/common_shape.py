@@ -1,6 +1,5 @@
 """Images of several data sets brought to one size and one number of channels."""
 
-import dataclasses
 from collections.abc import Sequence
 
 import numpy as np
@@ -50,15 +49,15 @@ def to_common_shape(
 def _reshaped(data: ImageData, side: int, channels: int) -> ImageData:
     if data.image_shape == (side, side, channels):
         return data
-    reshaped = from_arrays(
+    return from_arrays(
         data.name,
         _images(np.asarray(data.train.image), side, channels),
         data.train.label,
         _images(np.asarray(data.heldout.image), side, channels),
         data.heldout.label,
         num_classes=data.num_classes,
+        class_names=data.class_names,
     )
-    return dataclasses.replace(reshaped, class_names=data.class_names)
 
 
 def _images(images: np.ndarray, side: int, channels: int) -> np.ndarray:

@@ -1,6 +1,7 @@
 """Labelled images in memory, and the data set that a source or a user makes of them."""
 
 import dataclasses
+from collections.abc import Sequence
 from contextlib import AbstractContextManager
 
 import jax
@@ -117,6 +118,7 @@ def from_arrays(
     heldout_labels: ArrayLike,
     *,
     num_classes: int | None = None,
+    class_names: Sequence[str] = (),
 ) -> ImageData:
     """Returns a data set made of the user's own arrays.
 
@@ -128,14 +130,16 @@ def from_arrays(
         heldout_labels: `[M]` integers.
         num_classes: by default the largest training label plus one, where each smaller
             one must occur.
+        class_names: by class, as many as there are; what `predict` calls them.
 
     Returns:
         `ImageData` with host arrays and the pixel statistics of the training images.
 
     Raises:
         InputError: for a wrong shape, dtype, length or label, for channels that come
-            first, for a single class or one without training images, and for a channel
-            whose training pixels are all equal (it cannot be normalised).
+            first, for a single class or one without training images, for a number of
+            names that is not that of the classes, and for a channel whose training
+            pixels are all equal (it cannot be normalised).
     """
     train = _examples("train", train_images, train_labels, num_classes)
     if num_classes is None:
@@ -150,6 +154,11 @@ def from_arrays(
         raise InputError(
             "all labels are 0, of one class; there must be two or more to tell apart"
         )
+    if len(class_names) not in (0, num_classes):
+        raise InputError(
+            f"there are {len(class_names)} class_names for {num_classes} classes: name "
+            "each, or none"
+        )
     heldout = _examples("heldout", heldout_images, heldout_labels, num_classes)
     if heldout.image.shape[1:] != train.image.shape[1:]:
         raise InputError(
@@ -162,7 +171,9 @@ def from_arrays(
             f"channel {std.index(0.0)} of the train images is constant and cannot be "
             "normalised: leave it out"
         )
-    return ImageData(name, train, num_classes, mean, std, heldout)
+    return ImageData(
+        name, train, num_classes, mean, std, heldout, class_names=tuple(class_names)
+    )
 
 
 def pixel_statistics(
@@ -194,7 +205,10 @@ def _examples(
     split: str, images: ArrayLike, labels: ArrayLike, num_classes: int | None
 ) -> Examples:
     """Returns checked examples; `split` names them in the messages."""
-    image, label = np.asarray(images), np.asarray(labels)
+    try:
+        image, label = np.asarray(images), np.asarray(labels)
+    except ValueError as error:  # lists of lists of several lengths
+        raise InputError(f"{split} images or labels are no array: {error}") from error
     if image.dtype != np.uint8 or image.ndim not in (3, 4) or 0 in image.shape:
         raise InputError(
             f"{split} images must be [N, H, W, C] or [N, H, W] uint8 and not empty, "

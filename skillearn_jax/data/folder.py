@@ -1,6 +1,5 @@
 """A user's own images in one folder per class."""
 
-import dataclasses
 import pathlib
 import re
 import warnings
@@ -10,6 +9,7 @@ import numpy as np
 from skillearn_jax.data.examples import ImageData, found_in, from_arrays
 from skillearn_jax.data.pixels import UNDECODABLE, check_memory, decode
 from skillearn_jax.errors import InputError
+from skillearn_jax.paths import user_path
 
 SUFFIXES = (".png", ".jpg", ".jpeg")
 """What counts as an image, in small or capital letters; other files are not read."""
@@ -44,7 +44,7 @@ def read(data_dir: str, size: str = "") -> ImageData:
     """
     if not data_dir:
         raise InputError(f"the data source folder needs a path: {_HINT}")
-    root = pathlib.Path(data_dir).expanduser()
+    root = user_path(data_dir)
     files = {split: _list_files(root / split) for split in ("train", "test")}
     for name in sorted(set(files["train"]) ^ set(files["test"])):
         lacking = "test" if name in files["train"] else "train"
@@ -65,8 +65,9 @@ def read(data_dir: str, size: str = "") -> ImageData:
         )
     names = tuple(files["train"])
     with found_in(root):
-        data = from_arrays(root.resolve().name, *arrays, num_classes=len(names))
-    return dataclasses.replace(data, class_names=names)
+        return from_arrays(
+            root.resolve().name, *arrays, num_classes=len(names), class_names=names
+        )
 
 
 def _list_files(folder: pathlib.Path) -> dict[str, list[pathlib.Path]]:

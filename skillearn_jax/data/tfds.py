@@ -52,11 +52,13 @@ def read(builder: str, data_dir: str, *, label: str = "") -> ImageData:
                 "parquet): prepare it again as array_record, or set --config.data.dir"
             )
         arrays += [images, labels]
+    classes = info.features[label]
     with found_in(folder):
         return from_arrays(
             f"{builder} (tfds {folder.name})",
             *arrays,
-            num_classes=info.features[label].num_classes,
+            num_classes=classes.num_classes,
+            class_names=classes.names,
         )
 
 

@@ -7,11 +7,13 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import jax
 from ml_collections import ConfigDict
 
 from skillearn_jax.errors import InputError, cannot_write
 from skillearn_jax.framework import CompareReport, compare
 from skillearn_jax.framework.comparing import ADJOINTS
+from skillearn_jax.paths import user_path
 from skillearn_jax.train import report_comparison
 from skillearn_jax.train.comparison_problems import (
     Problem,
@@ -60,16 +62,21 @@ def run_comparison(
 
     Raises:
         InputError: before anything is written, for a config or workdir that cannot be
-            meant.
+            meant, and in a run of several processes.
     """
     start = time.perf_counter()
+    if jax.process_count() > 1:
+        raise InputError(
+            f"a comparison runs in one process, not in {jax.process_count()}: start it "
+            "by itself, without --num_processes and --distributed"
+        )
     if not isinstance(config, CompareConfig):
         config = CompareConfig.parse(config)
     problems = {
         size: build_problem(config.problem, size, config.seed)
         for size in (config.batch_size, *config.batch_sizes)
     }
-    folder = _opened(Path(workdir), config)
+    folder = _opened(user_path(workdir), config)
     console = Console(quiet=quiet)
     with locked(folder, console.message):
         record = read_json(folder / "comparison.json")

@@ -57,6 +57,10 @@ def test_examples_are_a_pytree_and_can_be_indexed():
         (lambda i, c: (i, c % 2), r"heldout label 2 .*classes go from 0 to 1"),
         (lambda i, c: (i[:, :3], c), r"heldout images are \[4, 5, 3\] but train .*\[3"),
         (lambda i, c: (i * np.uint8([1, 0, 1]), c), r"channel 1 .* is constant"),
+        (
+            lambda i, c: ([i[0], i[0, :2]], c),
+            r"train images or labels are no array: .*",
+        ),
         (lambda i, c: (i, c * 0), r"all labels are 0, of one class"),
         (
             lambda i, c: (i.transpose(0, 3, 1, 2), c),
@@ -68,6 +72,14 @@ def test_wrong_arrays_are_named_in_one_line(change, message):
     with pytest.raises(InputError, match=message) as caught:
         from_arrays("mine", *change(*arrays()), *arrays(6))
     assert "\n" not in str(caught.value)
+
+
+def test_classes_may_have_names():
+    names = ["cat", "dog", "frog"]
+    data = from_arrays("mine", *arrays(), *arrays(6), class_names=names)
+    assert data.class_names == data.training.class_names == ("cat", "dog", "frog")
+    with pytest.raises(InputError, match="2 class_names for 3 classes: name each"):
+        from_arrays("mine", *arrays(), *arrays(6), class_names=names[:2])
 
 
 def test_num_classes_may_be_given():

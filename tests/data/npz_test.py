@@ -17,13 +17,26 @@ def test_arrays_come_back(tmp_path):
     np.savez(tmp_path / "mine.npz", **arrays())
     data = load("npz", str(tmp_path / "mine.npz"))
     assert (data.name, data.num_classes, data.heldout.size) == ("mine", 3, 3)
+    assert data.class_names == ()
     np.testing.assert_array_equal(data.train.image, arrays()["train_images"])
+
+
+def test_classes_may_have_names(tmp_path):
+    np.savez(tmp_path / "mine.npz", **arrays(), class_names=("ant", "bee", "Käfer"))
+    data = load("npz", str(tmp_path / "mine.npz"))
+    assert data.class_names == ("ant", "bee", "Käfer")
 
 
 @pytest.mark.parametrize(
     ("change", "message"),
     [
         ({"test_labels": None}, "lacks test_labels"),
+        ({"class_names": ("ant", "bee")}, "2 class_names for 3 classes"),
+        (
+            {"class_names": (1, 2, 3)},
+            r"class_names must be a row of texts, .* \[3\] int",
+        ),
+        ({"class_names": (("a", "b", "c"),)}, r"class_names must be a row .* \[1, 3\]"),
         ({"train_images": np.zeros((9, 4, 4, 3))}, "train images must be .* float64"),
         ({"train_images": np.zeros((9, 4), np.uint8)}, r"train images .* \[9, 4\]"),
         ({"train_labels": np.zeros(8, int)}, r"train labels must be \[9\]"),

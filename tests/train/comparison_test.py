@@ -2,6 +2,7 @@
 
 import json
 
+import jax
 import pytest
 
 from skillearn_jax.errors import InputError
@@ -87,6 +88,14 @@ def test_nonsense_is_refused_before_anything_is_written(tmp_path):
         with pytest.raises(InputError, match=message):
             run_comparison({**SMALL, **change}, tmp_path / "new", quiet=True)
     assert not (tmp_path / "new").exists()
+
+
+def test_several_processes_are_refused(tmp_path, monkeypatch):
+    monkeypatch.setattr(jax, "process_count", lambda: 2)
+    message = "runs in one process, not in 2: .* without --num_processes"
+    with pytest.raises(InputError, match=message):
+        run_comparison(SMALL, tmp_path / "run", quiet=True)
+    assert not (tmp_path / "run").exists()
 
 
 @pytest.mark.parametrize("name", ["lpt", "interleaving", "darts"])

@@ -57,13 +57,14 @@ def run_toy(
     *,
     backend="cpu",
     devices=1,
+    way="pmap",
     bad_step=None,
     steps_per_epoch=STEPS_PER_EPOCH,
     before=None,
     monkeypatch,
 ):
     """Returns the loop, and the last state, all metrics and all sizes of calls."""
-    devices = Devices(devices)
+    devices = Devices(devices, way)
     program = toy_program(bad_step, devices.axis_name)
     state = before or program.init({"w": jnp.zeros(4)}, jax.random.key(1))
     placed = devices.place(state)
@@ -117,14 +118,17 @@ def test_an_epoch_of_a_prime_number_of_steps_takes_few_calls(stream, monkeypatch
         assert got == pytest.approx(wanted, rel=1e-4)
 
 
-@pytest.mark.parametrize("devices", [1, 2])
-def test_calls_end_where_they_did_after_going_on(devices, stream, monkeypatch):
+@pytest.mark.parametrize(
+    ("devices", "way"), [(1, "none"), (2, "pmap"), (2, "shard_map")]
+)
+def test_calls_end_where_they_did_after_going_on(devices, way, stream, monkeypatch):
     """From step 31 on, as after a signal on another machine: to the end of its chunk."""
     run = functools.partial(
         run_toy,
         stream,
         backend="gpu",
         devices=devices,
+        way=way,
         steps_per_epoch=97,
         monkeypatch=monkeypatch,
     )
