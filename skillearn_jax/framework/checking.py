@@ -69,7 +69,8 @@ class CheckReport(NamedTuple):
 
     Attributes:
         rows: one for each adjoint and leaf.
-        warnings: a line for each stage that passes (almost) no response term.
+        warnings: a line for each stage that passes (almost) no response term, and for
+            each supporting set that the objective is given and never reads.
     """
 
     rows: tuple[CheckRow, ...]
@@ -121,7 +122,11 @@ def check(
     for name, variant in variants.items():
         for leaf, value in _leaves(variant, state, batches).items():
             rows.append(_compare(name, leaf, value, reference[leaf]))
-    return CheckReport(tuple(rows), gains.warnings(program, state, batches))
+    unread = (
+        f"the objective never reads {name!r}: name it in Validation(indirect=...)"
+        for name in program.unread(state, batches)
+    )
+    return CheckReport(tuple(rows), (*gains.warnings(program, state, batches), *unread))
 
 
 def _leaves(program: Program, state: State, batches: Batches) -> dict[str, Array]:

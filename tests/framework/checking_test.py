@@ -30,7 +30,10 @@ def one_level(optimizer, loss_fn, supports=None, adjoint=None, objective=None):
         **keywords,
     )
     validation = Validation(
-        objective or sum_of_squares, reads=("w",), minimize={"a": optax.sgd(0.1)}
+        objective or sum_of_squares,
+        reads=("w",),
+        minimize={"a": optax.sgd(0.1)},
+        indirect=() if objective else ("a",),
     )
     program = Program((stage,), validation)
     a = jnp.asarray([0.3, -0.4]) if supports is None else supports
@@ -173,6 +176,23 @@ def test_a_gradient_of_zero_is_no_sign_of_adam():
     assert report.warnings == ()
     broken = report.rows[0]._replace(rel_error=float("nan"))
     assert broken.warning.startswith("not finite")
+
+
+def test_a_set_that_the_objective_is_given_and_never_reads_is_named():
+    def reads_it(moves, reads, model_state, batch, key):
+        return jnp.sum((reads["w"] - 1) ** 2) + 0 * jnp.sum(moves["a"])
+
+    def does_not(moves, reads, model_state, batch, key):
+        return jnp.sum((reads["w"] - 1) ** 2)
+
+    found = {}
+    for objective in (reads_it, does_not, None):  # the last one says so: indirect=
+        program, state = one_level(optax.sgd(0.1), coupled, objective=objective)
+        found[objective] = program.unread(state, {})
+        warnings = program.check(state, {}).warnings
+        told = "the objective never reads 'a': name it in Validation(indirect=...)"
+        assert warnings == (told,) * len(found[objective])
+    assert list(found.values()) == [(), ("a",), ()]
 
 
 def test_a_warning_of_distance_is_for_the_programs_own_hypergradient():
