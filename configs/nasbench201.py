@@ -3,7 +3,7 @@
 Paper:    Dong and Yang 2020, arXiv 2001.00326: DARTS in its space, with the benchmark's
           settings; and the same with a tester, arXiv 2011.15102.
 Hardware: one GPU. The variants with `short` take minutes on one CPU core, those with `smoke`
-          seconds.
+          one, of which steps are seconds.
 Expected: DARTS ends in the cell of skip connections only, whose test accuracy on CIFAR-10
           is 54.30 % (the table of the DrNAS repository's README). What the short variants
           find: docs/experiments.md.

@@ -3,7 +3,7 @@
     python -m skillearn_jax.export --workdir=runs/lpt_digits
 
 The file holds the weights, and takes any number of images at once. It needs this package
-no more, only JAX:
+no more, only `jax` and `flatbuffers`:
 
     from jax import export
     network = export.deserialize(bytearray(Path("derived_0.stablehlo").read_bytes()))
@@ -19,9 +19,8 @@ from jax import export
 
 from skillearn_jax.commands import leave, make_parser, run_command
 from skillearn_jax.errors import cannot_write
-from skillearn_jax.paths import user_path
+from skillearn_jax.paths import folder_name, user_path
 from skillearn_jax.train import Trained, load
-from skillearn_jax.train.trained import network_folder
 
 PLATFORMS = ("cpu", "cuda", "tpu")
 """On which an exported network runs."""
@@ -80,7 +79,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _default_path(workdir: str, trained: Trained) -> Path:
     facts = trained.apply.facts
-    name = f"{network_folder(facts.network)}_{facts.seed}.stablehlo"
+    name = f"{folder_name(facts.network)}_{facts.seed}.stablehlo"
     return user_path(workdir) / "export" / name
 
 

@@ -7,15 +7,17 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import jax
 import jax.numpy as jnp
+from jax.extend.core import Var
 
 from skillearn_jax.errors import InputError
 from skillearn_jax.framework import gains
+from skillearn_jax.framework.graph import VALIDATION
 from skillearn_jax.hypergrad import Autodiff, Exact, FiniteDifference
 from skillearn_jax.types import Array
 
 if TYPE_CHECKING:
     from skillearn_jax.framework.program import Program
-    from skillearn_jax.framework.state import Batches, State
+    from skillearn_jax.framework.state import Batches, Copies, State
 
 
 FAR = 0.01
@@ -122,11 +124,40 @@ def check(
     for name, variant in variants.items():
         for leaf, value in _leaves(variant, state, batches).items():
             rows.append(_compare(name, leaf, value, reference[leaf]))
-    unread = (
+    lines = (
         f"the objective never reads {name!r}: name it in Validation(indirect=...)"
-        for name in program.unread(state, batches)
+        for name in unread(program, state, batches)
     )
-    return CheckReport(tuple(rows), (*gains.warnings(program, state, batches), *unread))
+    return CheckReport(tuple(rows), (*gains.warnings(program, state, batches), *lines))
+
+
+def unread(program: Program, state: State, batches: Batches) -> tuple[str, ...]:
+    """Returns the supporting sets that the objective is given and never reads.
+
+    They belong into `Validation(indirect=...)`: the printout, and the refusal of a set
+    without any path, go by what is declared.
+
+    Args:
+        program: a program with a validation stage.
+        state: from `init` or `step`, for its shapes.
+        batches: as for `step`, likewise.
+
+    Cost: the objective and its look-ahead are traced; nothing is computed.
+    """
+
+    def objective(copies: Copies) -> Array:
+        return program._objective(copies, {}, state, batches)[0]
+
+    copies = program._copies(state.params)
+    jaxpr = jax.make_jaxpr(objective)(copies).jaxpr
+    read = {var for eqn in jaxpr.eqns for var in eqn.invars if isinstance(var, Var)}
+    read |= {var for var in jaxpr.outvars if isinstance(var, Var)}
+    given = jax.tree.unflatten(jax.tree.structure(copies), jaxpr.invars)
+    return tuple(
+        name
+        for name, leaves in given[VALIDATION].items()
+        if read.isdisjoint(jax.tree.leaves(leaves))
+    )
 
 
 def _leaves(program: Program, state: State, batches: Batches) -> dict[str, Array]:

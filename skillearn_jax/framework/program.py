@@ -9,7 +9,6 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import optax
-from jax.extend.core import Var
 
 from skillearn_jax.errors import InputError, told_with
 from skillearn_jax.framework import checking, describe, graph, refusals
@@ -207,31 +206,6 @@ class Program:
         run = self._run(state, self._copies(state.params), batches, virtual=True)
         return state._replace(
             params=run.values, opt_states=run.opt_states, model_state=run.model_state
-        )
-
-    def unread(self, state: State, batches: Batches) -> tuple[str, ...]:
-        """Returns the supporting sets that the objective is given and never reads.
-
-        They belong into `Validation(indirect=...)`: the printout, and the refusal of a set
-        without any path, go by what is declared.
-
-        Args:
-            state: from `init` or `step`, for its shapes.
-            batches: as for `step`, likewise.
-
-        Cost: the objective and its look-ahead are traced; nothing is computed.
-        """
-        copies = self._copies(state.params)
-        jaxpr = jax.make_jaxpr(lambda c: self._objective(c, {}, state, batches)[0])(
-            copies
-        ).jaxpr
-        read = {var for eqn in jaxpr.eqns for var in eqn.invars if isinstance(var, Var)}
-        read |= {var for var in jaxpr.outvars if isinstance(var, Var)}
-        given = jax.tree.unflatten(jax.tree.structure(copies), jaxpr.invars)
-        return tuple(
-            name
-            for name, leaves in given.get(VALIDATION, {}).items()
-            if read.isdisjoint(jax.tree.leaves(leaves))
         )
 
     def objective(self, state: State, batches: Batches) -> Array:

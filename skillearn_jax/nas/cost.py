@@ -5,6 +5,7 @@
 Nothing is trained and nothing compiled.
 """
 
+import contextlib
 import json
 from collections.abc import Sequence
 from typing import Any, NamedTuple
@@ -19,6 +20,8 @@ from skillearn_jax.nas.auxiliary import (
 from skillearn_jax.nas.counting import count_macs, count_params, mobile_setting
 from skillearn_jax.nas.genotype import Genotype
 from skillearn_jax.nas.known import find_genotype
+from skillearn_jax.nas.nasbench201.architecture import Architecture, find_architecture
+from skillearn_jax.nas.nasbench201.network import BenchNetwork
 from skillearn_jax.nas.network import Network
 from skillearn_jax.nas.ops import StemName
 
@@ -40,8 +43,8 @@ TASKS = {
     "imagenet": Task(1000, 224, 14, 48, "imagenet", IMAGENET_AUXILIARY),
 }
 
-_MOST = 10_000
-"""Cells and channels that are counted."""
+_MOST = {"cells": 500, "channels": 10_000}
+"""What is counted in seconds: each cell is looked at."""
 
 CONVENTION = (
     "multiply-adds of convolutions and linear layers for one image, padding counted, "
@@ -92,6 +95,55 @@ def describe(
     }
 
 
+def describe_architecture(
+    architecture: Architecture, task: Task, *, cells: int = 0, channels: int = 0
+) -> dict[str, Any]:
+    """Returns parameters and multiply-adds of a network in the space of NAS-Bench-201.
+
+    Args:
+      architecture: the cell.
+      task: classes and image size.
+      cells: of each of the three stages; 0 takes the benchmark's.
+      channels: of the first stage; 0 takes the benchmark's.
+
+    Returns:
+      As `describe`, without `params_aux`: these networks have no auxiliary head.
+
+    Raises:
+      InputError: on ImageNet, whose images the space is not made for.
+    """
+    if task.stem == "imagenet":
+        raise InputError(
+            "a cell of NAS-Bench-201 is counted on CIFAR: set --dataset=cifar10 or cifar100"
+        )
+    network = BenchNetwork(
+        task.classes,
+        architecture,
+        channels=channels or BenchNetwork.channels,
+        num_cells=cells or BenchNetwork.num_cells,
+    )
+    image_shape = (task.side, task.side, 3)
+    return {
+        "cells": network.num_cells,
+        "channels": network.channels,
+        "image": list(image_shape),
+        "classes": task.classes,
+        "params": count_params(network, image_shape),
+        "macs": count_macs(network, image_shape),
+        "convention": CONVENTION,
+    }
+
+
+def _find(name: str) -> Genotype | Architecture:
+    """Returns the cells of either space; what is neither is told as DARTS's."""
+    try:
+        return find_genotype(name)
+    except InputError:
+        with contextlib.suppress(InputError):
+            return find_architecture(name)
+        raise
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs the command line and returns its exit code: 0, or 2 for a mistake.
 
@@ -105,7 +157,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument(
         "--genotype",
         required=True,
-        help="published name, text, file or workdir of a search",
+        help="published name, text, file or workdir of a search, in either space",
     )
     parser.add_argument("--dataset", choices=TASKS, default="cifar10")
     parser.add_argument("--cells", type=int, default=0, help="0: as the papers")
@@ -114,18 +166,17 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     def command() -> None:
         for flag in ("cells", "channels"):
-            if not 0 <= getattr(flags, flag) <= _MOST:
+            if not 0 <= getattr(flags, flag) <= _MOST[flag]:
                 raise InputError(
                     f"{getattr(flags, flag)} is no number of {flag}: set --{flag} to 1 "
-                    f"to {_MOST}, or 0 for that of the papers"
+                    f"to {_MOST[flag]}, or 0 for that of the papers"
                 )
-        genotype = find_genotype(flags.genotype)
-        row = describe(
-            genotype,
-            TASKS[flags.dataset],
-            cells=flags.cells,
-            channels=flags.channels,
-        )
+        found, task = _find(flags.genotype), TASKS[flags.dataset]
+        size = {"cells": flags.cells, "channels": flags.channels}
+        if isinstance(found, Architecture):
+            row = describe_architecture(found, task, **size)
+        else:
+            row = describe(found, task, **size)
         print(json.dumps({"genotype": flags.genotype, "dataset": flags.dataset, **row}))
 
     return run_command(parser, command)

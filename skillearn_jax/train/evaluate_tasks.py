@@ -6,6 +6,7 @@ from typing import Any
 
 from skillearn_jax.data import ImageData
 from skillearn_jax.parallel import Devices
+from skillearn_jax.paths import folder_name
 from skillearn_jax.train.config import Config
 from skillearn_jax.train.console import Console
 from skillearn_jax.train.evaluate import evaluate
@@ -47,7 +48,7 @@ def evaluate_tasks(
     for name, of_task in data.items():
         console.message(f"evaluation on {name}")
         own = task_config(config, name)
-        path = workdir.path / "tasks" / name.replace(":", "_")
+        path = workdir.path / "tasks" / folder_name(name)
         folder = Workdir(path, own, fingerprint(of_task))
         folder.write_config(f"The evaluation on {name} of a search on {config.tasks}.")
         folder.write_json("genotype.json", genotype.to_json())

@@ -105,10 +105,13 @@ def _read(config: Config) -> Images:
         return load(config.data.name, config.data.dir, **how)
     folders = config.data.dirs or (config.data.dir,) * len(config.tasks)
     folder_flag = "--config.data.dirs" if config.data.dirs else "--config.data.dir"
-    with flags_of_data("--config.tasks", folder_flag):
+    source_flag = "--config.data.sources" if config.data.sources else "--config.tasks"
+    with flags_of_data(source_flag, folder_flag):
         return {
-            name: load(name, folder, **how)
-            for name, folder in zip(config.tasks, folders, strict=True)
+            name: load(source, folder, **how)
+            for name, source, folder in zip(
+                config.tasks, config.task_sources, folders, strict=True
+            )
         }
 
 

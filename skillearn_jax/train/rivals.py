@@ -5,11 +5,10 @@ import re
 
 from skillearn_jax.errors import InputError
 from skillearn_jax.nas import count_params
-from skillearn_jax.paths import user_path
+from skillearn_jax.paths import folder_name, user_path
 from skillearn_jax.randomness import Use, generator
 from skillearn_jax.train.config import Config
 from skillearn_jax.train.spaces import Cells, kind_of_cells, read_cells, space_kind
-from skillearn_jax.train.trained import network_folder
 
 _DRAWS = 1000  # of random cells of the wrong size in a row, before giving up
 
@@ -29,7 +28,7 @@ def read_rivals(config: Config) -> dict[str, Cells]:
     for workdir in config.evaluation.rivals:
         name = user_path(workdir).resolve().name
         # What is trained lies in a folder; some file systems know no capitals.
-        folder = network_folder(name).casefold()
+        folder = folder_name(name).casefold()
         if not folder or folder in taken or re.fullmatch(r"random_\d+", folder):
             raise InputError(
                 f"config.evaluation.rivals names {workdir!r}, but {name!r} is a name in "

@@ -4,6 +4,7 @@ import dataclasses
 
 from skillearn_jax.data import STREAM
 from skillearn_jax.errors import InputError
+from skillearn_jax.paths import folder_name
 from skillearn_jax.train.config import Config
 from skillearn_jax.train.config.root import SINGLE
 
@@ -21,17 +22,27 @@ def check_tasks(config: Config) -> None:
     if not names or len(set(names)) != len(names):
         raise InputError(
             f"config.tasks is {names}; {config.skill} needs distinct names of data sets, "
-            "at least one: set --config.tasks"
+            "at least one: set --config.tasks, and --config.data.sources to what each is "
+            "read from, if that is not its name"
         )
-    for name in names:
+    # Each is evaluated in a folder; some file systems know no capitals.
+    folders = {folder_name(name).casefold() for name in names}
+    if len(folders) < len(names) or not folders.isdisjoint(("", ".", "..")):
+        raise InputError(
+            f"config.tasks is {names}, of which no two may differ in capitals and signs "
+            "alone, and none be empty: set --config.tasks"
+        )
+    for name in config.task_sources:
         if name.startswith(STREAM):
+            flag = "config.data.sources" if config.data.sources else "config.tasks"
             raise InputError(
-                f"config.tasks holds {name!r}, but the images of several tasks are held "
-                f"in memory: set --config.tasks, or --config.skill=baseline and "
+                f"{flag} holds {name!r}, but the images of several tasks are held "
+                f"in memory: set --{flag}, or --config.skill=baseline and "
                 f"--config.data.name={name}"
             )
     for flag, given, what in (
         ("config.data.dirs", config.data.dirs, "a folder"),
+        ("config.data.sources", config.data.sources, "a source"),
         ("config.interleaving.heads", options.heads, "a width"),
     ):
         if given and len(given) != len(names):
@@ -80,5 +91,8 @@ def task_config(config: Config, name: str) -> Config:
     """Returns the config of what happens to one task alone: its evaluation."""
     position = config.tasks.index(name)
     folder = config.data.dirs[position] if config.data.dirs else config.data.dir
-    data = dataclasses.replace(config.data, name=name, dir=folder, dirs=())
+    source = config.task_sources[position]
+    data = dataclasses.replace(
+        config.data, name=source, dir=folder, dirs=(), sources=()
+    )
     return dataclasses.replace(config, tasks=(), data=data)

@@ -1,7 +1,6 @@
 """Floor 4: the networks that an evaluation has trained: kept, and loaded as functions."""
 
 import contextlib
-import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -12,7 +11,7 @@ import numpy as np
 
 from skillearn_jax.data import StreamingData, normalize
 from skillearn_jax.errors import InputError
-from skillearn_jax.paths import user_path
+from skillearn_jax.paths import folder_name, user_path
 from skillearn_jax.train.checkpoints import Checkpoints
 from skillearn_jax.train.config import Config
 from skillearn_jax.train.images import OneSet
@@ -207,14 +206,9 @@ def _part(tree: PyTree, like: PyTree) -> PyTree:
     return {name: _part(tree[name], like[name]) for name in like}
 
 
-def network_folder(name: str) -> str:
-    """Returns the name of the folder of a network; two networks may have the same."""
-    return re.sub(r"[^\w.-]", "_", name)
-
-
 def _of_network(workdir: Path, name: str) -> Checkpoints:
     """Returns the trainings of a network, by seed; all of them stay."""
-    return Checkpoints(workdir / FOLDER / network_folder(name), keep=10**9)
+    return Checkpoints(workdir / FOLDER / folder_name(name), keep=10**9)
 
 
 def _config(workdir: Path) -> Config:

@@ -8,7 +8,7 @@ import pytest
 
 from skillearn_jax.errors import InputError
 from skillearn_jax.framework import Program, Stage, Validation, check
-from skillearn_jax.framework.checking import CheckRow
+from skillearn_jax.framework.checking import CheckRow, unread
 from skillearn_jax.hypergrad import FiniteDifference, FirstOrder
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
@@ -188,7 +188,7 @@ def test_a_set_that_the_objective_is_given_and_never_reads_is_named():
     found = {}
     for objective in (reads_it, does_not, None):  # the last one says so: indirect=
         program, state = one_level(optax.sgd(0.1), coupled, objective=objective)
-        found[objective] = program.unread(state, {})
+        found[objective] = unread(program, state, {})
         warnings = program.check(state, {}).warnings
         told = "the objective never reads 'a': name it in Validation(indirect=...)"
         assert warnings == (told,) * len(found[objective])

@@ -3,6 +3,9 @@ import json
 import pytest
 
 from skillearn_jax.nas.cost import main
+from skillearn_jax.nas.nasbench201 import Architecture
+
+SKIPS = "|skip_connect~0|+|skip_connect~0|skip_connect~1|+|skip_connect~0|skip_connect~1|skip_connect~2|"
 
 
 def cost(capsys, *flags):
@@ -47,6 +50,19 @@ def test_cells_and_channels_can_be_chosen_and_files_read(capsys, tmp_path):
     assert {**own, "genotype": "PDARTS"} == published
 
 
+def test_cells_of_nasbench201_are_counted_too(capsys, tmp_path):
+    """By the sizes that its authors publish, see `nasbench201/network_test.py`."""
+    row = cost(capsys, f"--genotype={SKIPS}")
+    assert (row["params"], row["macs"], row["cells"]) == (73_306, 7_783_040, 5)
+    assert "params_aux" not in row
+    convolutions = Architecture(("nor_conv_3x3",) * 6)
+    (tmp_path / "genotype.json").write_text(json.dumps(convolutions.to_json()))
+    row = cost(capsys, f"--genotype={tmp_path}")
+    assert (row["params"], row["macs"]) == (1_531_546, 220_119_680)
+    small = cost(capsys, f"--genotype={SKIPS}", "--cells=1", "--channels=4")
+    assert small["params"] < 73_306
+
+
 @pytest.mark.parametrize(
     ("flags", "message"),
     [
@@ -57,6 +73,12 @@ def test_cells_and_channels_can_be_chosen_and_files_read(capsys, tmp_path):
             "3 channels are odd",
         ),
         (("--genotype=PDARTS", "--channels=99999999999999999999"), "to 10000, or 0"),
+        (("--genotype=PDARTS", "--cells=501"), "501 is no number .* 1 to 500, or 0"),
+        (("--genotype=|none~0|+",), "none~0.* is neither a readable file"),
+        (
+            (f"--genotype={SKIPS}", "--dataset=imagenet"),
+            "on CIFAR: set --dataset=cifar10",
+        ),
         (("--genotype=",), "genotype '' is neither a readable file"),
     ],
 )

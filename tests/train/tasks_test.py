@@ -200,7 +200,14 @@ def test_an_epoch_passes_the_largest_task_and_streams_differ(config, given):
     ("changes", "words"),
     [
         ({"tasks": ()}, "config.tasks"),
-        ({"tasks": ("a", "a")}, "distinct"),
+        (
+            {"tasks": ("a", "a")},
+            "set --config.tasks, and --config.data.sources to what",
+        ),
+        ({"tasks": ("a:8", "A/8")}, "no two may differ in capitals and signs alone"),
+        ({"tasks": ("a", "")}, "and none be empty"),
+        ({"data.sources": ("npz",)}, "a source for each"),
+        ({"data.sources": ("npz", "stream:x")}, "config.data.sources holds 'stream:x'"),
         ({"skill": "lpt"}, "one data set"),
         ({"interleaving.schedule": ("a",)}, "every one of"),
         ({"interleaving.schedule": NAMES, "skill": "blocked"}, "makes its own"),
@@ -239,6 +246,34 @@ def test_given_data_must_have_the_names(config, given, tiny_baseline):
 def test_one_task_alone_has_its_own_folder(config):
     alone = task_config(config({"data.dirs": ("x", "y")}), "b")
     assert (alone.data.name, alone.data.dir, alone.tasks) == ("b", "y", ())
+    sources = {"data.dirs": ("x", "y"), "data.sources": ("npz", "folder")}
+    alone = task_config(config(sources), "b")
+    assert (alone.data.name, alone.data.dir, alone.data.sources) == ("folder", "y", ())
+
+
+def test_two_sets_of_ones_own_are_told_apart_by_names(config, given, tmp_path):
+    files = []
+    for name, data in given.items():
+        files.append(str(tmp_path / f"{name}.npz"))
+        arrays = {
+            f"{split}_{key}s": getattr(examples, key)
+            for split, examples in (("train", data.train), ("test", data.heldout))
+            for key in ("image", "label")
+        }
+        np.savez(files[-1], **arrays)
+    both = config(
+        {
+            "tasks": ("mine", "yours"),
+            "data.sources": ("npz", "npz"),
+            "data.dirs": tuple(files),
+        }
+    )
+    check(both)
+    read = load_images(both, None)
+    assert {name: data.name for name, data in read.items()} == {
+        "mine": "b",
+        "yours": "a",
+    }
     assert schedule_of(config({"interleaving.rounds": 3})) == NAMES * 3
 
 
@@ -302,6 +337,11 @@ def test_data_that_are_not_there_are_named_with_their_own_flags(tiny, tiny_basel
     tasks = {**TASKS, "tasks": ("mnist5k", "digit")}
     with pytest.raises(InputError, match=r"'digit': set --config\.tasks to one of"):
         load_images(tiny(tasks), None)
+    sources = {**TASKS, "data.sources": ("mnist5k", "digit")}
+    with pytest.raises(
+        InputError, match=r"'digit': set --config\.data\.sources to one"
+    ):
+        load_images(tiny(sources), None)
     folders = {"tasks": ("mnist5k", "npz"), "data.dirs": ("", "/no/where.npz")}
     with pytest.raises(InputError, match=r"set --config\.data\.dirs to"):
         load_images(tiny({**TASKS, **folders}), None)

@@ -40,6 +40,8 @@ class DataConfig:
         name: the source; see `skillearn_jax.data.SOURCES`.
         dir: where it lies, for sources that are not embedded.
         dirs: of several tasks, one folder each; empty: all in `dir`.
+        sources: of several tasks, one source each, as in `name`, so that two may be
+            folders; empty: their names are their sources.
         image_size: side in pixels that images are resized to. 0 leaves them as they are,
             brings those of several tasks to the largest side among them, and streamed
             ones to 224.
@@ -64,6 +66,7 @@ class DataConfig:
     name: str = "digits"
     dir: str = ""
     dirs: tuple[str, ...] = ()
+    sources: tuple[str, ...] = ()
     image_size: int = number(0, at_least=0, at_most=9999)
     heldout_fraction: float = number(0.2, above=0, below=1)
     batch_size: int = number(64, at_least=1)

@@ -42,6 +42,7 @@ class EvaluationConfig:
         rivals: workdirs of finished searches whose cells are trained alike, to compare
             with.
         num_seeds: trainings of each cell; all are reported, never the best.
+        weights: how the weights of all these networks move.
     """
 
     epochs: int = number(600, at_least=0)

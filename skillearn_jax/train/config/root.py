@@ -42,8 +42,9 @@ class Config:
     Attributes:
         skill: `lpt`, `baseline` for plain differentiable search, or `random` for the best
             of random cells, on one data set; `interleaving`, `joint`, `blocked` or `sequential` on several tasks.
-        tasks: names of the data sets of several tasks, as in `data.name`, which is not
-            read then; empty for the first three skills.
+        tasks: names of several tasks: those of their data sets, as in `data.name`, which
+            is not read then, or any where `data.sources` holds these; empty for the first
+            three skills.
         genotype: cells to evaluate without a search: a published name (`DARTS_V2`), in
             the space nasbench201 an architecture's text, a file, the workdir of a search,
             or `random:SEED`, where `random` alone takes `seed`; empty searches.
@@ -72,6 +73,11 @@ class Config:
     checkpoint: CheckpointConfig = CheckpointConfig()
     logging: LoggingConfig = LoggingConfig()
 
+    @property
+    def task_sources(self) -> tuple[str, ...]:
+        """The source of each of the tasks."""
+        return self.data.sources or self.tasks
+
     @classmethod
     def parse(cls, values: Mapping[str, Any] | ConfigDict) -> "Config":
         """Returns the checked config of a `ConfigDict` or of nested mappings.
@@ -89,7 +95,9 @@ class Config:
 def default_config() -> ConfigDict:
     """Returns the defaults as a `ConfigDict`, for a config file to change.
 
-    The defaults are those of DARTS on CIFAR-10 with the tester of the authors' code. It is
-    locked: a key that it does not have is refused in the line that sets it.
+    Networks, epochs and optimisers are those of DARTS on CIFAR-10 with the tester of the
+    authors' code; the images are embedded digits, shifted by a pixel at most and not
+    mirrored, which a config for photographs changes (`configs/common.py`, `matrix`). It
+    is locked: a key that it does not have is refused in the line that sets it.
     """
     return ConfigDict(Config().to_dict()).lock()

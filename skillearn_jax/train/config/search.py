@@ -143,6 +143,8 @@ class TesterConfig:
     Attributes:
         encoder: `small` (two convolutions, for tiny images) or a ResNet by its depth.
         stem: of a ResNet: `imagenet` (the authors', even for 32x32) or `cifar`.
+        weights: how the encoder and the executor move.
+        creator: how the test creator moves, up the objective.
     """
 
     encoder: str = choice(
