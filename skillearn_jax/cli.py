@@ -27,6 +27,7 @@ from ml_collections import ConfigDict, config_flags
 from skillearn_jax.commands import complain, drop_output
 from skillearn_jax.errors import InputError, Interrupted, UserError
 from skillearn_jax.parallel import Processes, end_all, lost
+from skillearn_jax.paths import user_path
 from skillearn_jax.train import run, run_comparison
 from skillearn_jax.train.fields import no_key
 
@@ -70,7 +71,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         try:
             print(USAGE, flush=True)
         except BrokenPipeError:
-            drop_output()
+            drop_output(sys.stdout)
         return 0
     going_on = "goes on from the last checkpoint"
     try:
@@ -121,6 +122,7 @@ def parse_command(argv: Sequence[str]) -> Command:
     Raises:
         InputError: for whatever is wrong with the flags or the config file.
     """
+    argv = [_at_home(arg) for arg in argv]
     overrides = [arg for arg in argv if _OVERRIDE.match(arg)]
     plain = [arg for arg in argv if arg not in overrides]
     # Once without overrides: their keys are checked against the file's own.
@@ -131,6 +133,13 @@ def parse_command(argv: Sequence[str]) -> Command:
     if not command.workdir:
         raise InputError("--workdir is missing; see --help")
     return command
+
+
+def _at_home(arg: str) -> str:
+    """Returns an argument in which a `~` that begins the config's path is a folder."""
+    flag, equals, path = arg.partition("=")
+    is_config = flag.lstrip("-") == "config" and path.startswith("~")
+    return f"{flag}{equals}{user_path(path)}" if is_config else arg
 
 
 def _parse(argv: Sequence[str]) -> Command:
@@ -193,8 +202,10 @@ def _check_key(config: ConfigDict, override: str) -> None:
 
 def _cache_compilations() -> None:
     """Keeps compiled programs between runs, unless the user has said where or no."""
-    if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
-        cache = Path.home() / ".cache" / "skillearn_jax"
+    home = user_path("~")
+    # Some accounts of containers have none.
+    if "JAX_COMPILATION_CACHE_DIR" not in os.environ and home.is_absolute():
+        cache = home / ".cache" / "skillearn_jax"
         jax.config.update("jax_compilation_cache_dir", str(cache))
 
 

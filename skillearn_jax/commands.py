@@ -7,7 +7,7 @@ import os
 import signal
 import sys
 from collections.abc import Callable
-from typing import NoReturn
+from typing import NoReturn, TextIO
 
 from skillearn_jax.errors import InputError, Interrupted, StorageError, UserError
 
@@ -47,7 +47,8 @@ def run_command(
     name = _name(parser)
     try:
         code = command() or 0
-        sys.stdout.flush()
+        if sys.stdout is not None:  # as where it was closed before the start
+            sys.stdout.flush()
         return code
     except (UserError, Interrupted) as error:
         complain(name, str(error))
@@ -56,13 +57,13 @@ def run_command(
         complain(name, "interrupted")
         return 128 + signal.SIGINT
     except BrokenPipeError:  # whoever read has read enough, as `head`
-        drop_output()
+        drop_output(sys.stdout)
         return 128 + signal.SIGPIPE
     except OSError as error:
         if error.errno not in (errno.ENOSPC, errno.EDQUOT):
             raise
         complain(name, f"cannot write ({error.strerror}): make room")
-        drop_output()
+        drop_output(sys.stdout)
         return StorageError.exit_code
 
 
@@ -70,9 +71,10 @@ def _name(parser: argparse.ArgumentParser) -> str:
     return parser.prog.removesuffix(".py").rpartition(".")[2]
 
 
-def drop_output() -> None:
-    """Lets Python close a standard output that takes nothing any more."""
-    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+def drop_output(stream: TextIO) -> None:
+    """Lets Python close a standard stream that takes nothing any more."""
+    with contextlib.suppress(OSError, ValueError):  # one that is no file
+        os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
 
 
 def leave(code: int) -> NoReturn:
@@ -91,9 +93,18 @@ def flush_output() -> None:
     """Writes what was printed, as far as anybody takes it."""
     for stream in (sys.stdout, sys.stderr):
         with contextlib.suppress(OSError, ValueError):
-            stream.flush()
+            if stream is not None:
+                stream.flush()
 
 
 def complain(name: str, line: str) -> None:
-    """Prints a line on stderr, under the command's name."""
-    print(f"{name}: {' '.join(line.split())}", file=sys.stderr)
+    """Prints a line on stderr, under the command's name, where anybody takes it.
+
+    A closed terminal, or the end of what it is piped to, must not change how a run ends.
+    """
+    if sys.stderr is None:
+        return
+    try:
+        print(f"{name}: {' '.join(line.split())}", file=sys.stderr, flush=True)
+    except OSError:
+        drop_output(sys.stderr)

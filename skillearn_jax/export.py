@@ -68,7 +68,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         content = to_stablehlo(trained).serialize()
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
-            path.write_bytes(content)
+            partial = path.with_name(f".{path.name}.partial")
+            partial.write_bytes(content)
+            partial.replace(path)
         except OSError as error:
             raise cannot_write(str(path), error, "set --output") from error
         facts = trained.apply.facts._asdict()

@@ -14,6 +14,7 @@ stderr, and the others are predicted.
 """
 
 import csv
+import io
 import json
 import os
 import sys
@@ -127,6 +128,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--seed", type=int, default=0, help="of its training")
     parser.add_argument("--format", choices=WRITERS, default="text")
     flags = parser.parse_args(argv)
+    if isinstance(sys.stdout, io.TextIOWrapper):  # of names that it cannot say
+        sys.stdout.reconfigure(errors="backslashreplace")
 
     def command() -> int:
         damaged: list[str] = []

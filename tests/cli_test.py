@@ -1,6 +1,7 @@
 """The command line: each mistake is one line on stderr and an exit code."""
 
 import os
+import pwd
 import re
 import shutil
 import subprocess
@@ -483,6 +484,23 @@ def test_a_bug_shows_its_traceback(tmp_path, digits, monkeypatch):
     monkeypatch.setattr(cli, "run", broken)
     with pytest.raises(RuntimeError, match="a bug"):
         main(["launch/run.py", digits, f"--workdir={tmp_path}/run"])
+
+
+def test_without_a_home_they_are_not_kept(tmp_path, digits, monkeypatch):
+    monkeypatch.setattr(cli, "run", lambda config, workdir: None)
+    for name in ("HOME", "JAX_COMPILATION_CACHE_DIR"):
+        monkeypatch.delenv(name)
+    monkeypatch.setattr(pwd, "getpwuid", {}.__getitem__)  # KeyError, as of no account
+    before = jax.config.jax_compilation_cache_dir
+    assert main(["launch/run.py", digits, f"--workdir={tmp_path}/run"]) == 0
+    assert jax.config.jax_compilation_cache_dir == before
+
+
+def test_a_config_may_lie_at_home(tmp_path, repo_root, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    shutil.copy(repo_root / "configs" / "lpt_digits.py", tmp_path / "mine.py")
+    command = parse_command(["run.py", "--config=~/mine.py:smoke", "--workdir=~/run"])
+    assert command.config.data.name == "digits"
 
 
 def test_compiled_programs_are_kept_unless_the_user_says_where(

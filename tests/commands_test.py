@@ -105,3 +105,28 @@ def test_an_output_that_takes_nothing(repo_root, output, count, code, line):
         check=False,
     )
     assert (done.returncode, done.stderr) == (code, line)
+
+
+# Says why it ends where nobody listens any more: neither a pipe nor a stream is left.
+UNHEARD = """
+import sys
+from skillearn_jax.commands import make_parser, run_command
+from skillearn_jax.errors import InputError
+if sys.argv[1] == "none":
+    sys.stdout = sys.stderr = None
+def fails():
+    raise InputError("no such file")
+sys.exit(run_command(make_parser("a.b", "Fails."), fails))
+"""
+
+
+@pytest.mark.parametrize("stream", ["closed", "none"])
+def test_the_code_is_the_same_where_nobody_hears_why(stream):
+    process = subprocess.Popen(
+        [sys.executable, "-c", UNHEARD, stream],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+    )
+    process.stdout.close()
+    process.stderr.close()
+    assert process.wait(60) == 2

@@ -143,21 +143,22 @@ def from_arrays(
     """
     train = _examples("train", train_images, train_labels, num_classes)
     if num_classes is None:
-        num_classes = int(train.label.max()) + 1
-        absent = np.flatnonzero(np.bincount(train.label) == 0)
-        if absent.size:
+        present = np.unique(train.label)
+        num_classes = int(present[-1]) + 1
+        if num_classes > present.size:
+            absent = np.flatnonzero(present != np.arange(present.size))[0]
             raise InputError(
-                f"no train label is {absent[0]}, but some are larger: count the classes "
+                f"no train label is {absent}, but some are larger: count the classes "
                 "from 0 without gaps"
             )
     if num_classes < 2:
         raise InputError(
             "all labels are 0, of one class; there must be two or more to tell apart"
         )
-    if len(class_names) not in (0, num_classes):
+    if isinstance(class_names, str) or len(class_names) not in (0, num_classes):
         raise InputError(
-            f"there are {len(class_names)} class_names for {num_classes} classes: name "
-            "each, or none"
+            f"class_names={class_names!r}; there must be {num_classes}, one for each "
+            "class, or none"
         )
     heldout = _examples("heldout", heldout_images, heldout_labels, num_classes)
     if heldout.image.shape[1:] != train.image.shape[1:]:

@@ -80,7 +80,6 @@ class Pmap:
 
     def place(self, tree: PyTree, *, donated: bool) -> PyTree:
         """Returns a copy on every device, with a leading device axis, in any case."""
-        del donated
         sharding = NamedSharding(_mesh(self.devices), PartitionSpec(AXIS_NAME))
         count, local = len(self.devices), _local(self.devices)
 
@@ -91,7 +90,8 @@ class Pmap:
                 (count, *row.shape[1:]), sharding, copies
             )
 
-        return _each(put, lambda parts: _spread(parts, self.devices, 1), tree)
+        of_all = put if donated else _once(put)
+        return _each(of_all, lambda parts: _spread(parts, self.devices, 1), tree)
 
     def split(self, tree: PyTree) -> PyTree:
         """Returns the rows of this process, with a leading device axis."""
@@ -162,7 +162,8 @@ class ShardMap:
                 value.shape, sharding, copies
             )
 
-        return _each(put, lambda parts: _spread(parts, self.devices), tree)
+        of_all = put if donated else _once(put)
+        return _each(of_all, lambda parts: _spread(parts, self.devices), tree)
 
     def split(self, tree: PyTree) -> PyTree:
         """Returns one array a leaf, of which each device holds some rows."""
@@ -188,6 +189,21 @@ def _each(
         tree,
         is_leaf=is_sharded,
     )
+
+
+def _once(put: Callable[[Any], Array]) -> Callable[[Any], Array]:
+    """Returns the function, which returns the same for a leaf that comes again.
+
+    As images do of which two streams draw. What is donated is given away but once.
+    """
+    done: dict[int, Array] = {}
+
+    def once(leaf: Any) -> Array:
+        if id(leaf) not in done:
+            done[id(leaf)] = put(leaf)
+        return done[id(leaf)]
+
+    return once
 
 
 def _same(leaf: Any) -> Any:

@@ -38,6 +38,8 @@ class Console:
             file: where to print; the standard output by default.
         """
         stream = sys.stdout if file is None else file
+        if stream is None:  # it was closed before the start
+            stream = io.StringIO()
         self._interactive = stream.isatty()
         self._rich = rich.console.Console(
             file=cast(TextIO, _Tolerant(stream)),
@@ -200,7 +202,7 @@ class _Tolerant:
     """A text stream that replaces what its encoding cannot say, and may lose its reader.
 
     What a run prints is also in its workdir: a pipe that nobody reads any more, as behind
-    `head`, is no reason to end it.
+    `head`, a terminal that was closed and a full disk are no reasons to end it.
     """
 
     def __init__(self, stream: TextIO) -> None:
@@ -209,25 +211,25 @@ class _Tolerant:
     def write(self, text: str) -> int:
         try:
             return self._write(text)
-        except BrokenPipeError:
-            self._lose()
+        except OSError as error:
+            self._lose(error)
             return len(text)
 
     def flush(self) -> None:
         try:
             self._stream.flush()
-        except BrokenPipeError:
-            self._lose()
+        except OSError as error:
+            self._lose(error)
 
-    def _lose(self) -> None:
+    def _lose(self, error: OSError) -> None:
         if self._stream is sys.stdout:
-            drop_output()
+            drop_output(sys.stdout)
         else:
             self._stream = io.StringIO()
-        complain(
-            "skillearn_jax",
-            "nobody reads the output any more; the run goes on, Ctrl-C saves and ends it",
-        )
+        why = f"the output is not taken any more ({error.strerror})"
+        if isinstance(error, BrokenPipeError):
+            why = "nobody reads the output any more"
+        complain("skillearn_jax", f"{why}; the run goes on, Ctrl-C saves and ends it")
 
     def _write(self, text: str) -> int:
         encoding = getattr(self._stream, "encoding", None) or "utf-8"

@@ -83,7 +83,8 @@ def _handle(number: int, frame: FrameType | None) -> Any:
         raise _interrupted(number, "nothing is lost that was saved before")
     if number == signal.SIGINT:
         # Not print: the signal may have come in the middle of one.
-        os.write(2, b"saving after this step; once more to end at once\n")
+        with contextlib.suppress(OSError):  # as Ctrl-C ends what it is piped to, first
+            os.write(2, b"saving after this step; once more to end at once\n")
 
 
 def _interrupted(number: int, how: str) -> Interrupted:

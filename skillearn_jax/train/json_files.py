@@ -98,7 +98,8 @@ def write_text(path: Path, text: str) -> None:
     partial = path.with_name(f".{path.name}.partial")
     with storage(path):
         path.parent.mkdir(exist_ok=True)
-        partial.write_text(text, encoding="utf-8")
+        # Bytes of a path that are no text would end a run at its report.
+        partial.write_text(text, encoding="utf-8", errors="backslashreplace")
         partial.replace(path)
 
 

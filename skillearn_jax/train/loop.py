@@ -164,12 +164,11 @@ def compile_loop(
 
         return jax.lax.fori_loop(0, count, more, (state, rows))
 
-    placed = {
-        name: devices.split(stream)
-        if isinstance(stream, Delivered)
-        else devices.place(stream, donated=False)
-        for name, stream in streams.items()
-    }
+    held = {n: s for n, s in streams.items() if not isinstance(s, Delivered)}
+    placed = dict(devices.place(held, donated=False))
+    for name, stream in streams.items():
+        if name not in held:
+            placed[name] = devices.split(stream)
     start = time.perf_counter()
     call = CompiledOnce(
         functools.partial(devices.compile, body),

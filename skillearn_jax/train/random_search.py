@@ -147,6 +147,7 @@ def short_training(config: Config) -> Config:
         batch_size=config.data.batch_size,
         cells=search.cells,
         channels=search.channels,
+        stem=search.stem,
         cutout=config.data.cutout,
         auxiliary_weight=0.0,
         drop_path=0.0,

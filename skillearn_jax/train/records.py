@@ -4,6 +4,7 @@ import contextlib
 from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
 
+from skillearn_jax.parallel import check_same
 from skillearn_jax.train.checkpoints import Checkpoints, Saved
 from skillearn_jax.train.config import CheckpointConfig
 from skillearn_jax.train.console import Console, Update
@@ -82,4 +83,6 @@ def open_records(
     )
     saver = Saver(checkpoints, config, steps_per_epoch)
     with contextlib.closing(checkpoints), console.progress(phase, total) as update:
-        yield TrainingRecords(phase, workdir, saver, update, checkpoints.newest())
+        saved = checkpoints.newest()
+        check_same(saved and saved.step, "the newest checkpoint")
+        yield TrainingRecords(phase, workdir, saver, update, saved)

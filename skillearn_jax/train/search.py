@@ -289,6 +289,7 @@ def _run_phases(
                 if stopped:
                     break
         state = devices.fetch(state)
+        del loop  # and the images that it placed, before the next one places its own
     assert state is not None
     return state
 

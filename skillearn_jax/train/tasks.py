@@ -18,6 +18,12 @@ def check_tasks(config: Config) -> None:
                 f"config.tasks is {names}, but {config.skill} searches on one data set: "
                 "set --config.data.name, or --config.skill"
             )
+        for key in ("dirs", "sources"):
+            if given := getattr(config.data, key):
+                raise InputError(
+                    f"config.data.{key} is {given}, but {config.skill} searches on one "
+                    f"data set: set --config.data.{key}=()"
+                )
         return
     if not names or len(set(names)) != len(names):
         raise InputError(

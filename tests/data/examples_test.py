@@ -78,8 +78,9 @@ def test_classes_may_have_names():
     names = ["cat", "dog", "frog"]
     data = from_arrays("mine", *arrays(), *arrays(6), class_names=names)
     assert data.class_names == data.training.class_names == ("cat", "dog", "frog")
-    with pytest.raises(InputError, match="2 class_names for 3 classes: name each"):
-        from_arrays("mine", *arrays(), *arrays(6), class_names=names[:2])
+    for wrong in (names[:2], "abc"):
+        with pytest.raises(InputError, match="there must be 3, one for each class"):
+            from_arrays("mine", *arrays(), *arrays(6), class_names=wrong)
 
 
 def test_num_classes_may_be_given():

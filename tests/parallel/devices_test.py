@@ -114,3 +114,12 @@ def test_several_devices_sum_over_the_axis(backend):
 
     start = devices.place(jnp.int32(100))
     assert int(devices.fetch(devices.compile(step, start)(start))) == 128
+
+
+@pytest.mark.parametrize("backend", ["pmap", "shard_map"])
+def test_an_array_that_comes_twice_is_placed_once_unless_it_is_donated(backend):
+    """As the images of two streams; a donated buffer can be given away but once."""
+    value = jnp.arange(4.0)
+    for donated in (False, True):
+        placed = Devices(2, backend).place({"a": value, "b": value}, donated=donated)
+        assert (placed["a"] is placed["b"]) == (not donated)

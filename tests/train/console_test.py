@@ -1,7 +1,10 @@
 """The console: plain where no terminal listens, silent on request, never in the way."""
 
+import errno
 import io
+import os
 import re
+import sys
 import time
 
 import pytest
@@ -85,6 +88,27 @@ def test_a_pipe_that_nobody_reads_any_more_ends_no_run(capsys):
     err = capsys.readouterr().err
     assert err.count("\n") == 1
     assert "nobody reads the output any more; the run goes on" in err
+
+
+@pytest.mark.parametrize("code", [errno.EIO, errno.ENOSPC])
+def test_neither_does_a_terminal_that_is_closed_nor_a_full_disk(capsys, code):
+    class Gone(io.StringIO):
+        def flush(self):
+            raise OSError(code, os.strerror(code))
+
+    run(Console(file=Gone()))
+    err = capsys.readouterr().err
+    assert err.count("\n") == 1
+    assert (
+        f"the output is not taken any more ({os.strerror(code)}); the run goes on"
+        in err
+    )
+
+
+def test_without_a_standard_output_nothing_is_printed(monkeypatch):
+    monkeypatch.setattr(sys, "stdout", None)
+    run(Console())
+    run(Console(quiet=True))
 
 
 @pytest.mark.parametrize("encoding", ["ascii", "latin-1"])

@@ -1,5 +1,6 @@
 """Runs that are ended from outside, wherever they are: the end is the same."""
 
+import contextlib
 import json
 import os
 import random
@@ -293,3 +294,17 @@ def test_outside_the_main_thread_nothing_is_handled():
     thread.start()
     thread.join()
     assert seen == [before]
+
+
+def test_a_signal_is_noted_where_nobody_hears_that_it_was(monkeypatch):
+    """As after `2>&1 | tee log`, which Ctrl-C ends before the run."""
+
+    def unheard(fd, text):
+        raise BrokenPipeError
+
+    monkeypatch.setattr(interrupt.os, "write", unheard)
+    with interrupt.handled():
+        with contextlib.suppress(Interrupted), interrupt.deferred():
+            signal.raise_signal(signal.SIGINT)
+            noted = interrupt.requested()
+        assert noted

@@ -6,7 +6,7 @@ import os
 import pytest
 
 from skillearn_jax.errors import InputError, StorageError
-from skillearn_jax.train.json_files import fits, read_json, write_json
+from skillearn_jax.train.json_files import fits, read_json, write_json, write_text
 
 ERRORS = {"": {"": 0.0}}
 
@@ -44,6 +44,12 @@ def test_what_is_read_is_what_was_written_or_refused(tmp_path):
         read_json(path, [])
     with pytest.raises(InputError, match=r"is not readable JSON \(.*directory"):
         read_json(tmp_path)
+
+
+def test_bytes_of_a_path_that_are_no_text_are_written_as_such(tmp_path):
+    folder = os.fsdecode(b"d\xe9")
+    write_text(tmp_path / "page.html", folder)
+    assert (tmp_path / "page.html").read_text(encoding="utf-8") == "d\\udce9"
 
 
 def test_a_disk_that_can_only_be_read_is_named(tmp_path, monkeypatch):

@@ -11,7 +11,11 @@ from skillearn_jax.errors import InputError
 from skillearn_jax.train import run
 from skillearn_jax.train.checkpoints import Checkpoints
 from skillearn_jax.train.checks import check
-from skillearn_jax.train.random_search import best_candidate, draw_candidates
+from skillearn_jax.train.random_search import (
+    best_candidate,
+    draw_candidates,
+    short_training,
+)
 from skillearn_jax.train.resume import differences
 from skillearn_jax.train.rivals import random_cells
 
@@ -124,6 +128,11 @@ def test_a_torn_search_ends_as_the_whole_one(
     assert again.genotype == whole.genotype
     assert read(tmp_path / "run") == read(workdir)
     assert read_rows(tmp_path / "run") == read_rows(workdir)
+
+
+def test_candidates_have_the_stem_of_the_search(tiny):
+    config = tiny({"skill": "random", "search.stem": "imagenet"})
+    assert short_training(config).evaluation.stem == "imagenet"
 
 
 def test_candidates_are_distinct_and_more_draws_begin_alike(tiny):

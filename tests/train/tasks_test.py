@@ -207,6 +207,10 @@ def test_an_epoch_passes_the_largest_task_and_streams_differ(config, given):
         ({"tasks": ("a:8", "A/8")}, "no two may differ in capitals and signs alone"),
         ({"tasks": ("a", "")}, "and none be empty"),
         ({"data.sources": ("npz",)}, "a source for each"),
+        (
+            {"skill": "baseline", "tasks": (), "data.sources": ("npz",)},
+            "config.data.sources is ('npz',), but baseline searches on one data set",
+        ),
         ({"data.sources": ("npz", "stream:x")}, "config.data.sources holds 'stream:x'"),
         ({"skill": "lpt"}, "one data set"),
         ({"interleaving.schedule": ("a",)}, "every one of"),

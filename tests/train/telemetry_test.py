@@ -1,6 +1,8 @@
 """What a run logs beside metrics.jsonl: costs, profiles, event files."""
 
+import errno
 import json
+import os
 import re
 import signal
 
@@ -8,11 +10,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from tensorboardX.record_writer import RecordWriter
 
-from skillearn_jax.errors import InputError, Interrupted
+from skillearn_jax.errors import InputError, Interrupted, StorageError
 from skillearn_jax.parallel import Devices
 from skillearn_jax.train import run
 from skillearn_jax.train.checks import check
+from skillearn_jax.train.events import EventFiles
 from skillearn_jax.train.recompile import CompiledOnce, RecompilationWarning
 from skillearn_jax.train.telemetry import parse_profile
 from skillearn_jax.train.workdir import Workdir
@@ -80,6 +84,22 @@ def test_event_files_hold_the_numbers_of_the_metrics(logged, read_rows):
     assert "phase" not in found
     trained = scalars(logged / "tensorboard" / "evaluate" / "derived, seed 0")
     assert set(trained) == {"train_loss", "train_error"}
+
+
+def test_event_files_that_the_disk_refuses_end_a_run_and_never_hang_it(
+    tmp_path, monkeypatch
+):
+    files = EventFiles(tmp_path / "tensorboard")
+    row = {"phase": "search", "step": 1, "learner/loss": 1.0}
+    files.add([row])
+
+    def refuses(self, data):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(RecordWriter, "write", refuses)
+    for _ in range(20):  # more than tensorboardX keeps in its queue
+        with pytest.raises(StorageError, match=r"tensorboard .No space left on device"):
+            files.add([row])
 
 
 def test_costs_are_noted_apart(logged, read_rows):
