@@ -11,6 +11,7 @@ import numpy as np
 from skillearn_jax.data import Stream, TrainingImages, sample
 from skillearn_jax.errors import InputError
 from skillearn_jax.framework import Phase, State
+from skillearn_jax.framework.graph import VALIDATION
 from skillearn_jax.nas.schedules import Stability, has_settled
 from skillearn_jax.parallel import Devices, check_same
 from skillearn_jax.randomness import named_key
@@ -40,14 +41,13 @@ from skillearn_jax.train.workdir import Workdir
 from skillearn_jax.types import Key, Metrics
 
 _SHOWN = {
-    "loss": "learner/loss",
     "objective": "validation/objective",
     "exam": "validation/exam_loss",
     "tester acc": "validation/tester_accuracy",
     "|dA|": "hypergrad/alphas/norm",
     "|dC|": "hypergrad/creator/norm",
 }
-"""What the progress bar shows, in this order, where a run has it."""
+"""What the progress bar shows after the training loss, where a run has it."""
 
 
 class SearchResult(NamedTuple):
@@ -391,4 +391,15 @@ class _Recorder(NamedTuple):
 
 
 def _shown(metrics: StepMetrics) -> StepMetrics:
-    return {label: metrics[name] for label, name in _SHOWN.items() if name in metrics}
+    """Returns what the progress bar shows; `loss` is the learner's, or all stages' mean."""
+    losses = {
+        stage: value
+        for name, value in metrics.items()
+        for stage, _, leaf in (name.rpartition("/"),)
+        if leaf == "loss" and stage != VALIDATION
+    }
+    shown = {label: metrics[name] for label, name in _SHOWN.items() if name in metrics}
+    if not losses:
+        return shown
+    mean = sum(losses.values()) / len(losses)
+    return {"loss": losses.get("learner", mean), **shown}

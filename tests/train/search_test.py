@@ -8,7 +8,7 @@ from skillearn_jax.errors import InputError
 from skillearn_jax.parallel import Devices
 from skillearn_jax.train import experiment
 from skillearn_jax.train.console import Console
-from skillearn_jax.train.search import search
+from skillearn_jax.train.search import _shown, search
 from skillearn_jax.train.search_streams import search_streams
 from skillearn_jax.train.workdir import Workdir
 
@@ -62,6 +62,18 @@ def test_a_search_never_touches_the_held_out_images(
     folder = tmp_path / "run" / "checkpoints" / "search"
     kept = sorted(p.name for p in folder.iterdir())
     assert kept == ["4", "6"]
+
+
+def test_the_loss_that_is_shown_is_one_of_training():
+    """The learner's where there is one; a validation stage may have a `loss` too."""
+    assert _shown({"tester/loss": 4.0, "learner/loss": 2.0, "x/y": 1.0}) == {
+        "loss": 2.0
+    }
+    turns = {"turn_1_a/loss": 1.0, "turn_2_b/loss": 4.0, "validation/loss": 100.0}
+    assert _shown(turns) == {"loss": 2.5}
+    assert _shown({"validation/loss": 1.0, "validation/objective": 3.0}) == {
+        "objective": 3.0
+    }
 
 
 @pytest.mark.parametrize("stratified", [False, True])
