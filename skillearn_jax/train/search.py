@@ -345,7 +345,7 @@ class _Recorder(NamedTuple):
         append_exams(self.workdir, rows)
         for of_step in metrics:
             self.saver.watch(of_step)
-        self.update(last, _shown(metrics[-1]))
+        self.update(last, _shown(metrics[-1]), phase)
 
     def end_epoch(
         self, phase: Phase, step: int, state: State, stability: Stability
