@@ -175,6 +175,76 @@ def test_missing_parts_are_left_out(tmp_path):
         assert part not in page
 
 
+def of_task(name, error, params, images, seeds=1):
+    row = EVALUATION["rows"][0] | {"name": "derived", "mean": error, "params": params}
+    chance = {"mean": error + 1, "std": None, "count": 1}
+    entry = EVALUATION | {"num_seeds": seeds, "rows": [row], "random": chance}
+    return entry | {
+        "num_heldout": images,
+        "epochs": 1,
+        "verdict": f"So it is on {name}.",
+    }
+
+
+def test_every_task_has_a_sentence_and_numbers_of_its_own(workdir):
+    """Those of the first are not the run's."""
+    tasks = {
+        "<a>": of_task("a", 2.5, 31234, 297),
+        "b": of_task("b", 40.0, 56789, 1, seeds=2),
+    }
+    rows = [
+        {**entry["rows"][0], "name": f"derived on {name}", "task": name}
+        for name, entry in tasks.items()
+    ]
+    evaluation = EVALUATION | {"rows": rows, "tasks": tasks}
+    del evaluation["random"]
+    summary = SUMMARY | {
+        "task": "joint",
+        "dataset": "<a> and b",
+        "num_heldout": 298,
+        "evaluation": evaluation,
+    }
+    (workdir / "summary.json").write_text(json.dumps(summary))
+    page = write_report(workdir).read_text()
+    trained = "was then trained from scratch on"
+    budget = "for 1 epoch with 8 channels and 3 cells"
+    for sentence in (
+        f"{trained} &lt;a&gt; {budget} and errs on 2.50 % of 297 held-out images.",
+        f"{trained} b {budget} and errs on 40.00 % of 1 held-out image.",
+        "On &lt;a&gt;, the mean of 1 random cell, trained alike, is 3.50 %.",
+        "On b, the mean of 1 random cell, trained alike, is 41.00 %.",
+    ):
+        assert page.count(sentence) == 1
+    tiles = dict(re.findall(r"<dt>(.*?)</dt><dd>(.*?)</dd>", page))
+    assert tiles["held-out error on &lt;a&gt;"] == (
+        "2.50 %<small>(1 seed, 297 held-out images)</small>"
+    )
+    assert tiles["held-out error on b"] == (
+        "40.00 %<small>(2 seeds, 1 held-out image)</small>"
+    )
+    assert tiles["parameters on &lt;a&gt;"].startswith("31.2 k<")
+    assert tiles["parameters on b"].startswith("56.8 k<")
+    assert tiles["multiply-adds on b"].startswith("99<")
+    assert not {"held-out error", "parameters", "multiply-adds"} & set(tiles)
+
+
+def test_one_is_not_said_as_several(workdir):
+    evaluation = EVALUATION | {"epochs": 1, "channels": 1, "cells": 1}
+    evaluation["random"] = evaluation["random"] | {"count": 1}
+    search = SUMMARY["search"] | {"epochs": 1, "steps": 1}
+    summary = SUMMARY | {"evaluation": evaluation, "search": search}
+    (workdir / "summary.json").write_text(json.dumps(summary))
+    page = write_report(workdir).read_text()
+    for words in (
+        "for 1 epoch (1 step) on 1,000 training images.",
+        "for 1 epoch with 1 channel and 1 cell and errs",
+        "The mean of 1 random cell, trained",
+        "(1 seed, 297 held-out images)",
+        ">1 random cell<",
+    ):
+        assert words in page
+
+
 def test_a_full_disk_leaves_the_old_page(workdir, monkeypatch):
     page = write_report(workdir)
     before = page.read_bytes()

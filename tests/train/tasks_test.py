@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import re
 
 import jax
 import jax.numpy as jnp
@@ -279,6 +280,12 @@ def test_a_run_reports_every_task_beside_its_rivals(done):
         assert summary["evaluation"]["comparisons"].keys() == {"first"}
     page = second.report.read_text()
     assert "derived on b" in page
+    for name in NAMES:
+        entry = second.summary["evaluation"]["tasks"][name]
+        assert entry["num_heldout"] == 10
+        error = f"{entry['rows'][0]['mean']:.2f}"
+        assert re.search(f"on {name} for .* errs on {error} % of 10 held-out", page)
+        assert f"<dt>parameters on {name}</dt>" in page
     assert "cells of first" in page
 
 
