@@ -7,12 +7,14 @@ import xml.etree.ElementTree as ET
 from html.parser import HTMLParser
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from skillearn_jax.errors import InputError, StorageError
 from skillearn_jax.nas.genotype import Genotype
 from skillearn_jax.train import report_page
 from skillearn_jax.train.report import write_report
+from skillearn_jax.train.report_confusion import confusion
 from skillearn_jax.train.report_figures import _collected
 
 HOSTILE = "</pre><script>alert('1')</script>"
@@ -173,6 +175,47 @@ def test_missing_parts_are_left_out(tmp_path):
     assert "<h1>Custom on d</h1>" in page
     for part in ("Evaluation", "Search", "The program", "Software", "None", "<svg"):
         assert part not in page
+
+
+def ticks_of(svg):
+    """Returns all texts of a figure."""
+    return re.findall(r">([^<>]+)</text>", svg)
+
+
+@pytest.mark.parametrize(
+    ("names", "count", "shown"),
+    [
+        (("ant", "<b> $x$ $", "_Käfer 猫"), 3, ["ant", "&lt;b&gt; $x$ $", "_Käfer 猫"]),
+        ((), 3, ["0", "1", "2"]),
+        (("ant", "bee"), 3, ["0", "1", "2"]),  # of other data
+        (("ant", "bee", "x" * 13), 3, ["0", "1", "2"]),
+        (("ant", "bee", "a\nb"), 3, ["0", "1", "2"]),
+        ([f"c{i}" for i in range(20)], 20, [f"c{i}" for i in range(20)]),
+    ],
+)
+def test_few_classes_with_short_names_are_named(names, count, shown):
+    one = {"loss": 1.0, "top5_error": None, "calibration": 2.0}
+    one["confusion"] = np.eye(count, dtype=int).tolist()
+    svg, _ = confusion({"derived": {"0": one}}, names)
+    texts = ticks_of(svg)
+    bar = ["0", "20", "40", "60", "80", "100"]
+    assert texts == [
+        *shown,
+        "predicted class",
+        *shown,
+        "class",
+        "Held-out images, %",
+        *bar,
+    ]
+    ET.fromstring(svg)
+
+
+def test_many_classes_are_not_named():
+    one = {"loss": 1.0, "top5_error": 3.0, "calibration": 2.0}
+    one["confusion"] = np.eye(21, dtype=int).tolist()
+    svg, caption = confusion({"derived": {"0": one}}, [f"c{i}" for i in range(21)])
+    assert not any(text.startswith("c") for text in ticks_of(svg) if text != "class")
+    assert "top-5 error 3.00 %" in caption
 
 
 def of_task(name, error, params, images, seeds=1):
