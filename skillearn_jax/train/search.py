@@ -11,7 +11,6 @@ import numpy as np
 from skillearn_jax.data import Stream, TrainingImages, sample
 from skillearn_jax.errors import InputError
 from skillearn_jax.framework import Phase, State
-from skillearn_jax.framework.graph import VALIDATION
 from skillearn_jax.nas.schedules import Stability, has_settled
 from skillearn_jax.parallel import Devices, check_same
 from skillearn_jax.randomness import named_key
@@ -27,6 +26,7 @@ from skillearn_jax.train.exams import EXAMS, append_exams, exams_are_over
 from skillearn_jax.train.images import SearchImages
 from skillearn_jax.train.loop import StepMetrics, compile_loop
 from skillearn_jax.train.saving import Saver
+from skillearn_jax.train.search_shown import shown
 from skillearn_jax.train.search_streams import longest_epoch, streams_of
 from skillearn_jax.train.spaces import Cells, space_kind
 from skillearn_jax.train.stages import (
@@ -39,15 +39,6 @@ from skillearn_jax.train.stages import (
 from skillearn_jax.train.telemetry import note_compilation, observed, parse_profile
 from skillearn_jax.train.workdir import Workdir
 from skillearn_jax.types import Key, Metrics
-
-_SHOWN = {
-    "objective": "validation/objective",
-    "exam": "validation/exam_loss",
-    "tester acc": "validation/tester_accuracy",
-    "|dA|": "hypergrad/alphas/norm",
-    "|dC|": "hypergrad/creator/norm",
-}
-"""What the progress bar shows after the training loss, where a run has it."""
 
 
 class SearchResult(NamedTuple):
@@ -345,7 +336,7 @@ class _Recorder(NamedTuple):
         append_exams(self.workdir, rows)
         for of_step in metrics:
             self.saver.watch(of_step)
-        self.update(last, _shown(metrics[-1]), phase)
+        self.update(last, shown(metrics[-1]), phase)
 
     def end_epoch(
         self, phase: Phase, step: int, state: State, stability: Stability
@@ -388,18 +379,3 @@ class _Recorder(NamedTuple):
     def _row(self, phase: str, step: int, metrics: Mapping[str, Any]) -> dict[str, Any]:
         epoch = (step - 1) // self.steps_per_epoch
         return {"phase": phase, "step": step, "epoch": epoch, **metrics}
-
-
-def _shown(metrics: StepMetrics) -> StepMetrics:
-    """Returns what the progress bar shows; `loss` is the learner's, or all stages' mean."""
-    losses = {
-        stage: value
-        for name, value in metrics.items()
-        for stage, _, leaf in (name.rpartition("/"),)
-        if leaf == "loss" and stage != VALIDATION
-    }
-    shown = {label: metrics[name] for label, name in _SHOWN.items() if name in metrics}
-    if not losses:
-        return shown
-    mean = sum(losses.values()) / len(losses)
-    return {"loss": losses.get("learner", mean), **shown}

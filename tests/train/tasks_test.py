@@ -20,7 +20,7 @@ from skillearn_jax.train.build_tasks import build_tasks, schedule_of
 from skillearn_jax.train.checks import check
 from skillearn_jax.train.exams import load_bank
 from skillearn_jax.train.images import load_images
-from skillearn_jax.train.search import _shown
+from skillearn_jax.train.search_shown import shown
 from skillearn_jax.train.search_streams import longest_epoch, streams_of
 from skillearn_jax.train.tasks import task_config
 
@@ -128,9 +128,9 @@ def test_every_skill_becomes_a_program_that_can_be_traced(
     assert {"validation/loss_a", "validation/loss_b"} <= set(metrics)
     values = dict.fromkeys(metrics, 100.0)
     values |= {f"{name}/loss": float(i) for i, name in enumerate(stages, start=1)}
-    shown = _shown(values)
-    assert next(iter(shown)) == "loss"
-    assert shown["loss"] == (1 + len(stages)) / 2
+    first, *_ = of_bar = shown(values)
+    assert first == "loss"
+    assert of_bar["loss"] == (1 + len(stages)) / 2
 
 
 def test_turns_begin_alike_and_heads_fit_their_tasks(config, given):
