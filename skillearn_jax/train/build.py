@@ -27,6 +27,7 @@ from skillearn_jax.train.config import Config
 from skillearn_jax.train.optimizers import adam, sgd
 from skillearn_jax.train.spaces import Net, space_kind
 from skillearn_jax.train.stages import SearchStage, search_stage
+from skillearn_jax.train.wording import counted
 from skillearn_jax.types import Array, Key, Metrics, ParamSets, PyTree
 
 Step = Callable[[State, Batches], tuple[State, Metrics]]
@@ -251,7 +252,7 @@ def _supernet_learner(
         example_losses,
         optimizer=sgd(config.search.weights, config.search.epochs, steps_per_epoch),
         supporting={"alphas": adam(config.search.alphas)},
-        task=f"classify {config.data.name}; supernet of {stage.cells} cells",
+        task=f"classify {config.data.name}; supernet of {counted(stage.cells, 'cell')}",
         example_errors=example_errors,
     )
 

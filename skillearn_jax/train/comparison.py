@@ -62,7 +62,7 @@ def run_comparison(
 
     Raises:
         InputError: before anything is written, for a config or workdir that cannot be
-            meant, and in a run of several processes.
+            meant, and in a run of several processes; for a damaged `comparison.json`.
     """
     start = time.perf_counter()
     if jax.process_count() > 1:
@@ -79,7 +79,7 @@ def run_comparison(
     folder = _opened(user_path(workdir), config)
     console = Console(quiet=quiet)
     with locked(folder, console.message):
-        record = read_json(folder / "comparison.json")
+        record = read_json(folder / "comparison.json", report_comparison.LIKE)
         if record is not None:
             console.message(f"{folder} holds this comparison already, finished")
         else:

@@ -4,8 +4,8 @@ import contextlib
 import io
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any, TextIO, cast
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, Protocol, TextIO, cast
 
 import rich.columns
 import rich.console
@@ -16,7 +16,13 @@ import rich.text
 
 from skillearn_jax.commands import complain, drop_output
 
-Update = Callable[[int, Mapping[str, float]], None]
+
+class Update(Protocol):
+    """A function that takes what `Console.progress` shows."""
+
+    def __call__(self, step: int, metrics: Mapping[str, float], part: str = "") -> None:
+        """Shows it."""
+
 
 _LOG_WIDTH = 100  # of a file or a pipe, where no terminal says its own
 _REDRAW_S = 0.1
@@ -90,15 +96,16 @@ class Console:
 
     @contextlib.contextmanager
     def progress(self, label: str, total: int) -> Iterator[Update]:
-        """Shows how far a loop has come; yields `update(step, metrics)`.
+        """Shows how far a loop has come; yields `update(step, metrics, part)`.
 
         `step` counts the finished steps. Metrics are shown in the order given; they are
         read, and so waited for, only at the few steps that are shown (ten times a second
-        on a terminal, every tenth of the way elsewhere).
+        on a terminal, every tenth of the way elsewhere). `part` names what is stepped:
+        where it changes, there was something to compile, and the pace is counted anew.
         """
         pace = _Pace(total)
         if self._rich.quiet:
-            yield lambda step, metrics: None
+            yield lambda step, metrics, part="": None
         elif self._interactive and not self._rich.is_dumb_terminal:
             with self._bar() as bar:
                 task = bar.add_task(label, total=total, rate="", metrics=())
@@ -126,9 +133,9 @@ class Console:
     def _line_update(self, label: str, pace: "_Pace") -> Update:
         shown = -1
 
-        def update(step: int, metrics: Mapping[str, float]) -> None:
+        def update(step: int, metrics: Mapping[str, float], part: str = "") -> None:
             nonlocal shown
-            pace.start(step)
+            pace.start(step, part)
             tenth = 10 * step // pace.total
             if tenth > shown:
                 shown = tenth
@@ -157,9 +164,9 @@ class _Bar(rich.progress.Progress):
 def _bar_update(bar: _Bar, task: rich.progress.TaskID, pace: "_Pace") -> Update:
     due = 0.0
 
-    def update(step: int, metrics: Mapping[str, float]) -> None:
+    def update(step: int, metrics: Mapping[str, float], part: str = "") -> None:
         nonlocal due
-        pace.start(step)
+        pace.start(step, part)
         now = time.perf_counter()
         if now >= due or step >= pace.total:
             due = now + _REDRAW_S
@@ -171,18 +178,19 @@ def _bar_update(bar: _Bar, task: rich.progress.TaskID, pace: "_Pace") -> Update:
 
 
 class _Pace:
-    """Steps per second and time to go, counted from the end of the first step.
+    """Steps per second and time to go, counted from the end of a part's first step.
 
     The first step holds the compilation, which says nothing about the rest.
     """
 
     def __init__(self, total: int) -> None:
         self.total = max(1, total)
+        self._part: str | None = None
         self._first: tuple[int, float] | None = None
 
-    def start(self, step: int) -> None:
-        if self._first is None:
-            self._first = (step, time.perf_counter())
+    def start(self, step: int, part: str) -> None:
+        if part != self._part:
+            self._part, self._first = part, (step, time.perf_counter())
 
     def rate(self, step: int) -> str:
         assert self._first is not None

@@ -42,7 +42,8 @@ def evaluate_tasks(
 
     Returns:
         The entry `evaluation` of `summary.json`: the rows of all tasks, named
-        `NETWORK on TASK`, and under `tasks` each task's own entry.
+        `NETWORK on TASK`, and under `tasks` each task's own entry, with its number of
+        held-out images.
     """
     errors, entries = {}, {}
     for name, of_task in data.items():
@@ -57,7 +58,7 @@ def evaluate_tasks(
         summary = summary_of(config, [of_task], genotype) | evaluated(entry)
         folder.write_json("summary.json", summary)
         report_by_first(folder.path)
-        entries[name] = entry
+        entries[name] = {**entry, "num_heldout": of_task.num_heldout}
         errors[name] = folder.read_json("evaluation.json")
         workdir.write_json("evaluation.json", errors)
     rows = [

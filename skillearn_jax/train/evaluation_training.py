@@ -127,7 +127,8 @@ class Training:
                 state, step = latest, step + len(metrics)
                 for metric, of_epoch in values.items():
                     of_epoch += [m[f"network/{metric}"] for m in metrics]
-                records.update(before + step, {"loss": metrics[-1]["network/loss"]})
+                shown = {"loss": metrics[-1]["network/loss"]}
+                records.update(before + step, shown, f"{name}/{seed}")
                 note = {"network": name, "seed": seed, "step": step}
                 if step % steps_per_epoch == 0:
                     row = {"phase": records.phase, **note}

@@ -37,6 +37,7 @@ from skillearn_jax.train.spaces import (
 )
 from skillearn_jax.train.summary import evaluated, print_evaluation, summary_of
 from skillearn_jax.train.telemetry import search_seconds, wall_clock
+from skillearn_jax.train.wording import counted
 from skillearn_jax.train.workdir import Workdir
 
 _SUMMARY = "summary.json"
@@ -164,7 +165,8 @@ def _run(
                 f"held-out images, {each.num_classes} classes"
                 for each in each_set(data)
             ),
-            f"seed {config.seed}, {devices.count} device(s), workdir {folder.path}",
+            f"seed {config.seed}, {counted(devices.count, 'device')}, workdir "
+            f"{folder.path}",
         ),
     )
     with wall_clock(folder, start) as wall_s:

@@ -43,8 +43,8 @@ def fits(value: Any, like: Any) -> bool:
     Args:
         value: read from a file.
         like: an object with the same keys, or more in the file; `{"": example}` for any
-            keys with such values; an empty object, list or text for any; 0.0 for a
-            number; `None` for anything.
+            keys with such values, `[example]` for a list of such; an empty object, list
+            or text for any; 0.0 for a number; `None` for anything.
     """
     if like is None:
         return True
@@ -56,6 +56,8 @@ def fits(value: Any, like: Any) -> bool:
         return all(fits(each, like[""]) for each in value.values())
     if isinstance(like, dict):
         return all(name in value and fits(value[name], like[name]) for name in like)
+    if isinstance(like, list) and like:
+        return all(fits(each, like[0]) for each in value)
     return True
 
 

@@ -19,6 +19,7 @@ from skillearn_jax.train.records import open_records
 from skillearn_jax.train.search import SearchResult, refuse_to_repeat
 from skillearn_jax.train.search_streams import search_parts
 from skillearn_jax.train.spaces import Cells, read_cells, space_kind
+from skillearn_jax.train.wording import counted
 from skillearn_jax.train.workdir import Workdir
 
 CANDIDATES = "candidates.json"
@@ -66,14 +67,15 @@ def random_search(
     """
     short, halved = short_training(config), _halved(config, data)
     candidates, batches = draw_candidates(config), training_batches(short, halved)
+    epochs = counted(short.evaluation.epochs, "epoch")
     per_run = short.evaluation.epochs * batches.steps_per_epoch
     key = named_key(jax.random.key(config.seed), "random_search")
     found: dict[str, dict[str, Any]] = workdir.read_object(CANDIDATES, {"": _CANDIDATE})
     if not found:
         refuse_to_repeat(workdir, CANDIDATES)
     workdir.write_config(
-        f"Random search: each of {len(candidates)} random cells is trained for "
-        f"{short.evaluation.epochs} epochs and judged on the validation half."
+        f"Random search: {counted(len(candidates), 'random cell')}, each trained for "
+        f"{epochs} and judged on the validation half."
     )
     total = len(candidates) * per_run
     options = (config.checkpoint, workdir, console, batches.steps_per_epoch, total)
@@ -96,7 +98,7 @@ def random_search(
             workdir.write_json(CANDIDATES, found)
     best = best_candidate(found)
     console.table(
-        f"error on validation images, {short.evaluation.epochs} epochs",
+        f"error on validation images, {epochs}",
         ("cells", "parameters", "multiply-adds", "error %"),
         [
             (f"{name} *" if name == best else name, row["params"], row["macs"], error)
@@ -106,8 +108,7 @@ def random_search(
     )
     genotype = read_cells(found[best]["genotype"])
     workdir.write_json("genotype.json", genotype.to_json())
-    epochs = len(candidates) * short.evaluation.epochs
-    return SearchResult(genotype, epochs, total)
+    return SearchResult(genotype, len(candidates) * short.evaluation.epochs, total)
 
 
 def best_candidate(found: Mapping[str, Mapping[str, Any]]) -> str:

@@ -11,7 +11,9 @@ from skillearn_jax.paths import user_path
 from skillearn_jax.train import exam_contents, report_figures, report_page
 from skillearn_jax.train.json_files import fits, read_json, read_rows, write_text
 from skillearn_jax.train.random_search import CANDIDATES, best_candidate
+from skillearn_jax.train.report_confusion import confusion
 from skillearn_jax.train.spaces import Cells, kind_of_cells, read_cells
+from skillearn_jax.train.trained import kept_class_names
 
 Json = Mapping[str, Any]
 
@@ -24,6 +26,7 @@ class _Records:
     exam: Json | None
     candidates: Json | None  # of a random search, by name
     heldout: Json  # by network and seed
+    class_names: Sequence[str]
     metrics: Sequence[Json]
     skipped: int  # unreadable lines of metrics.jsonl
 
@@ -102,7 +105,8 @@ def _figures(records: _Records) -> dict[str, report_page.Figure]:
     ):
         if curves is not None:
             figures[name] = report_page.Figure(curves, caption)
-    if (drawn := report_figures.confusion(records.heldout)) is not None:
+    drawn = confusion(records.heldout, records.class_names)
+    if drawn is not None:
         svg, caption = drawn
         figures["confusion"] = report_page.Figure(svg, caption)
     return figures
@@ -144,6 +148,7 @@ def _read(workdir: Path) -> _Records:
         exam=read_json(workdir / exam_contents.EXAM, {}),
         candidates=read_json(workdir / CANDIDATES, {}),
         heldout=read_json(workdir / "heldout.json", {}) or {},
+        class_names=kept_class_names(workdir),
         metrics=metrics,
         skipped=skipped + len(lines) - len(metrics),
     )

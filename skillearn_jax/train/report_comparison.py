@@ -21,13 +21,32 @@ Record = Mapping[str, Any]
 _EXACT, _DIFFERENCE = map(repr, ADJOINTS[:2])
 _NAMES = {_EXACT: "exact", _DIFFERENCE: "finite difference"}
 
+_NAMED: dict[str, Any] = {"adjoint": "", "dtype": ""}
+_ACCURACY = _NAMED | {"supporting": "", "stage": "", "norm": None}
+_ACCURACY |= {"radius": None, "rel_error": None, "cosine": None}
+_COST = _NAMED | {"step_s": 0.0, "compile_s": 0.0, "peak_bytes": 0.0}
+_SEARCH: dict[str, Any] = {"name": "", "genotype": {}, "error": 0.0, "search_s": 0.0}
+_SWEEP = {"": {"rows": [_ACCURACY]}}
+LIKE = {
+    "problem": "",
+    "program": "",
+    "batch_size": 0.0,
+    "reference": "",
+    "rows": [_ACCURACY],
+    "costs": [_COST],
+    "warnings": [""],
+    "sweeps": {"batch": _SWEEP, "depth": _SWEEP},
+    "searches": [_SEARCH | {"alphas": [{"step": 0.0}]}],
+}
+"""An example of a record, for `read_json`; `None` may be a number that is none."""
+
 
 def write(folder: Path, record: Record) -> Path:
     """Writes `report/index.html` and its figures; returns the page's path.
 
     Args:
         folder: of the comparison.
-        record: what `comparison.json` holds.
+        record: what `comparison.json` holds, see `LIKE`.
     """
     drawn = {
         name: Figure(svg, caption)
@@ -94,7 +113,7 @@ def _accuracy(record: Record) -> str:
             row["dtype"],
             row["supporting"],
             row["stage"],
-            f"{row['norm']:.2e}",
+            _number(row["norm"], ".2e"),
             _number(row["rel_error"], ".1e"),
             _number(row["cosine"], ".6f"),
         )

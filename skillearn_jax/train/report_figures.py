@@ -169,32 +169,6 @@ def error_dots(evaluation: Row) -> str | None:
         return svg(figure, "Held-out error of every evaluated network")
 
 
-def confusion(heldout: Row) -> tuple[str, str] | None:
-    """Returns the first network's confusion matrix, all seeds, and a caption."""
-    trainings = list(next(iter(heldout.values()), {}).values())
-    if not trainings:
-        return None
-    counts = np.sum([t["confusion"] for t in trainings], axis=0)
-    shares = 100 * counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
-    with matplotlib.rc_context({**STYLE, "axes.grid": False}):
-        figure = Figure(figsize=(4.2, 3.6), layout="constrained")
-        ax = figure.subplots()
-        mesh = ax.pcolormesh(shares, cmap="Blues", vmin=0, vmax=100)
-        ax.invert_yaxis()
-        ax.set(xlabel="predicted class", ylabel="class", title="Held-out images, %")
-        figure.colorbar(mesh)
-        drawn = svg(figure, "Confusion matrix")
-    words = [f"mean loss {np.mean([t['loss'] for t in trainings]):.3f}"]
-    if all(t["top5_error"] is not None for t in trainings):
-        words.insert(
-            0, f"top-5 error {np.mean([t['top5_error'] for t in trainings]):.2f} %"
-        )
-    words.append(
-        f"calibration error {np.mean([t['calibration'] for t in trainings]):.2f} %"
-    )
-    return drawn, f"What each class is taken for, in per cent; {', '.join(words)}."
-
-
 def _collected(
     rows: Iterable[Row],
 ) -> tuple[dict[_Panel, dict[str, Points]], list[tuple[float, float]]]:

@@ -7,19 +7,10 @@ from typing import Any
 
 from flax.traverse_util import flatten_dict
 
-from skillearn_jax.nas.nasbench201 import NUM_ARCHITECTURES
 from skillearn_jax.train.report_style import STYLE
+from skillearn_jax.train.report_summary import count, error_of, story, tiles, title_of
+from skillearn_jax.train.wording import counted
 
-_SKILLS = {
-    "lpt": "learning by passing tests",
-    "baseline": "plain differentiable search",
-    "random": "random search",
-    "interleaving": "interleaving learning",
-    "joint": "joint learning of all tasks",
-    "blocked": "interleaving learning in blocks",
-    "sequential": "sequential fine-tuning",
-    "evaluation": "evaluation of given cells",
-}
 _PAGE = """\
 <!doctype html>
 <html lang="en">
@@ -66,11 +57,7 @@ def render(
         skipped: number of unreadable lines of metrics.
     """
     evaluation = summary.get("evaluation") or {}
-    seed = f", seed {summary['seed']}" if "seed" in summary else ""
-    task = str(summary.get("task", "run"))
-    skill = _SKILLS.get(task, task)
-    skill = skill[:1].upper() + skill[1:]
-    title = f"{skill} on {summary.get('dataset', 'unknown data')}{seed}"
+    title = title_of(summary)
     settings = [
         (name, str(value))
         for name, value in flatten_dict(config.get("config") or {}, sep=".").items()
@@ -79,8 +66,8 @@ def render(
     program = config.get("program")
     note = f"Skipped {skipped} unreadable line(s) of metrics.jsonl." if skipped else ""
     parts = [
-        f"<header><h1>{escape(title)}</h1><p>{escape(_story(summary))}</p></header>",
-        _tiles(summary, evaluation),
+        f"<header><h1>{escape(title)}</h1><p>{escape(story(summary))}</p></header>",
+        _tiles(summary),
         section("The derived cell", show(figures, "normal", "reduction", "cell")),
         section(
             "Search",
@@ -109,89 +96,11 @@ def page(title: str, body: str) -> str:
     return _PAGE.format(title=escape(title), style=STYLE, body=body)
 
 
-def _story(summary: Mapping[str, Any]) -> str:
-    """Returns what happened, in plain words."""
-    task, search = str(summary.get("task", "")), summary.get("search") or {}
-    evaluation = summary.get("evaluation") or {}
-    searched = (
-        f"A cell was searched on {summary.get('dataset', 'the data')} by "
-        f"{_SKILLS.get(task, task or 'an unnamed skill')}"
-        + _if(" for {epochs} epochs ({steps} steps)", search)
-        + _if(" on {num_train:,} training images", summary)
-        + "."
-    )
-    given = task == "evaluation"
-    sentences = [] if given else [searched]
-    if evaluation.get("rows"):
-        first = evaluation["rows"][0]
-        sentences.append(
-            (
-                f"A given cell was trained on {summary.get('dataset', 'the data')}"
-                if given
-                else "The network derived from it was then trained from scratch"
-            )
-            + _if(
-                " for {epochs} epochs with {channels} channels and {cells} cells",
-                evaluation,
-            )
-            + (f" and errs on {_error(first)} of" if _error(first) else " and tried on")
-            + _if(" {num_heldout:,}", summary)
-            + " held-out images."
-        )
-    chance = evaluation.get("random") or {}
-    sentences.append(
-        _if("The mean of {count} random cells, trained alike, is {mean:.2f} %.", chance)
-    )
-    return " ".join(sentence for sentence in sentences if sentence)
-
-
-def _tiles(summary: Mapping[str, Any], evaluation: Mapping[str, Any]) -> str:
-    search, table = summary.get("search") or {}, summary.get("benchmark") or {}
-    rows = evaluation.get("rows") or [{}]
-    compiling = _seconds(search.get("compile_s"))
-    mobile = rows[0].get("mobile") or {}
-    relation = "within" if mobile.get("kept") else "ABOVE"
-    tiles = (
-        (
-            "held-out error",
-            _if("{mean:.2f} %", rows[0]),
-            _if("± {std:.2f} ", rows[0]) + _if("({num_seeds} seeds)", evaluation),
-        ),
-        (
-            "tabulated test accuracy",
-            _if("{benchmark/test_accuracy:.2f} %", table),
-            _if(
-                f"{{dataset}}, rank {{benchmark/test_rank:,.0f}} of {NUM_ARCHITECTURES:,}",
-                table,
-            ),
-        ),
-        (
-            "tabulated validation accuracy",
-            _if("{benchmark/val_accuracy:.2f} %", table),
-            _if(
-                f"{{dataset}}, rank {{benchmark/val_rank:,.0f}} of {NUM_ARCHITECTURES:,}",
-                table,
-            ),
-        ),
-        ("parameters", _count(summary.get("params")), "derived network"),
-        ("multiply-adds", _count(summary.get("macs")), "per image"),
-        (
-            "multiply-adds at 224x224",
-            _count(mobile.get("macs")),
-            f"{relation} the mobile limit of {_count(mobile.get('limit'))}",
-        ),
-        (
-            "search",
-            _seconds(search.get("steps_s")),
-            compiling and f"after {compiling} of compiling",
-        ),
-        ("whole run", _seconds(summary.get("wall_s")), "wall clock"),
-        ("peak memory", _count(summary.get("peak_bytes"), "B"), ""),
-    )
+def _tiles(summary: Mapping[str, Any]) -> str:
     items = "".join(
-        f"<div><dt>{name}</dt><dd>{escape(value)}<small>{escape(detail)}</small></dd></div>"
-        for name, value, detail in tiles
-        if value
+        f"<div><dt>{escape(name)}</dt>"
+        f"<dd>{escape(value)}<small>{escape(detail)}</small></dd></div>"
+        for name, value, detail in tiles(summary)
     )
     return f'<dl class="tiles">{items}</dl>' if items else ""
 
@@ -201,10 +110,11 @@ def _evaluation_table(evaluation: Mapping[str, Any]) -> str:
     rows: list[tuple[str, ...]] = []
     for row in evaluation.get("rows") or ():
         errors = "  ".join(f"{error:.2f}" for error in row.get("errors") or ())
-        size = (_count(row.get("params")), _count(row.get("macs")))
-        rows.append((str(row.get("name", "")), *size, errors, _error(row)))
+        size = (count(row.get("params")), count(row.get("macs")))
+        rows.append((str(row.get("name", "")), *size, errors, error_of(row)))
     if chance := evaluation.get("random"):
-        rows.append((f"{chance.get('count')} random cells", "", "", "", _error(chance)))
+        name = counted(chance.get("count") or 0, "random cell")
+        rows.append((name, "", "", "", error_of(chance)))
     columns = ("network", "parameters", "multiply-adds", "each seed, %", "error ± std")
     return table(columns, rows, "results")
 
@@ -264,37 +174,3 @@ def _paragraph(text: object, kind: str = "note") -> str:
 
 def _pairs(values: Mapping[str, Any] | None) -> list[tuple[str, str]]:
     return [(name, str(value)) for name, value in (values or {}).items() if value]
-
-
-def _if(template: str, values: Mapping[str, Any]) -> str:
-    """Returns the template filled in; nothing where a value is missing."""
-    try:
-        return template.format_map(values)
-    except (KeyError, TypeError, ValueError):
-        return ""
-
-
-def _error(row: Mapping[str, Any]) -> str:
-    spread = _if(" ± {std:.2f}", row)
-    return _if("{mean:.2f}", row) and f"{row['mean']:.2f}{spread} %"
-
-
-def _count(value: float | None, unit: str = "") -> str:
-    """Returns a count in thousands: `31.2 k`, `1.23 M`."""
-    if value is None:
-        return ""
-    size, prefixes = float(value), iter(("", "k", "M", "G", "T", "P"))
-    prefix = next(prefixes)
-    while abs(size) >= 999.5 and prefix != "P":
-        size, prefix = size / 1000, next(prefixes)
-    return f"{size:.3g} {prefix}{unit}".strip()
-
-
-def _seconds(value: float | None) -> str:
-    if value is None:
-        return ""
-    if value < 60:
-        return f"{value:.1f} s"
-    minutes, seconds = divmod(round(value), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours} h {minutes} min" if hours else f"{minutes} min {seconds} s"

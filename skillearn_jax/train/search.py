@@ -26,6 +26,7 @@ from skillearn_jax.train.exams import EXAMS, append_exams, exams_are_over
 from skillearn_jax.train.images import SearchImages
 from skillearn_jax.train.loop import StepMetrics, compile_loop
 from skillearn_jax.train.saving import Saver
+from skillearn_jax.train.search_shown import shown
 from skillearn_jax.train.search_streams import longest_epoch, streams_of
 from skillearn_jax.train.spaces import Cells, space_kind
 from skillearn_jax.train.stages import (
@@ -38,16 +39,6 @@ from skillearn_jax.train.stages import (
 from skillearn_jax.train.telemetry import note_compilation, observed, parse_profile
 from skillearn_jax.train.workdir import Workdir
 from skillearn_jax.types import Key, Metrics
-
-_SHOWN = {
-    "loss": "learner/loss",
-    "objective": "validation/objective",
-    "exam": "validation/exam_loss",
-    "tester acc": "validation/tester_accuracy",
-    "|dA|": "hypergrad/alphas/norm",
-    "|dC|": "hypergrad/creator/norm",
-}
-"""What the progress bar shows, in this order, where a run has it."""
 
 
 class SearchResult(NamedTuple):
@@ -346,7 +337,7 @@ class _Recorder(NamedTuple):
         append_exams(self.workdir, rows)
         for of_step in metrics:
             self.saver.watch(of_step)
-        self.update(last, _shown(metrics[-1]))
+        self.update(last, shown(metrics[-1]), phase)
 
     def end_epoch(
         self, phase: Phase, step: int, state: State, stability: Stability
@@ -389,7 +380,3 @@ class _Recorder(NamedTuple):
     def _row(self, phase: str, step: int, metrics: Mapping[str, Any]) -> dict[str, Any]:
         epoch = (step - 1) // self.steps_per_epoch
         return {"phase": phase, "step": step, "epoch": epoch, **metrics}
-
-
-def _shown(metrics: StepMetrics) -> StepMetrics:
-    return {label: metrics[name] for label, name in _SHOWN.items() if name in metrics}

@@ -30,7 +30,8 @@ def verdict(
     """Returns one sentence on whether the derived cell beats others.
 
     A gain is claimed only if the intervals mean +- one standard deviation are apart, and
-    not at all without at least three trainings on both sides.
+    not at all without at least three trainings on both sides, nor for means that are
+    equal as they are printed.
 
     Args:
         derived: held-out errors in percent, one per seed.
@@ -38,10 +39,18 @@ def verdict(
         whose: mean, in words.
     """
     difference = np.mean(random) - np.mean(derived)
-    points = f"{abs(difference):.2f} points {'below' if difference > 0 else 'above'}"
-    text = f"The derived cell's mean error lies {points} {whose}"
+    points = f"{abs(difference):.2f}"
+    equal = points == "0.00"
+    relation = "below" if difference > 0 else "above"
+    text = "The derived cell's mean error " + (
+        f"equals {whose} to two decimals"
+        if equal
+        else f"lies {points} points {relation} {whose}"
+    )
     if min(len(derived), len(random)) < 3:
         return f"{text}; too few trainings to say whether that is more than chance."
+    if equal:
+        return f"{text}, so no difference is claimed."
     spread = np.std(derived, ddof=1) + np.std(random, ddof=1)
     if abs(difference) <= spread:
         return f"{text}; the intervals overlap, so no difference is claimed."

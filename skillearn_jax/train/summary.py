@@ -8,6 +8,7 @@ from skillearn_jax.train.console import Console
 from skillearn_jax.train.images import OneSet
 from skillearn_jax.train.spaces import Cells
 from skillearn_jax.train.spread import plus_minus
+from skillearn_jax.train.wording import counted
 
 
 def summary_of(config: Config, sets: Sequence[OneSet], cells: Cells) -> dict[str, Any]:
@@ -42,10 +43,9 @@ def print_evaluation(console: Console, evaluation: Mapping[str, Any]) -> None:
         console: to print on.
         evaluation: entry of a summary.
     """
-    seeds = evaluation["num_seeds"]
+    seeds = counted(evaluation["num_seeds"], "seed")
     console.table(
-        f"error on held-out images, {evaluation['epochs']} epochs, "
-        f"{seeds} seed{'s' if seeds > 1 else ''}",
+        f"error on held-out images, {counted(evaluation['epochs'], 'epoch')}, {seeds}",
         ("cells", "parameters", "multiply-adds", "error %"),
         [
             (row["name"], row["params"], row["macs"], plus_minus(row))
@@ -62,7 +62,7 @@ def print_evaluation(console: Console, evaluation: Mapping[str, Any]) -> None:
     if random := evaluation.get("random"):
         console.message(
             f"random cells: {plus_minus(random)} % "
-            f"({random['count']} cells x {seeds} seeds)"
+            f"({counted(random['count'], 'cell')} x {seeds})"
         )
     for text in (
         evaluation.get("verdict"),

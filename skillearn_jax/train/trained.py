@@ -15,13 +15,14 @@ from skillearn_jax.paths import folder_name, user_path
 from skillearn_jax.train.checkpoints import Checkpoints
 from skillearn_jax.train.config import Config
 from skillearn_jax.train.images import OneSet
-from skillearn_jax.train.json_files import read_json
+from skillearn_jax.train.json_files import fits, read_json
 from skillearn_jax.train.manifest import DamagedError, read_manifest
 from skillearn_jax.train.spaces import Cells, Net, read_cells, space_kind
 from skillearn_jax.train.workdir import Workdir
 from skillearn_jax.types import Array, PyTree
 
 FOLDER = "networks"
+_NAMED = {"class_names": [""]}  # in the note of a kept network
 
 
 class Facts(NamedTuple):
@@ -185,6 +186,22 @@ def load(workdir: str | Path, network: str = "derived", seed: int = 0) -> Traine
     facts = Facts(**{name: _tuples(value) for name, value in note.items()})
     module, shapes = _built(_config(path), cells, facts)
     return Trained(Classifier(module, facts), saved.restore(shapes))
+
+
+def kept_class_names(workdir: Path) -> tuple[str, ...]:
+    """Returns the names of the classes that the kept networks tell apart.
+
+    Args:
+        workdir: as for `load`.
+
+    Returns:
+        Nothing where no network is kept, or the data have no names.
+    """
+    for path in sorted((workdir / FOLDER).glob("*/*/manifest.json")):
+        with contextlib.suppress(DamagedError):
+            note = read_manifest(path)["note"]
+            return tuple(note["class_names"]) if fits(note, _NAMED) else ()
+    return ()
 
 
 def _built(config: Config, cells: Cells, facts: Facts) -> tuple[Net, PyTree]:

@@ -1,6 +1,7 @@
 """A comparison leaves what it promises, once, and refuses what it cannot mean."""
 
 import json
+import shutil
 
 import jax
 import pytest
@@ -63,6 +64,38 @@ def test_a_finished_one_is_only_reported(workdir, capsys):
     assert "finished" in capsys.readouterr().out
     assert (workdir / "comparison.json").read_bytes() == before
     assert found.report.exists()
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        lambda record: {},
+        lambda record: [],
+        lambda record: {**record, "rows": [{}]},
+        lambda record: {**record, "costs": [{**record["costs"][0], "step_s": "1"}]},
+        lambda record: {**record, "sweeps": {"batch": {"4": {}}, "depth": {}}},
+        lambda record: {**record, "searches": [{"name": "exact"}]},
+    ],
+)
+def test_a_damaged_record_is_one_line(workdir, tmp_path, damage):
+    folder = tmp_path / "run"
+    shutil.copytree(workdir, folder)
+    record = json.loads((folder / "comparison.json").read_text())
+    (folder / "comparison.json").write_text(json.dumps(damage(record)))
+    with pytest.raises(InputError, match="does not hold what a run writes") as error:
+        run_comparison(SMALL, folder, quiet=True)
+    assert "comparison.json" in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+def test_a_gradient_that_was_not_finite_is_reported(workdir, tmp_path):
+    folder = tmp_path / "run"
+    shutil.copytree(workdir, folder)
+    record = json.loads((folder / "comparison.json").read_text())
+    record["rows"] = [{**row, "norm": None} for row in record["rows"]]
+    (folder / "comparison.json").write_text(json.dumps(record))
+    page = run_comparison(SMALL, folder, quiet=True).report.read_text()
+    assert "<td>none</td>" in page
 
 
 def test_another_one_in_the_same_folder_is_refused(workdir, tmp_path):

@@ -6,6 +6,7 @@ import os
 import re
 import sys
 import time
+from types import SimpleNamespace
 
 import pytest
 
@@ -109,6 +110,26 @@ def test_without_a_standard_output_nothing_is_printed(monkeypatch):
     monkeypatch.setattr(sys, "stdout", None)
     run(Console())
     run(Console(quiet=True))
+
+
+@pytest.mark.parametrize("stream", [io.StringIO, Terminal])
+def test_compiling_the_next_network_is_not_in_the_pace(monkeypatch, stream):
+    """Two networks of 20 steps, 50 a second, after a minute of compiling each."""
+    monkeypatch.setenv("TERM", "xterm")
+    monkeypatch.setenv("COLUMNS", "120")
+    now = 0.0
+    clock = SimpleNamespace(perf_counter=lambda: now)
+    monkeypatch.setattr("skillearn_jax.train.console.time", clock)
+    file = stream()
+    with Console(file=file).progress("evaluate", 40) as update:
+        for network in (0, 1):
+            now += 60
+            for step in range(1, 21):
+                now += 0.02
+                update(20 * network + step, {}, f"network {network}")
+    text = file.shown() if stream is Terminal else file.getvalue()
+    paces = re.findall(r"([\d.]+) steps/s", text)
+    assert set(paces) == {"50.0"}
 
 
 @pytest.mark.parametrize("encoding", ["ascii", "latin-1"])

@@ -1,5 +1,6 @@
 """Random search: what is drawn, how it is judged, that it goes on after a stop."""
 
+import contextlib
 import json
 import shutil
 
@@ -11,6 +12,7 @@ from skillearn_jax.errors import InputError
 from skillearn_jax.train import run
 from skillearn_jax.train.checkpoints import Checkpoints
 from skillearn_jax.train.checks import check
+from skillearn_jax.train.console import Console
 from skillearn_jax.train.random_search import (
     best_candidate,
     draw_candidates,
@@ -37,11 +39,21 @@ def read(workdir, name="candidates.json"):
     return json.loads((workdir / name).read_text())
 
 
+PARTS = []  # of the search, a name for each step
+
+
+@contextlib.contextmanager
+def noted_progress(console, label, total):
+    yield lambda step, metrics, part="": PARTS.append(part)
+
+
 @pytest.fixture(scope="module")
 def searched(quick_module, tiny, tmp_path_factory):
     workdir = tmp_path_factory.mktemp("random") / "run"
     config = tiny({**LEARNS, "checkpoint.every_steps": 11})
-    return workdir, config, run(config, workdir, quiet=True)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Console, "progress", noted_progress)
+        return workdir, config, run(config, workdir, quiet=True)
 
 
 def test_the_cell_with_the_least_validation_error_is_derived(searched, read_rows):
@@ -62,6 +74,8 @@ def test_the_cell_with_the_least_validation_error_is_derived(searched, read_rows
     assert [(row["phase"], row["network"], row["step"]) for row in rows] == [
         ("search", name, step) for name in drawn for step in (STEPS, 2 * STEPS)
     ]
+    # The pace begins anew with each network.
+    assert [f"{name}/0" for name in drawn for _ in range(2 * STEPS)] == PARTS
     page = result.report.read_text()
     assert "Random search on digits" in page
     assert '<figure id="candidates">' in page

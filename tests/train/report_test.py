@@ -7,12 +7,14 @@ import xml.etree.ElementTree as ET
 from html.parser import HTMLParser
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from skillearn_jax.errors import InputError, StorageError
 from skillearn_jax.nas.genotype import Genotype
 from skillearn_jax.train import report_page
 from skillearn_jax.train.report import write_report
+from skillearn_jax.train.report_confusion import confusion
 from skillearn_jax.train.report_figures import _collected
 
 HOSTILE = "</pre><script>alert('1')</script>"
@@ -173,6 +175,117 @@ def test_missing_parts_are_left_out(tmp_path):
     assert "<h1>Custom on d</h1>" in page
     for part in ("Evaluation", "Search", "The program", "Software", "None", "<svg"):
         assert part not in page
+
+
+def ticks_of(svg):
+    """Returns all texts of a figure."""
+    return re.findall(r">([^<>]+)</text>", svg)
+
+
+@pytest.mark.parametrize(
+    ("names", "count", "shown"),
+    [
+        (("ant", "<b> $x$ $", "_Käfer 猫"), 3, ["ant", "&lt;b&gt; $x$ $", "_Käfer 猫"]),
+        ((), 3, ["0", "1", "2"]),
+        (("ant", "bee"), 3, ["0", "1", "2"]),  # of other data
+        (("ant", "bee", "x" * 13), 3, ["0", "1", "2"]),
+        (("ant", "bee", "a\nb"), 3, ["0", "1", "2"]),
+        ([f"c{i}" for i in range(20)], 20, [f"c{i}" for i in range(20)]),
+    ],
+)
+def test_few_classes_with_short_names_are_named(names, count, shown):
+    one = {"loss": 1.0, "top5_error": None, "calibration": 2.0}
+    one["confusion"] = np.eye(count, dtype=int).tolist()
+    svg, _ = confusion({"derived": {"0": one}}, names)
+    texts = ticks_of(svg)
+    bar = ["0", "20", "40", "60", "80", "100"]
+    assert texts == [
+        *shown,
+        "predicted class",
+        *shown,
+        "class",
+        "Held-out images, %",
+        *bar,
+    ]
+    ET.fromstring(svg)
+
+
+def test_many_classes_are_not_named():
+    one = {"loss": 1.0, "top5_error": 3.0, "calibration": 2.0}
+    one["confusion"] = np.eye(21, dtype=int).tolist()
+    svg, caption = confusion({"derived": {"0": one}}, [f"c{i}" for i in range(21)])
+    assert not any(text.startswith("c") for text in ticks_of(svg) if text != "class")
+    assert "top-5 error 3.00 %" in caption
+
+
+def of_task(name, error, params, images, seeds=1):
+    row = EVALUATION["rows"][0] | {"name": "derived", "mean": error, "params": params}
+    chance = {"mean": error + 1, "std": None, "count": 1}
+    entry = EVALUATION | {"num_seeds": seeds, "rows": [row], "random": chance}
+    return entry | {
+        "num_heldout": images,
+        "epochs": 1,
+        "verdict": f"So it is on {name}.",
+    }
+
+
+def test_every_task_has_a_sentence_and_numbers_of_its_own(workdir):
+    """Those of the first are not the run's."""
+    tasks = {
+        "<a>": of_task("a", 2.5, 31234, 297),
+        "b": of_task("b", 40.0, 56789, 1, seeds=2),
+    }
+    rows = [
+        {**entry["rows"][0], "name": f"derived on {name}", "task": name}
+        for name, entry in tasks.items()
+    ]
+    evaluation = EVALUATION | {"rows": rows, "tasks": tasks}
+    del evaluation["random"]
+    summary = SUMMARY | {
+        "task": "joint",
+        "dataset": "<a> and b",
+        "num_heldout": 298,
+        "evaluation": evaluation,
+    }
+    (workdir / "summary.json").write_text(json.dumps(summary))
+    page = write_report(workdir).read_text()
+    trained = "was then trained from scratch on"
+    budget = "for 1 epoch with 8 channels and 3 cells"
+    for sentence in (
+        f"{trained} &lt;a&gt; {budget} and errs on 2.50 % of 297 held-out images.",
+        f"{trained} b {budget} and errs on 40.00 % of 1 held-out image.",
+        "On &lt;a&gt;, the mean of 1 random cell, trained alike, is 3.50 %.",
+        "On b, the mean of 1 random cell, trained alike, is 41.00 %.",
+    ):
+        assert page.count(sentence) == 1
+    tiles = dict(re.findall(r"<dt>(.*?)</dt><dd>(.*?)</dd>", page))
+    assert tiles["held-out error on &lt;a&gt;"] == (
+        "2.50 %<small>(1 seed, 297 held-out images)</small>"
+    )
+    assert tiles["held-out error on b"] == (
+        "40.00 %<small>(2 seeds, 1 held-out image)</small>"
+    )
+    assert tiles["parameters on &lt;a&gt;"].startswith("31.2 k<")
+    assert tiles["parameters on b"].startswith("56.8 k<")
+    assert tiles["multiply-adds on b"].startswith("99<")
+    assert not {"held-out error", "parameters", "multiply-adds"} & set(tiles)
+
+
+def test_one_is_not_said_as_several(workdir):
+    evaluation = EVALUATION | {"epochs": 1, "channels": 1, "cells": 1}
+    evaluation["random"] = evaluation["random"] | {"count": 1}
+    search = SUMMARY["search"] | {"epochs": 1, "steps": 1}
+    summary = SUMMARY | {"evaluation": evaluation, "search": search}
+    (workdir / "summary.json").write_text(json.dumps(summary))
+    page = write_report(workdir).read_text()
+    for words in (
+        "for 1 epoch (1 step) on 1,000 training images.",
+        "for 1 epoch with 1 channel and 1 cell and errs",
+        "The mean of 1 random cell, trained",
+        "(1 seed, 297 held-out images)",
+        ">1 random cell<",
+    ):
+        assert words in page
 
 
 def test_a_full_disk_leaves_the_old_page(workdir, monkeypatch):

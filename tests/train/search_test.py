@@ -1,5 +1,7 @@
 """The search phase by itself."""
 
+import contextlib
+
 import numpy as np
 import pytest
 
@@ -9,8 +11,18 @@ from skillearn_jax.parallel import Devices
 from skillearn_jax.train import experiment
 from skillearn_jax.train.console import Console
 from skillearn_jax.train.search import search
+from skillearn_jax.train.search_shown import shown
 from skillearn_jax.train.search_streams import search_streams
 from skillearn_jax.train.workdir import Workdir
+
+
+class Watched(Console):
+    """Notes what each step is a part of."""
+
+    @contextlib.contextmanager
+    def progress(self, label, total):
+        self.parts = []
+        yield lambda step, metrics, part="": self.parts.append(part)
 
 
 @pytest.fixture
@@ -50,8 +62,10 @@ def test_a_search_never_touches_the_held_out_images(
 ):
     config = tiny_baseline({"log_every": 3, "search.epochs": 3})
     workdir = Workdir(tmp_path / "run", config)
-    found = search(config, training, workdir, Devices(1), Console(quiet=True))
+    console = Watched(quiet=True)
+    found = search(config, training, workdir, Devices(1), console)
     assert (found.epochs, found.steps) == (3, 6)
+    assert console.parts == 2 * ["warmup"] + 4 * ["search"]
     # One program for the warm-up and one for the search, each of them traced once.
     assert count_traces == {("learner",): 2}
     assert (tmp_path / "run" / "genotype.json").exists()
@@ -62,6 +76,16 @@ def test_a_search_never_touches_the_held_out_images(
     folder = tmp_path / "run" / "checkpoints" / "search"
     kept = sorted(p.name for p in folder.iterdir())
     assert kept == ["4", "6"]
+
+
+def test_the_loss_that_is_shown_is_one_of_training():
+    """The learner's where there is one; a validation stage may have a `loss` too."""
+    assert shown({"tester/loss": 4.0, "learner/loss": 2.0, "x/y": 1.0}) == {"loss": 2.0}
+    turns = {"turn_1_a/loss": 1.0, "turn_2_b/loss": 4.0, "validation/loss": 100.0}
+    assert shown(turns) == {"loss": 2.5}
+    assert shown({"validation/loss": 1.0, "validation/objective": 3.0}) == {
+        "objective": 3.0
+    }
 
 
 @pytest.mark.parametrize("stratified", [False, True])

@@ -41,6 +41,20 @@ def test_equal_errors_are_no_claim():
     assert "so no difference" in verdict([2.0, 2.0, 2.0], [2.0, 2.0, 2.0])
 
 
+@pytest.mark.parametrize("other", [2.0, 2.004, 1.996])
+def test_means_that_print_alike_are_called_equal(other):
+    """Though the intervals of the last two, of no width, lie apart."""
+    assert verdict([2.0, 2.0, 2.0], [other] * 3) == (
+        "The derived cell's mean error equals the random cells' mean to two decimals, so "
+        "no difference is claimed."
+    )
+    assert verdict([2.0], [other], "that of the cells of x") == (
+        "The derived cell's mean error equals that of the cells of x to two decimals; too "
+        "few trainings to say whether that is more than chance."
+    )
+    assert "lies 0.01 points above" in verdict([2.006], [2.0])
+
+
 @pytest.mark.parametrize(
     ("derived", "random"),
     [([1.0], [9.0, 9.1, 9.2]), ([1.0, 1.1, 1.2], [9.0, 9.1]), ([1.0, 1.1], [9.0, 9.1])],

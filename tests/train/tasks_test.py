@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import re
 
 import jax
 import jax.numpy as jnp
@@ -19,6 +20,7 @@ from skillearn_jax.train.build_tasks import build_tasks, schedule_of
 from skillearn_jax.train.checks import check
 from skillearn_jax.train.exams import load_bank
 from skillearn_jax.train.images import load_images
+from skillearn_jax.train.search_shown import shown
 from skillearn_jax.train.search_streams import longest_epoch, streams_of
 from skillearn_jax.train.tasks import task_config
 
@@ -124,6 +126,11 @@ def test_every_skill_becomes_a_program_that_can_be_traced(
     assert len(traces) == len(NAMES)
     assert jax.tree.structure(before) == jax.tree.structure(after)
     assert {"validation/loss_a", "validation/loss_b"} <= set(metrics)
+    values = dict.fromkeys(metrics, 100.0)
+    values |= {f"{name}/loss": float(i) for i, name in enumerate(stages, start=1)}
+    first, *_ = of_bar = shown(values)
+    assert first == "loss"
+    assert of_bar["loss"] == (1 + len(stages)) / 2
 
 
 def test_turns_begin_alike_and_heads_fit_their_tasks(config, given):
@@ -312,6 +319,12 @@ def test_a_run_reports_every_task_beside_its_rivals(done):
         assert summary["evaluation"]["comparisons"].keys() == {"first"}
     page = second.report.read_text()
     assert "derived on b" in page
+    for name in NAMES:
+        entry = second.summary["evaluation"]["tasks"][name]
+        assert entry["num_heldout"] == 10
+        error = f"{entry['rows'][0]['mean']:.2f}"
+        assert re.search(f"on {name} for .* errs on {error} % of 10 held-out", page)
+        assert f"<dt>parameters on {name}</dt>" in page
     assert "cells of first" in page
 
 

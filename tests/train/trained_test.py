@@ -26,6 +26,7 @@ from skillearn_jax.predict import main as predict_main
 from skillearn_jax.predict import predict
 from skillearn_jax.train import Trained, load, run
 from skillearn_jax.train.judge import judge
+from skillearn_jax.train.report import write_report
 from skillearn_jax.train.trained import _part
 
 COLOURS = {"blue": (40, 60, 220), "green": (40, 200, 60), "red": (220, 60, 40)}
@@ -99,6 +100,21 @@ def test_it_says_what_it_is(evaluated, derived):
     assert apply.facts.class_names == ("blue", "green", "red")
     assert set(variables) == {"params", "batch_stats"}
     assert skillearn_jax.load is load
+
+
+def test_the_report_names_the_classes_as_long_as_a_network_is_kept(evaluated, tmp_path):
+    names = {f">{name}</text>" for name in COLOURS}
+    figure = (evaluated.workdir / "report" / "confusion.svg").read_text()
+    assert all(figure.count(name) == 2 for name in names)
+    shutil.copytree(evaluated.workdir, tmp_path / "run")
+    derived, random = sorted((tmp_path / "run").glob("networks/*/0/manifest.json"))
+    derived.write_text("{")
+    figure = tmp_path / "run" / "report" / "confusion.svg"
+    write_report(tmp_path / "run")
+    assert all(figure.read_text().count(name) == 2 for name in names)
+    random.unlink()
+    write_report(tmp_path / "run")
+    assert not any(name in figure.read_text() for name in names)
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,41 @@
+"""What a run prints of its evaluation, and how it counts things."""
+
+import io
+
+import pytest
+
+from skillearn_jax.train.console import Console
+from skillearn_jax.train.summary import print_evaluation
+from skillearn_jax.train.wording import counted
+
+ROW = {"params": 5962, "macs": 142336, "mean": 3.06, "std": None}
+
+
+@pytest.mark.parametrize(
+    ("number", "text"),
+    [(0, "0 epochs"), (1, "1 epoch"), (2, "2 epochs"), (1200, "1,200 epochs")],
+)
+def test_one_is_the_only_singular(number, text):
+    assert counted(number, "epoch") == text
+
+
+@pytest.mark.parametrize(
+    ("count", "budget", "random"),
+    [
+        (1, "1 epoch, 1 seed", "(1 cell x 1 seed)"),
+        (3, "3 epochs, 3 seeds", "(3 cells x 3 seeds)"),
+    ],
+)
+def test_what_is_printed_of_an_evaluation(count, budget, random):
+    pipe = io.StringIO()
+    evaluation = {
+        "epochs": count,
+        "num_seeds": count,
+        "rows": [{**ROW, "name": "derived"}, {**ROW, "name": "random 1"}],
+        "random": {"mean": 2.94, "std": None, "count": count},
+        "verdict": "So it is.",
+    }
+    print_evaluation(Console(file=pipe), evaluation)
+    first, *_ = lines = [line.rstrip() for line in pipe.getvalue().splitlines()]
+    assert first == f"error on held-out images, {budget}"
+    assert lines[-2:] == [f"random cells: 2.94 % {random}", "So it is."]
