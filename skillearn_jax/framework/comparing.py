@@ -6,8 +6,8 @@ import contextlib
 import math
 import statistics
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, NamedTuple
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -23,13 +23,15 @@ from skillearn_jax.hypergrad import (
     FiniteDifference,
     FirstOrder,
 )
-from skillearn_jax.hypergrad.refusals import check_adjoint
+from skillearn_jax.hypergrad.refusals import check_adjoint, check_number
 from skillearn_jax.tree import cast_floats
 from skillearn_jax.types import PyTree
 
 if TYPE_CHECKING:
     from skillearn_jax.framework.program import Program
     from skillearn_jax.framework.state import Batches, State
+
+T = TypeVar("T")
 
 DTYPES = ("float64", "float32", "bfloat16")
 RADII = tuple(10.0**power for power in range(-6, 1))
@@ -171,8 +173,8 @@ def compare(
         progress: is told what happens.
 
     Raises:
-        InputError: for a program with a device axis, an unknown number type, an adjoint
-            that is none, or nothing to compare.
+        InputError: for a program with a device axis, one value where a tuple is wanted, an
+            unknown number type, an adjoint or a radius that is none, or nothing to compare.
 
     Cost: for each number type one compilation an adjoint, and one for all radii.
     """
@@ -181,10 +183,15 @@ def compare(
             f"compare a program without axis_name={program.axis_name!r}: "
             "it needs no devices"
         )
+    adjoints = _listed("adjoints", adjoints)
+    radii = _listed("radii", radii)
+    dtypes = _listed("dtypes", dtypes)
     for dtype in dtypes:
         check_choice("dtypes", dtype, (*DTYPES, "float16"))
     for adjoint in adjoints:
         check_adjoint("compare", adjoint)
+    for wanted in radii:
+        check_number("radii", wanted)
     if not dtypes or not (adjoints or radii):
         raise InputError(
             "nothing to compare: give one of dtypes, and one of adjoints or of radii"
@@ -226,6 +233,15 @@ def compare(
         ),
         "plain autodiff in float64",
     )
+
+
+def _listed(name: str, given: Iterable[T]) -> tuple[T, ...]:
+    """Returns an argument of several values as a tuple; refuses one value by itself."""
+    # A text would be read letter by letter.
+    if not isinstance(given, str):
+        with contextlib.suppress(TypeError):  # as of a number or an array of no axis
+            return tuple(given)
+    raise InputError(f"{name}={given!r}; it must be a tuple, of one too: ({given!r},)")
 
 
 Terms = Mapping[str, Mapping[str, np.ndarray]]

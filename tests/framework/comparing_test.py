@@ -153,6 +153,16 @@ def test_nonsense_is_refused(toy):
         ({"adjoints": (), "radii": ()}, "one of adjoints or of radii"),
         ({"adjoints": ("exact",)}, "compare has adjoint='exact'; it must be a value"),
         ({"adjoints": (Exact,)}, "it must be a value such as Exact"),
+        (
+            {"adjoints": Exact()},
+            r"adjoints=Exact\(\); it must be a tuple, .*\(Exact\(\),\)",
+        ),
+        ({"radii": 0.01}, r"radii=0.01; it must be a tuple, of one too: \(0.01,\)"),
+        ({"radii": (0.01, "x")}, "radii='x'; it must be a finite number > 0"),
+        (
+            {"dtypes": "float32"},
+            r"dtypes='float32'; it must be a tuple, .*\('float32',\)",
+        ),
     ):
         with pytest.raises(InputError, match=message):
             compare(program, state, toy.batches, **options)
