@@ -6,7 +6,8 @@ import contextlib
 import math
 import statistics
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 import jax
@@ -93,8 +94,9 @@ class CompareReport(NamedTuple):
     """A comparison; `print(report)` shows it as tables.
 
     Attributes:
-        rows: accuracy, one for each adjoint, number type, set and stage.
-        costs: one for each adjoint and number type.
+        rows: accuracy, one for each adjoint, number type, set and stage; none of a set
+            that the adjoint leaves without a path to the objective.
+        costs: one for each adjoint and number type; of the sets that have rows.
         warnings: a line for each set whose gradient is zero or not finite, for each
             stage that passes (almost) no response term, and for each adjoint that leaves
             a set without a path to the objective.
@@ -201,17 +203,16 @@ def compare(
         truth = program.with_adjoint(Autodiff())
         reference, _ = _measured(truth, cast_floats((state, batches), "float64"), 0)
     rows: list[CompareRow] = []
-    refused: dict[str, str] = {}
+    refused: dict[str, None] = {}
     costs: list[CostRow] = []
     for dtype in dtypes:
         with _computing_in(dtype):
             cast = cast_floats((state, batches), dtype)
             for adjoint in adjoints:
                 progress(f"{adjoint!r} in {dtype}")
-                try:
-                    variant = program.with_adjoint(adjoint)
-                except InputError as error:  # it leaves a set without any gradient
-                    refused[repr(adjoint)] = f"{adjoint!r} left out: {error}"
+                variant, left_out = _variant(program, adjoint)
+                refused |= dict.fromkeys(left_out)
+                if variant is None:
                     continue
                 found, cost = _measured(variant, cast, repeats)
                 radius = getattr(adjoint, "radius", None)
@@ -229,7 +230,7 @@ def compare(
         (
             *_suspicions(reference),
             *gains.warnings(program, state, batches),
-            *refused.values(),
+            *refused,
         ),
         "plain autodiff in float64",
     )
@@ -246,6 +247,54 @@ def _listed(name: str, given: Iterable[T]) -> tuple[T, ...]:
 
 Terms = Mapping[str, Mapping[str, np.ndarray]]
 """`{supporting set: {stage: gradient, flat}}`, the whole one under `TOTAL`."""
+
+
+def _variant(program: Program, adjoint: Adjoint) -> tuple[Program | None, list[str]]:
+    """Returns the program with one adjoint, and a line for what has to be left out.
+
+    Sets that the adjoint leaves without a path to the objective rest; where nothing can
+    be compared at all, there is no program.
+    """
+    try:
+        return program.with_adjoint(adjoint), []
+    except InputError as error:
+        left_out = [f"{adjoint!r} left out: {error}"]
+    validation = program.validation
+    assert validation is not None
+    kept, reasons = list(validation.direct), []
+    for name in validation.indirect:
+        try:
+            _moving(program, adjoint, (*validation.direct, name))
+        except InputError as error:
+            reasons.append(f"{adjoint!r} has no rows of {name!r}: {error}")
+        else:
+            kept.append(name)
+    if not kept:
+        return None, left_out
+    try:
+        return _moving(program, adjoint, kept), reasons
+    except InputError:  # about the adjoint, whatever moves
+        return None, left_out
+
+
+def _moving(program: Program, adjoint: Adjoint, names: Collection[str]) -> Program:
+    """Returns the program with one adjoint, in which other supporting sets rest."""
+    validation = program.validation
+    assert validation is not None
+    rest = [name for name in validation.supporting if name not in names]
+    moved = (
+        {name: of[name] for name in of if name in names}
+        for of in (validation.minimize, validation.maximize)
+    )
+    minimize, maximize = moved
+    indirect = tuple(name for name in validation.indirect if name in names)
+    return program.replace(
+        stages=tuple(replace(stage, adjoint=adjoint) for stage in program.stages),
+        validation=replace(
+            validation, minimize=minimize, maximize=maximize, indirect=indirect
+        ),
+        frozen=(*program.frozen, *rest),
+    )
 
 
 def _suspicions(reference: Terms) -> list[str]:
@@ -321,8 +370,8 @@ def _rows(
     adjoint: str, radius: float | None, dtype: str, found: Terms, reference: Terms
 ) -> list[CompareRow]:
     rows = []
-    for name, parts in reference.items():
-        for stage, want in parts.items():
+    for name in found:  # not what an adjoint leaves without a path
+        for stage, want in reference[name].items():
             got = found[name][stage]
             norm, size = np.linalg.norm(want), np.linalg.norm(got)
             error = np.linalg.norm(got - want)
