@@ -6,8 +6,7 @@ import contextlib
 import math
 import statistics
 import time
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 import jax
@@ -17,6 +16,7 @@ import numpy as np
 from skillearn_jax.errors import InputError, check_choice
 from skillearn_jax.framework import gains
 from skillearn_jax.framework.checking import suspicion
+from skillearn_jax.framework.variant import under
 from skillearn_jax.hypergrad import (
     Adjoint,
     Autodiff,
@@ -210,7 +210,7 @@ def compare(
             cast = cast_floats((state, batches), dtype)
             for adjoint in adjoints:
                 progress(f"{adjoint!r} in {dtype}")
-                variant, left_out = _variant(program, adjoint)
+                variant, left_out = under(program, adjoint)
                 refused |= dict.fromkeys(left_out)
                 if variant is None:
                     continue
@@ -247,54 +247,6 @@ def _listed(name: str, given: Iterable[T]) -> tuple[T, ...]:
 
 Terms = Mapping[str, Mapping[str, np.ndarray]]
 """`{supporting set: {stage: gradient, flat}}`, the whole one under `TOTAL`."""
-
-
-def _variant(program: Program, adjoint: Adjoint) -> tuple[Program | None, list[str]]:
-    """Returns the program with one adjoint, and a line for what has to be left out.
-
-    Sets that the adjoint leaves without a path to the objective rest; where nothing can
-    be compared at all, there is no program.
-    """
-    try:
-        return program.with_adjoint(adjoint), []
-    except InputError as error:
-        left_out = [f"{adjoint!r} left out: {error}"]
-    validation = program.validation
-    assert validation is not None
-    kept, reasons = list(validation.direct), []
-    for name in validation.indirect:
-        try:
-            _moving(program, adjoint, (*validation.direct, name))
-        except InputError as error:
-            reasons.append(f"{adjoint!r} has no rows of {name!r}: {error}")
-        else:
-            kept.append(name)
-    if not kept:
-        return None, left_out
-    try:
-        return _moving(program, adjoint, kept), reasons
-    except InputError:  # about the adjoint, whatever moves
-        return None, left_out
-
-
-def _moving(program: Program, adjoint: Adjoint, names: Collection[str]) -> Program:
-    """Returns the program with one adjoint, in which other supporting sets rest."""
-    validation = program.validation
-    assert validation is not None
-    rest = [name for name in validation.supporting if name not in names]
-    moved = (
-        {name: of[name] for name in of if name in names}
-        for of in (validation.minimize, validation.maximize)
-    )
-    minimize, maximize = moved
-    indirect = tuple(name for name in validation.indirect if name in names)
-    return program.replace(
-        stages=tuple(replace(stage, adjoint=adjoint) for stage in program.stages),
-        validation=replace(
-            validation, minimize=minimize, maximize=maximize, indirect=indirect
-        ),
-        frozen=(*program.frozen, *rest),
-    )
 
 
 def _suspicions(reference: Terms) -> list[str]:
