@@ -159,14 +159,26 @@ def _parse(argv: Sequence[str]) -> Command:
         # Errors inside a config file arrive with their traceback: the last line says it.
         raise InputError(str(error).strip().splitlines()[-1].strip()) from error
     except Exception as error:  # whatever a config file, which is code, may raise
-        kind, lines = type(error).__name__, str(error).strip().splitlines()
-        raise InputError(f"--config: {kind}: {lines[-1] if lines else ''}") from error
+        raise _of_config_file(error) from error
     if config.value is None:
         raise InputError("--config is missing; see --help")
     if rest[1:]:
         raise InputError(f"unexpected argument {rest[1]!r}; flags are --name=value")
     found = {name: holder.value for name, holder in processes.items()}
     return Command(config.value, workdir.value, Processes(**found))
+
+
+def _of_config_file(error: Exception) -> InputError:
+    """Returns what is said of an error inside a config file, or of one that is none."""
+    if isinstance(error, AttributeError) and error.name == "get_config":
+        # Of the module, which is not loaded under the name of its file.
+        file = getattr(error.obj, "__file__", "the file")
+        return InputError(
+            f"--config: {file} has no get_config(), which a config file must define: "
+            "name another file"
+        )
+    kind, lines = type(error).__name__, str(error).strip().splitlines()
+    return InputError(f"--config: {kind}: {lines[-1] if lines else ''}")
 
 
 def _define_processes(values: flags.FlagValues) -> dict[str, flags.FlagHolder[Any]]:

@@ -187,14 +187,25 @@ def test_what_is_missing_is_named(tmp_path, digits, capfd):
         ),
         ("def get_config():\n    raise ValueError('no such thing')\n", "no such thing"),
         ("def get_config():\n    return 3\n", "--config"),
-        ("x = 1\n", "get_config"),
+        ("x = 1\n", "function_config.py has no get_config(), which a config file must"),
+        ("def get_config():\n    return max.x\n", "has no attribute 'x'"),
         (
             "from ml_collections import ConfigDict\n"
             "def get_config():\n    return ConfigDict({'skil': 'lpt'})\n",
             "config has no key 'skil'",
         ),
     ],
-    ids=["syntax", "name", "import", "key", "value", "type", "function", "content"],
+    ids=[
+        "syntax",
+        "name",
+        "import",
+        "key",
+        "value",
+        "type",
+        "function",
+        "attribute",
+        "content",
+    ],
 )
 def test_a_mistake_in_a_config_file_is_one_line(
     tmp_path, capfd, request, source, message

@@ -227,7 +227,7 @@ def open_streaming(reading: Reading, **options: Any) -> StreamingData:
         InputError: for data that are missing, damaged or of another format, for splits
             that are not there, and if the library is not installed.
     """
-    folder, prepared = open_prepared(reading.builder, reading.data_dir)
+    folder, prepared = open_prepared(reading.builder, reading.data_dir, "stream")
     splits, stored = prepared.info.splits, prepared.info.file_format.value
     for key in ("train_split", "heldout_split"):
         split = getattr(reading, key)

@@ -13,12 +13,15 @@ _BUILDER = re.compile(r"[a-z0-9_]+(/[\w\-.]+)?")
 _VERSION = re.compile(r"\d+\.\d+\.\d+")
 
 
-def open_prepared(builder: str, data_dir: str) -> tuple[pathlib.Path, Any]:
+def open_prepared(
+    builder: str, data_dir: str, source: str = "tfds"
+) -> tuple[pathlib.Path, Any]:
     """Returns the folder of the highest prepared version, and TFDS's builder that reads it.
 
     Args:
         builder: see `tfds.read`.
         data_dir: likewise.
+        source: what stands before the builder in `config.data.name`, for messages.
 
     Raises:
         InputError: for a builder that is unknown or not prepared, and for metadata that
@@ -27,7 +30,7 @@ def open_prepared(builder: str, data_dir: str) -> tuple[pathlib.Path, Any]:
     # Imported here: TFDS takes a second that other sources need not wait for.
     import tensorflow_datasets as tfds
 
-    folder = _find(builder, data_dir)
+    folder = _find(builder, data_dir, source)
     try:
         prepared = tfds.builder_from_directory(folder)
         prepared.info.file_format.value  # noqa: B018 (there may be none)
@@ -97,12 +100,12 @@ def text_of(name: str | bytes) -> str:
     return name.decode() if isinstance(name, bytes) else name
 
 
-def _find(builder: str, data_dir: str) -> pathlib.Path:
+def _find(builder: str, data_dir: str, source: str) -> pathlib.Path:
     """Returns the folder of the highest prepared version, safe to hand to TFDS."""
-    check_name(builder, "--config.data.name, as in tfds:mnist")
+    check_name(builder, f"--config.data.name, as in {source}:mnist")
     if not data_dir:
         raise InputError(
-            f"the data source tfds:{builder} needs the folder in which it was prepared: "
+            f"the data source {source}:{builder} needs the folder in which it was prepared: "
             "set --config.data.dir"
         )
     folder = find_version(builder, data_dir)

@@ -6,8 +6,8 @@ import contextlib
 import math
 import statistics
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, NamedTuple
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -16,6 +16,7 @@ import numpy as np
 from skillearn_jax.errors import InputError, check_choice
 from skillearn_jax.framework import gains
 from skillearn_jax.framework.checking import suspicion
+from skillearn_jax.framework.variant import under
 from skillearn_jax.hypergrad import (
     Adjoint,
     Autodiff,
@@ -23,13 +24,15 @@ from skillearn_jax.hypergrad import (
     FiniteDifference,
     FirstOrder,
 )
-from skillearn_jax.hypergrad.refusals import check_adjoint
+from skillearn_jax.hypergrad.refusals import check_adjoint, check_number
 from skillearn_jax.tree import cast_floats
 from skillearn_jax.types import PyTree
 
 if TYPE_CHECKING:
     from skillearn_jax.framework.program import Program
     from skillearn_jax.framework.state import Batches, State
+
+T = TypeVar("T")
 
 DTYPES = ("float64", "float32", "bfloat16")
 RADII = tuple(10.0**power for power in range(-6, 1))
@@ -91,8 +94,9 @@ class CompareReport(NamedTuple):
     """A comparison; `print(report)` shows it as tables.
 
     Attributes:
-        rows: accuracy, one for each adjoint, number type, set and stage.
-        costs: one for each adjoint and number type.
+        rows: accuracy, one for each adjoint, number type, set and stage; none of a set
+            that the adjoint leaves without a path to the objective.
+        costs: one for each adjoint and number type; of the sets that have rows.
         warnings: a line for each set whose gradient is zero or not finite, for each
             stage that passes (almost) no response term, and for each adjoint that leaves
             a set without a path to the objective.
@@ -171,8 +175,8 @@ def compare(
         progress: is told what happens.
 
     Raises:
-        InputError: for a program with a device axis, an unknown number type, an adjoint
-            that is none, or nothing to compare.
+        InputError: for a program with a device axis, one value where a tuple is wanted, an
+            unknown number type, an adjoint or a radius that is none, or nothing to compare.
 
     Cost: for each number type one compilation an adjoint, and one for all radii.
     """
@@ -181,10 +185,15 @@ def compare(
             f"compare a program without axis_name={program.axis_name!r}: "
             "it needs no devices"
         )
+    adjoints = _listed("adjoints", adjoints)
+    radii = _listed("radii", radii)
+    dtypes = _listed("dtypes", dtypes)
     for dtype in dtypes:
         check_choice("dtypes", dtype, (*DTYPES, "float16"))
     for adjoint in adjoints:
         check_adjoint("compare", adjoint)
+    for wanted in radii:
+        check_number("radii", wanted)
     if not dtypes or not (adjoints or radii):
         raise InputError(
             "nothing to compare: give one of dtypes, and one of adjoints or of radii"
@@ -194,17 +203,16 @@ def compare(
         truth = program.with_adjoint(Autodiff())
         reference, _ = _measured(truth, cast_floats((state, batches), "float64"), 0)
     rows: list[CompareRow] = []
-    refused: dict[str, str] = {}
+    refused: dict[str, None] = {}
     costs: list[CostRow] = []
     for dtype in dtypes:
         with _computing_in(dtype):
             cast = cast_floats((state, batches), dtype)
             for adjoint in adjoints:
                 progress(f"{adjoint!r} in {dtype}")
-                try:
-                    variant = program.with_adjoint(adjoint)
-                except InputError as error:  # it leaves a set without any gradient
-                    refused[repr(adjoint)] = f"{adjoint!r} left out: {error}"
+                variant, left_out = under(program, adjoint)
+                refused |= dict.fromkeys(left_out)
+                if variant is None:
                     continue
                 found, cost = _measured(variant, cast, repeats)
                 radius = getattr(adjoint, "radius", None)
@@ -222,10 +230,19 @@ def compare(
         (
             *_suspicions(reference),
             *gains.warnings(program, state, batches),
-            *refused.values(),
+            *refused,
         ),
         "plain autodiff in float64",
     )
+
+
+def _listed(name: str, given: Iterable[T]) -> tuple[T, ...]:
+    """Returns an argument of several values as a tuple; refuses one value by itself."""
+    # A text would be read letter by letter.
+    if not isinstance(given, str):
+        with contextlib.suppress(TypeError):  # as of a number or an array of no axis
+            return tuple(given)
+    raise InputError(f"{name}={given!r}; it must be a tuple, of one too: ({given!r},)")
 
 
 Terms = Mapping[str, Mapping[str, np.ndarray]]
@@ -305,8 +322,8 @@ def _rows(
     adjoint: str, radius: float | None, dtype: str, found: Terms, reference: Terms
 ) -> list[CompareRow]:
     rows = []
-    for name, parts in reference.items():
-        for stage, want in parts.items():
+    for name in found:  # not what an adjoint leaves without a path
+        for stage, want in reference[name].items():
             got = found[name][stage]
             norm, size = np.linalg.norm(want), np.linalg.norm(got)
             error = np.linalg.norm(got - want)

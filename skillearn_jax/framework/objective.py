@@ -1,5 +1,6 @@
 """Floor 2: what a stage minimises, as data: a loss and its interaction."""
 
+import inspect
 import math
 import numbers
 from collections.abc import Mapping
@@ -11,7 +12,7 @@ import jax.numpy as jnp
 
 from skillearn_jax.errors import InputError
 from skillearn_jax.hypergrad.loss_output import function_name, split_output
-from skillearn_jax.hypergrad.refusals import is_number
+from skillearn_jax.hypergrad.refusals import check_function, is_number
 from skillearn_jax.types import Array, Key, LossFn, ParamSets, PyTree
 
 RESERVED = frozenset({"loss", "interaction", "objective", "residual"})
@@ -152,6 +153,13 @@ def _value_and_aux(fn: LossFn, *args: Any) -> tuple[Array, Aux]:
             + ": if that is a set or stream, declare it in reads= or data=, for an "
             "interaction in interaction_reads= or interaction_data="
         ) from error
+    except TypeError as error:
+        if _takes(fn, len(args)):
+            raise  # of what the function does
+        raise InputError(
+            f"{name} is called with {len(args)} arguments, and takes others ({error}): "
+            "its signature must be (moves, reads, model_state, batch, key)"
+        ) from error
     value, aux = split_output(fn, out)
     if not isinstance(out, tuple):
         return value, Aux()
@@ -175,12 +183,33 @@ def _value_and_aux(fn: LossFn, *args: Any) -> tuple[Array, Aux]:
     return value, aux
 
 
-def check_objective(part: Objective, *names: str) -> None:
+def _takes(fn: LossFn, count: int) -> bool:
+    """Returns whether a function takes so many arguments; true where that cannot be told."""
+    try:
+        # Not of the function that it wraps, which may take others.
+        signature = inspect.signature(fn, follow_wrapped=False)
+    except (TypeError, ValueError):
+        return True
+    try:
+        signature.bind(*range(count))
+    except TypeError:
+        return False
+    return True
+
+
+def check_objective(owner: str, part: Objective, *names: str) -> None:
     """Refuses what no objective can mean.
 
     `moves="weights"` would be read as a tuple of letters, and reads of an interaction
     that is not there as a path of the gradient.
+
+    Args:
+        owner: the stage, for messages.
+        part: the stage.
+        *names: of its further attributes that are names.
     """
+    check_function(owner, "loss_fn", part.loss_fn)
+    check_function(owner, "interaction", part.interaction, optional=True)
     for name in (*names, *_NAMES):
         value = getattr(part, name)
         if isinstance(value, str):

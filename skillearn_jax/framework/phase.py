@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from numbers import Integral
 
 from skillearn_jax.errors import InputError
 from skillearn_jax.framework.graph import VALIDATION
@@ -35,9 +36,10 @@ class Phase:
     reset: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
-        if self.epochs < 0:
+        if not isinstance(self.epochs, Integral) or self.epochs < 0:
             raise InputError(
-                f"phase {self.name!r} has {self.epochs} epochs; at least 0"
+                f"phase {self.name!r} has {self.epochs!r} epochs; at least 0, and a whole "
+                "number: change epochs="
             )
 
     def enter(

@@ -305,13 +305,14 @@ class Program:
         assert self.validation is not None
         run = self._run(state, copies, batches, virtual=True, probes=probes)
         old = {f"{name}_before": state.params[name] for name in self.validation.before}
-        value, aux = self.validation(
-            copies[VALIDATION],
-            {**run.values, **old},
-            state.model_state,
-            batches,
-            self._key(state, len(self.stages)),
-        )
+        with told_with("the validation stage: "):
+            value, aux = self.validation(
+                copies[VALIDATION],
+                {**run.values, **old},
+                state.model_state,
+                batches,
+                self._key(state, len(self.stages)),
+            )
         metrics = {**aux.metrics, "objective": value}
         if self.validation.interaction is None:
             del metrics["loss"]  # it is the objective

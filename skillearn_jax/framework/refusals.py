@@ -21,7 +21,7 @@ from skillearn_jax.framework.graph import (
     supporting_sets,
     takes,
 )
-from skillearn_jax.framework.stage import Commit, Stage, Validation
+from skillearn_jax.framework.stage import Commit, Learner, Stage, Validation
 from skillearn_jax.framework.state import State
 from skillearn_jax.hypergrad import FirstOrder
 from skillearn_jax.hypergrad.refusals import (
@@ -37,7 +37,7 @@ if TYPE_CHECKING:
 
 def check_program(program: Program) -> None:
     """Raises `InputError`, with the names, for a program that cannot be meant."""
-    if isinstance(program.stages, Stage) or not program.stages:
+    if not isinstance(program.stages, tuple | list) or not program.stages:
         raise InputError(
             "a program needs a tuple of training stages, at least one: (stage,)"
         )
@@ -50,6 +50,14 @@ def check_program(program: Program) -> None:
     if not isinstance(program.validation, Validation | None):
         raise InputError(
             f"validation={program.validation!r}; it must be a Validation(...) or None"
+        )
+    learners = program.learners
+    if not isinstance(learners, tuple | list) or not all(
+        isinstance(learner, Learner) for learner in learners
+    ):
+        raise InputError(
+            f"learners={learners!r}; it must be a tuple of Learner(...), of one too: "
+            "(learner,)"
         )
     check_choice("commit", program.commit, get_args(Commit))
     _check_names(program)
@@ -89,6 +97,11 @@ def check_params(program: Program, params: Mapping[str, Any]) -> None:
             f"nobody moves or reads the sets {extra}; the program's are {sorted(known)}"
         )
     for name in sorted(known):
+        if params[name] is None:  # to JAX a tree without leaves
+            raise InputError(
+                f"params[{name!r}] is None; a set holds arrays and numbers: give it its "
+                "value, as an array or a tree of arrays"
+            )
         check = check_arrays if name in program.frozen else check_moved
         check(f"params[{name!r}]", params[name])
     for stage in program.stages:

@@ -84,7 +84,7 @@ class Stage(Objective):
     def __post_init__(self) -> None:
         if not isinstance(self.name, str):
             raise InputError(f"a stage is named {self.name!r}; it must be a string")
-        check_objective(self, "moves")
+        check_objective(f"stage {self.name!r}", self, "moves")
         if self.hyperparams is not None and not callable(self.hyperparams):
             raise InputError(
                 f"stage {self.name!r} has hyperparams={self.hyperparams!r}; it must be a "
@@ -175,7 +175,7 @@ class Validation(Objective):
     order: Order = "simultaneous"
 
     def __post_init__(self) -> None:
-        check_objective(self, "indirect", "before")
+        check_objective("the validation stage", self, "indirect", "before")
         for name in ("minimize", "maximize"):
             if not isinstance(getattr(self, name), Mapping):
                 raise InputError(

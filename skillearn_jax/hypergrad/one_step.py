@@ -11,6 +11,7 @@ from skillearn_jax.hypergrad.optimizer_step import OptimizerStep, StepInfo
 from skillearn_jax.hypergrad.refusals import (
     check_adjoint,
     check_arrays,
+    check_function,
     check_moved,
     check_opt_state,
     check_optimizer,
@@ -67,7 +68,8 @@ def one_step(
         takes `probe=` too, see `Implicit`.
 
     Raises:
-        InputError: for an optimiser that is none of optax or an adjoint that is no value;
+        InputError: for a loss that is no function, an optimiser that is none of optax or
+            an adjoint that is no value;
             when called, for active leaves that are no floats and reads that are no arrays,
             for an optimiser that asks for more than gradients, for the state of another
             optimiser or of parameters of other shapes, for a probe of another adjoint,
@@ -78,6 +80,7 @@ def one_step(
     References:
         Liu, Simonyan, Yang 2018, DARTS, equations 6 to 8, arXiv 1806.09055.
     """
+    check_function("one_step", "loss_fn", loss_fn)
     name = f"one_step of {function_name(loss_fn)}"
     check_optimizer(name, optimizer)
     check_adjoint(name, adjoint)

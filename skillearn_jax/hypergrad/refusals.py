@@ -52,6 +52,20 @@ def check_number(what: str, value: Any, *, positive: bool = True) -> None:
         raise InputError(f"{what}={value!r}; it must be a finite number {bound}")
 
 
+def check_function(owner: str, name: str, value: Any, optional: bool = False) -> None:
+    """Raises `InputError` unless a value can be called, or is the `None` that may be.
+
+    Args:
+        owner: has it.
+        name: of the argument that it was given as.
+        value: given.
+        optional: whether `None` is allowed.
+    """
+    if not callable(value) and not (optional and value is None):
+        allowed = "a function or None" if optional else "a function"
+        raise InputError(f"{owner} has {name}={value!r}; it must be {allowed}")
+
+
 def check_optimizer(owner: str, optimizer: Any) -> None:
     """Raises `InputError` unless an optimiser is one of optax."""
     if not isinstance(optimizer, optax.GradientTransformation):

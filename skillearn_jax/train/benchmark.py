@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
+from skillearn_jax.errors import told_with
 from skillearn_jax.nas.nasbench201 import NUM_ARCHITECTURES, Table, load_table
 from skillearn_jax.nas.nasbench201.table import DATASETS
 from skillearn_jax.train.config import Config
@@ -40,7 +41,8 @@ def load_benchmark(config: Config) -> Benchmark | None:
         return None
     own = "" if config.tasks else config.data.name
     dataset = config.benchmark.dataset or (own if own in DATASETS else "cifar10")
-    return Benchmark(load_table(config.benchmark.table), dataset)
+    with told_with("", ": set --config.benchmark.table"):
+        return Benchmark(load_table(config.benchmark.table), dataset)
 
 
 def describe(found: Mapping[str, Any], dataset: str) -> str:

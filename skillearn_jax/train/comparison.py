@@ -27,6 +27,7 @@ from skillearn_jax.train.console import Console
 from skillearn_jax.train.experiment import run
 from skillearn_jax.train.json_files import read_json, write_json
 from skillearn_jax.train.lock import locked
+from skillearn_jax.train.workdir import holds_comparison
 
 _SEARCHES = ("exact", "finite_difference", "first_order")
 
@@ -196,7 +197,7 @@ def _opened(folder: Path, config: CompareConfig) -> Path:
         advice = "set --workdir to another folder"
         raise cannot_write(f"the workdir {folder}", error, advice) from error
     old = read_json(folder / "config.json")
-    if present and (not isinstance(old, dict) or "problem" not in old):
+    if present and not holds_comparison(folder):
         raise InputError(
             f"the workdir {folder} is not empty and holds no comparison "
             f"({present[0]}, ...): set --workdir to a new folder"

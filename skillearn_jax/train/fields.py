@@ -4,6 +4,7 @@ import dataclasses
 import difflib
 import math
 import operator
+import os
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, TypeVar, get_args, get_type_hints
 
@@ -88,11 +89,22 @@ def parse(
         path: how the messages name this level, as in `config.learner`.
 
     Raises:
-        InputError: for an unknown key, a wrong type or a value out of bounds; the
+        InputError: for a path or whatever else is no mapping, an unknown key, a wrong type or a value out of bounds; the
             message names the value, what is allowed and the flag to change.
     """
     if isinstance(values, ConfigDict):
         values = values.to_dict()
+    if isinstance(values, str | os.PathLike):
+        raise InputError(
+            f"{path} is {os.fspath(values)!r}, a path, but a config is wanted: give what "
+            "get_config() of that file returns, or start launch/run.py with "
+            f"--config={os.fspath(values)}"
+        )
+    if not isinstance(values, Mapping):
+        raise InputError(
+            f"{path} is a {type(values).__name__}; it must map keys to values, as what "
+            "get_config() of configs/*.py returns does"
+        )
     fields = {field.name: field for field in dataclasses.fields(cls)}  # type: ignore[arg-type]
     types = get_type_hints(cls)
     for name in values:

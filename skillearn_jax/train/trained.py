@@ -18,11 +18,13 @@ from skillearn_jax.train.images import OneSet
 from skillearn_jax.train.json_files import fits, read_json
 from skillearn_jax.train.manifest import DamagedError, read_manifest
 from skillearn_jax.train.spaces import Cells, Net, read_cells, space_kind
-from skillearn_jax.train.workdir import Workdir
+from skillearn_jax.train.workdir import Workdir, holds_comparison
 from skillearn_jax.types import Array, PyTree
 
 FOLDER = "networks"
 _NAMED = {"class_names": [""]}  # in the note of a kept network
+
+_NAME_ANOTHER = "name that of a search or an evaluation"
 
 
 class Facts(NamedTuple):
@@ -175,6 +177,9 @@ def load(workdir: str | Path, network: str = "derived", seed: int = 0) -> Traine
         InputError: if it is not there, or is damaged.
     """
     path = user_path(workdir)
+    if not path.is_dir():
+        found = "is no folder" if path.exists() else "does not exist"
+        raise InputError(f"the workdir {path} {found}: {_NAME_ANOTHER}")
     with contextlib.closing(_of_network(path, network)) as checkpoints:
         if seed not in checkpoints.steps():
             raise InputError(_missing(path, network, seed))
@@ -258,6 +263,14 @@ def _missing(workdir: Path, network: str, seed: int) -> str:
     tasks = sorted(map(str, (workdir / "tasks").glob("*")))
     if tasks:
         return f"{text}; the networks of its tasks lie in {', '.join(tasks)}"
+    if holds_comparison(workdir):
+        searches = sorted(map(str, (workdir / "search").glob("*")))
+        if searches:
+            return (
+                f"{text}; it holds a comparison, and the networks of its searches lie in "
+                f"{', '.join(searches)}"
+            )
+        return f"{text}; it holds a comparison, without searches: {_NAME_ANOTHER}"
     return f"{text}: run it with --config.evaluation.epochs, or name another workdir"
 
 

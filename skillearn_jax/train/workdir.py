@@ -178,6 +178,11 @@ class Workdir:
 
     def _compared(self) -> list[Difference]:
         """Returns in what this config differs from that of the run that is there."""
+        if holds_comparison(self.path):
+            raise InputError(
+                f"the workdir {self.path} holds a comparison of hypergradients, not a "
+                "run: set --workdir to a new folder"
+            )
         record = read_json(self.path / "config.json", {"config": {}, "data": {"": ""}})
         evaluated = any(
             (self.path / name).exists()
@@ -202,6 +207,12 @@ class Workdir:
         check_fingerprint(self.path, self._config, record["data"], self._data)
         self._history = record.get("changes", [])
         return accepted
+
+
+def holds_comparison(folder: Path) -> bool:
+    """Returns whether a folder is that of a comparison, by its `config.json`."""
+    record = read_json(folder / "config.json")
+    return isinstance(record, dict) and "problem" in record
 
 
 def _lines(rows: Iterable[Mapping[str, Any]]) -> str:

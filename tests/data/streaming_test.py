@@ -286,6 +286,11 @@ def test_what_cannot_be_read_is_said_in_one_line(prepared, monkeypatch):
         streaming(data_dir + "/nowhere")
 
 
+def test_without_a_folder_the_source_is_named_as_the_config_names_it():
+    with pytest.raises(InputError, match=r"^the data source stream:photos needs the f"):
+        streaming("")
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [

@@ -220,7 +220,7 @@ def test_unknown_and_unprepared_builders(tmp_path):
     assert f"'mnist' is not prepared in {tmp_path}" in line
     command = "python -m skillearn_jax.data.prepare --name=mnist --archives=DIR"
     assert f"{command} --data_dir={tmp_path}" in line
-    assert "needs the folder" in refused("tfds:mnist", "")
+    assert "tfds:mnist needs the folder" in refused("tfds:mnist", "")
 
 
 @pytest.mark.parametrize("name", ["tfds", "tfds:", "tfds:hf:mnist", "tfds:../x"])

@@ -153,6 +153,16 @@ def test_nonsense_is_refused(toy):
         ({"adjoints": (), "radii": ()}, "one of adjoints or of radii"),
         ({"adjoints": ("exact",)}, "compare has adjoint='exact'; it must be a value"),
         ({"adjoints": (Exact,)}, "it must be a value such as Exact"),
+        (
+            {"adjoints": Exact()},
+            r"adjoints=Exact\(\); it must be a tuple, .*\(Exact\(\),\)",
+        ),
+        ({"radii": 0.01}, r"radii=0.01; it must be a tuple, of one too: \(0.01,\)"),
+        ({"radii": (0.01, "x")}, "radii='x'; it must be a finite number > 0"),
+        (
+            {"dtypes": "float32"},
+            r"dtypes='float32'; it must be a tuple, .*\('float32',\)",
+        ),
     ):
         with pytest.raises(InputError, match=message):
             compare(program, state, toy.batches, **options)
@@ -185,7 +195,7 @@ def test_a_gradient_that_is_zero_or_not_finite_is_said(at, said):
         assert (row.norm, row.rel_error) == (0, 0)
 
 
-def test_an_adjoint_that_cuts_every_path_is_left_out_and_said(toy):
+def test_a_set_whose_paths_an_adjoint_cuts_is_left_out_and_said(toy):
     """First order has no gradient at all for a set that acts through stages alone."""
     program = toy.program(
         validation=toy.validation(
@@ -206,9 +216,68 @@ def test_an_adjoint_that_cuts_every_path_is_left_out_and_said(toy):
         dtypes=("float64",),
         repeats=1,
     )
+    first = repr(FirstOrder("lookahead"))
+    assert {row.supporting for row in rows_of(report, adjoint="Exact()")} == {"a", "c"}
+    assert {row.supporting for row in rows_of(report, adjoint=first)} == {"a"}
+    assert f"! {first} has no rows of 'c': supporting set 'c' has no path" in str(
+        report
+    )
+    # Where the other one is left out, nothing changes: of `a` there is the direct term.
+    truth = program.with_adjoint(Autodiff())
+    grads, info = truth.hypergrad(state, toy.batches)
+    (row,) = rows_of(report, adjoint=first, stage="total")
+    assert row.norm == pytest.approx(np.linalg.norm(grads["a"]), rel=1e-12)
+    error = np.linalg.norm(info.response["a"]) / np.linalg.norm(grads["a"])
+    assert row.rel_error == pytest.approx(error, rel=1e-9)
+    (row,) = rows_of(report, adjoint=first, stage="validation")
+    assert row.rel_error < 1e-12
+
+
+def goal_of_a_learner():
+    """A supporting set that acts through the training stage alone, and a state."""
+    stage = Stage(
+        "learner",
+        moves=("w",),
+        reads=("a",),
+        loss_fn=lambda moves, reads, *_: (moves["w"] - reads["a"]) ** 2,
+        optimizer=optax.sgd(0.1),
+    )
+    validation = Validation(
+        lambda moves, reads, *_: (reads["w"] - 1) ** 2,
+        reads=("w",),
+        minimize={"a": optax.sgd(0.1)},
+        indirect=("a",),
+    )
+    program = Program((stage,), validation)
+    return program, program.init({"w": 0.0, "a": 2.0}, jax.random.key(0))
+
+
+def test_an_adjoint_that_cuts_every_path_is_left_out_and_said():
+    program, state = goal_of_a_learner()
+    options = {"adjoints": (Exact(), FirstOrder()), "radii": (), "repeats": 1}
+    report = compare(program, state, {}, dtypes=("float64", "float32"), **options)
     assert {row.adjoint for row in report.rows} == {"Exact()"}
-    assert any("FirstOrder(at='lookahead') left out" in w for w in report.warnings)
-    assert "'c' has no path" in str(report)
+    assert len(report.costs) == 2
+    (warning,) = report.warnings  # once for both number types
+    assert warning.startswith(
+        f"{FirstOrder()!r} left out: supporting set 'a' has no pa"
+    )
+
+
+def test_an_adjoint_that_the_program_cannot_have_is_left_out_and_said(toy):
+    program = toy.program(commit="lookahead")
+    state = program.init(toy.params, jax.random.key(0))
+    report = compare(
+        program,
+        state,
+        toy.batches,
+        adjoints=(Exact(), FirstOrder("current")),
+        radii=(),
+        dtypes=("float32",),
+        repeats=1,
+    )
+    assert {row.adjoint for row in report.rows} == {"Exact()"}
+    assert "left out: commit='lookahead' would never move" in str(report)
 
 
 def test_labels_of_64_bits_are_narrowed_beside_narrow_floats(x64):

@@ -51,6 +51,8 @@ def test_the_toy_itself_is_accepted():
 def test_a_program_without_stages_is_refused():
     with pytest.raises(InputError, match="a tuple of training stages, at least one"):
         Program(())
+    with pytest.raises(InputError, match="a tuple of training stages, at least one"):
+        Program(3)
     with pytest.raises(InputError, match=r"stages has a Validation; .* validation="):
         Program((stage(), program().validation))
 
@@ -225,6 +227,15 @@ def test_a_learner_with_a_set_that_nobody_moves_is_refused():
     match = "learner 'pupil' has the set 'ghost', which nobody moves"
     with pytest.raises(InputError, match=match):
         program(learners=(learner,))
+
+
+@pytest.mark.parametrize(
+    "learners", [Learner("pupil", sets=("w",)), ("pupil",), "pupil"]
+)
+def test_learners_are_a_tuple_of_learners(learners):
+    match = r"learners=.*'?pupil'?.*; it must be a tuple of Learner\(...\), .*: \(learn"
+    with pytest.raises(InputError, match=match):
+        program(learners=learners)
 
 
 def test_a_stream_that_no_learner_has_is_refused():
@@ -408,6 +419,14 @@ def test_sets_that_move_hold_floats(name):
     match = rf"params\['{name}'\]\['count'\] is int(32|64); what is moved holds"
     with pytest.raises(InputError, match=match):
         program().init({**params, name: wrong}, jax.random.key(0))
+
+
+@pytest.mark.parametrize("name", ["w", "a", "ice"])
+def test_a_set_that_is_none_is_refused(name):
+    built = program(checks={"reads": ("w", "ice")}, frozen=("ice",))
+    params = {"w": 1.0, "a": 1.0, "ice": 1.0}
+    with pytest.raises(InputError, match=rf"params\['{name}'\] is None; a set holds"):
+        built.init({**params, name: None}, jax.random.key(0))
 
 
 def test_missing_and_unknown_params_are_refused():

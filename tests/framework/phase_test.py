@@ -139,6 +139,13 @@ def test_negative_epochs_are_refused(toy):
     assert Phase("none", toy.program(), 0).epochs == 0
 
 
+@pytest.mark.parametrize("epochs", ["3", 2.5, None])
+def test_epochs_that_are_no_whole_number_are_refused(toy, epochs):
+    match = f"phase 'short' has {epochs!r} epochs; at least 0, and a whole number"
+    with pytest.raises(InputError, match=match):
+        Phase("short", toy.program(), epochs)
+
+
 def test_frozen_alphas_then_search(toy, plain_step, assert_same):
     """A warm-up of the weights leaves the alphas and their moments untouched."""
     warmup = Phase("warmup", Program(toy.stages(), frozen=("a", "c")), 1)

@@ -4,6 +4,8 @@ What must be equal to the bit runs without jit: a compiler may fuse two programs
 mean the same in two ways.
 """
 
+import functools
+
 import chex
 import jax
 import jax.numpy as jnp
@@ -941,6 +943,71 @@ def test_a_function_that_returns_no_scalar_is_told_so(toy, where):
     match = r"wrong returned a value of shape \(2,\), but a scalar float is needed"
     with pytest.raises(InputError, match=match):
         program.hypergrad(state, toy.batches)
+
+
+SIGNATURE = r"its signature must be \(moves, reads, model_state, batch, key\)"
+
+
+@pytest.mark.parametrize(
+    ("where", "stage"),
+    [("loss_fn", "stage 'first'"), ("objective", "the validation stage")],
+)
+@pytest.mark.parametrize("wrapped", [lambda f: f, jax.jit], ids=["plain", "jit"])
+def test_a_loss_of_other_arguments_is_told_those_of_the_framework(
+    toy, where, stage, wrapped
+):
+    def short(w, x):
+        return jnp.sum(w) * x
+
+    program = (
+        toy.program({"loss_fn": wrapped(short)})
+        if where == "loss_fn"
+        else toy.program(validation=toy.validation(loss_fn=wrapped(short)))
+    )
+    state = program.init(toy.params, jax.random.key(0))
+    match = rf"^{stage}: short is called with 5 arguments, .*{SIGNATURE}"
+    with pytest.raises(InputError, match=match) as caught:
+        program.step(state, toy.batches)
+    assert isinstance(caught.value.__cause__.__cause__, TypeError)
+
+
+def test_an_interaction_of_other_arguments_is_told_those_of_the_framework(toy):
+    program = toy.program(None, {"interaction": lambda *, weight: weight})
+    state = program.init(toy.params, jax.random.key(0))
+    with pytest.raises(InputError, match=rf"^stage 'second': <lambda> .*{SIGNATURE}"):
+        program.step(state, toy.batches)
+
+
+def test_a_type_error_of_what_a_loss_does_stays_one(toy):
+    """Where the call fits, and where nobody can tell whether it does."""
+
+    def inner(only):
+        return only
+
+    @functools.wraps(inner)
+    def hidden(*args):
+        return inner(*args)
+
+    for loss_fn in (lambda m, r, s, b, k: inner(m, r), hidden, max):
+        program = toy.program({"loss_fn": loss_fn})
+        state = program.init(toy.params, jax.random.key(0))
+        with pytest.raises(TypeError):
+            program.step(state, toy.batches)
+
+
+def test_a_wrapper_may_take_more_than_what_it_wraps(toy):
+    def inner(w):
+        return jnp.sum(w["kernel"] ** 2)
+
+    @functools.wraps(inner)
+    def wrapper(moves, reads, model_state, batch, key):
+        return inner(moves["w"]) + jnp.sum(reads["a"])
+
+    program = toy.program({"loss_fn": wrapper})
+    state = program.init(toy.params, jax.random.key(0))
+    state, metrics = program.step(state, toy.batches)
+    want = inner(toy.params["w"]) + jnp.sum(state.params["a"])
+    np.testing.assert_allclose(metrics["first/loss"], want)
 
 
 def test_a_state_of_another_program_is_refused(toy):

@@ -600,6 +600,8 @@ SGD = optax.sgd(0.1)
         ),
         ({"adjoint": Exact}, "stage 'only' has adjoint=<class .*; it must be a value"),
         ({"solver": 3}, r"stage 'only' has solver=3; it must be None or .* Steps\(3\)"),
+        ({"loss_fn": 3}, "stage 'only' has loss_fn=3; it must be a function$"),
+        ({"interaction": 3}, "interaction=3; it must be a function or None$"),
         ({"optimizer": 0.1}, "stage 'only' has the optimizer 0.1; it must be an optax"),
         (
             {"optimizer": {}},
@@ -633,6 +635,7 @@ def test_stage_refuses(changes, match):
             {"indirect": ("b",)},
             r"indirect=\['b'\] are not supporting sets; those are \['a'\]",
         ),
+        ({"loss_fn": None}, "the validation stage has loss_fn=None; it must be a func"),
         ({"minimize": {"a": 0.1}}, "the validation stage has the optimizer 0.1"),
         ({"order": "random"}, "order='random'; it must be one of 'simultaneous', 'alt"),
     ],

@@ -448,6 +448,8 @@ def test_what_no_step_can_be_made_of_is_refused(make):
     def loss(w, a):
         return jnp.sum((w - a) ** 2)
 
+    with pytest.raises(InputError, match="loss_fn=None; it must be a function"):
+        make(None, optimizer=MOMENTUM)(1.0, 1.0, MOMENTUM.init(1.0))
     with pytest.raises(InputError, match="of loss has the optimizer 'sgd'; it must be"):
         make(loss, optimizer="sgd")(1.0, 1.0, ())
     with pytest.raises(

@@ -7,7 +7,7 @@ import jax
 import pytest
 
 from skillearn_jax.errors import InputError
-from skillearn_jax.train import CompareConfig, run_comparison
+from skillearn_jax.train import CompareConfig, run, run_comparison
 from skillearn_jax.train.comparison_problems import build_problem
 from skillearn_jax.train.lock import locked
 
@@ -107,6 +107,14 @@ def test_another_one_in_the_same_folder_is_refused(workdir, tmp_path):
     with pytest.raises(InputError, match=r"holds no comparison \(mine.txt"):
         run_comparison(SMALL, tmp_path, quiet=True)
     assert [p.name for p in tmp_path.iterdir()] == ["mine.txt"]
+
+
+def test_a_run_in_its_folder_is_refused(workdir, tiny_baseline):
+    before = (workdir / "config.json").read_bytes()
+    match = rf"^the workdir {workdir} holds a comparison of hypergradients, not a run: "
+    with pytest.raises(InputError, match=match):
+        run(tiny_baseline({}), workdir, quiet=True)
+    assert (workdir / "config.json").read_bytes() == before
 
 
 def test_nonsense_is_refused_before_anything_is_written(tmp_path):

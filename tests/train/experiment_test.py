@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import pathlib
 import shutil
 
 import jax
@@ -11,7 +12,7 @@ import pytest
 from skillearn_jax.data import from_arrays, load
 from skillearn_jax.errors import InputError, NonFiniteError
 from skillearn_jax.nas import Genotype, derive_genotype
-from skillearn_jax.train import experiment, run
+from skillearn_jax.train import experiment, run, run_comparison
 from skillearn_jax.train import loop as loop_module
 from skillearn_jax.train.build import build_search
 from skillearn_jax.train.checkpoints import Checkpoints
@@ -528,6 +529,19 @@ def test_a_mistake_is_refused_before_anything_is_written(
 def test_plain_mappings_are_a_config_too(tmp_path):
     with pytest.raises(InputError, match="config has no key 'sede'"):
         run({"sede": 3}, tmp_path / "run", quiet=True)
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    "config", ["configs/lpt_digits.py", pathlib.Path("configs/lpt_digits.py")]
+)
+def test_a_path_is_no_config(config, tmp_path):
+    match = r"^config is 'configs/lpt_digits.py', a path, .* --config=configs/lpt_dig"
+    for function in (run, run_comparison):
+        with pytest.raises(InputError, match=match):
+            function(config, tmp_path / "run", quiet=True)
+    with pytest.raises(InputError, match=r"^config is a NoneType; it must map keys"):
+        run(None, tmp_path / "run", quiet=True)
     assert not (tmp_path / "run").exists()
 
 

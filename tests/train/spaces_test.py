@@ -102,7 +102,10 @@ def test_a_tester_searches_it_too(tiny, tmp_path):
         ({"search.max_skips": 2}, "config.search.max_skips is 2"),
         ({"evaluation.drop_path": 0.2}, "config.evaluation.drop_path is 0.2"),
         ({"search.auxiliary_skip": "linear"}, "config.search.auxiliary_skip"),
-        ({"benchmark.table": "nowhere.csv"}, "nowhere.csv"),
+        (
+            {"benchmark.table": "nowhere.csv"},
+            "the table nowhere.csv cannot .*: set --config.benchmark.table$",
+        ),
         ({"space.name": "darts", "benchmark.table": "a.csv"}, "config.benchmark.table"),
     ],
 )

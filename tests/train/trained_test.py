@@ -325,6 +325,30 @@ def test_what_is_not_there_is_named(evaluated, tmp_path, capsys):
     )
 
 
+def test_a_workdir_that_is_none_is_named(evaluated, tmp_path, capsys):
+    nowhere, file = tmp_path / "nowhere", tmp_path / "file"
+    file.write_text("")
+    for path, found in ((nowhere, "does not exist"), (file, "is no folder")):
+        said = f"the workdir {path} {found}: name that of a search or an evaluation"
+        with pytest.raises(InputError, match=f"^{said}$"):
+            load(path)
+        assert said in refused(capsys, export_main, f"--workdir={path}")
+        images = f"--images={evaluated.test}"
+        assert said in refused(capsys, predict_main, f"--workdir={path}", images)
+    assert not nowhere.exists()
+
+
+def test_the_networks_of_a_comparison_are_those_of_its_searches(tmp_path):
+    (tmp_path / "config.json").write_text('{"problem": "toy", "seed": 0}')
+    match = r"no trained .*; it holds a comparison, without searches: name that of a s"
+    with pytest.raises(InputError, match=match):
+        load(tmp_path)
+    (tmp_path / "search" / "exact").mkdir(parents=True)
+    match = r"a comparison, and the networks of its searches lie in .*/search/exact$"
+    with pytest.raises(InputError, match=match):
+        load(tmp_path)
+
+
 def test_the_networks_of_tasks_are_pointed_at(tmp_path):
     (tmp_path / "tasks" / "digits").mkdir(parents=True)
     with pytest.raises(InputError, match=r"of its tasks lie in .*tasks/digits"):
