@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jax.extend.core import Var
+from jax.interpreters.partial_eval import dce_jaxpr
 
 from skillearn_jax.errors import InputError
 from skillearn_jax.framework import gains
@@ -150,13 +150,12 @@ def unread(program: Program, state: State, batches: Batches) -> tuple[str, ...]:
 
     copies = program._copies(state.params)
     jaxpr = jax.make_jaxpr(objective)(copies).jaxpr
-    read = {var for eqn in jaxpr.eqns for var in eqn.invars if isinstance(var, Var)}
-    read |= {var for var in jaxpr.outvars if isinstance(var, Var)}
-    given = jax.tree.unflatten(jax.tree.structure(copies), jaxpr.invars)
+    _, used = dce_jaxpr(jaxpr, [True])
+    read = jax.tree.unflatten(jax.tree.structure(copies), used)[VALIDATION]
     return tuple(
         name
-        for name, leaves in given[VALIDATION].items()
-        if read.isdisjoint(jax.tree.leaves(leaves))
+        for name, of_leaves in read.items()
+        if (leaves := jax.tree.leaves(of_leaves)) and not any(leaves)
     )
 
 

@@ -119,7 +119,7 @@ class CompareReport(NamedTuple):
 
     def __str__(self) -> str:
         totals = [row for row in self.rows if row.stage == TOTAL]
-        wide = max(len(row.adjoint) for row in totals)
+        wide = max((len(row.adjoint) for row in totals), default=len("adjoint"))
         lines = [
             f"against {self.reference}",
             f"{'adjoint':<{wide}}  {'numbers':<9} {'set':<12} {'norm':>9} "
@@ -274,7 +274,10 @@ def _flat(terms: PyTree) -> Terms:
     return {
         name: {
             stage: np.concatenate(
-                [np.asarray(x, np.float64).ravel() for x in jax.tree.leaves(tree)]
+                [
+                    np.zeros(0),  # of a set without arrays
+                    *(np.asarray(x, np.float64).ravel() for x in jax.tree.leaves(tree)),
+                ]
             )
             for stage, tree in parts.items()
         }

@@ -15,6 +15,10 @@ if TYPE_CHECKING:
     from skillearn_jax.framework.stage import Stage
 
 
+_MOST_PATHS = 40
+"""Of one set: they may double with each stage."""
+
+
 def describe(program: Program) -> str:
     """Returns the text that `print(program)` shows."""
     count = len(program.stages)
@@ -74,9 +78,12 @@ def _describe_validation(program: Program) -> list[str]:
         lines.append(f"    and old  {_names(validation.before)}")
     lines.append("  gradients flow")
     for name in validation.supporting:
-        for chain in graph.paths(program, name):
+        chains = graph.paths(program, name, _MOST_PATHS + 1)
+        for chain in chains[:_MOST_PATHS]:
             way = " -> ".join((name, *chain, "objective"))
             lines.append(f"    {way}{'' if chain else '  (direct)'}")
+        if len(chains) > _MOST_PATHS:
+            lines.append(f"    {name} -> ...  (and more ways)")
         for stage in program.stages:
             if name in stage.detached:
                 lines.append(f"    {name} -> {stage.name}  (cut: held fixed)")

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import itertools
+from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING
 
 from skillearn_jax.framework.objective import Objective
@@ -27,20 +28,27 @@ def streams(program: Program) -> tuple[str, ...]:
     return _unique(name for part in parts(program).values() for name in part.all_data)
 
 
-def paths(program: Program, name: str) -> list[tuple[str, ...]]:
+def paths(
+    program: Program, name: str, most: int | None = None
+) -> list[tuple[str, ...]]:
     """Returns the chains of stages through which a supporting set reaches the objective.
 
     A chain lists stage names; the empty chain is the direct path. Stages whose adjoint
     passes no gradient to what they read end a chain before it starts. In a program in
-    which every stage reads all earlier ones their number doubles with each stage.
+    which every stage reads all earlier ones their number doubles with each stage: of
+    many, the first `most` are returned.
     """
+    return list(itertools.islice(_paths(program, name), most))
+
+
+def _paths(program: Program, name: str) -> Iterator[tuple[str, ...]]:
     validation = program.validation
     assert validation is not None
-    chains: list[tuple[str, ...]] = [()] if name in validation.direct else []
+    if name in validation.direct:
+        yield ()
     for index, stage in enumerate(program.stages):
         if takes(stage, name):
-            chains += _chains_from(program, index)
-    return chains
+            yield from _chains_from(program, index)
 
 
 def passes_reads(stage: Stage) -> bool:
@@ -89,12 +97,15 @@ def learned_sets(program: Program, stage: Stage) -> set[str]:
     return {*stage.moves, *stage.reads} & owned
 
 
-def _chains_from(program: Program, index: int) -> list[tuple[str, ...]]:
-    """Returns the chains from the result of stage `index` to the objective."""
+def _chains_from(program: Program, index: int) -> Iterator[tuple[str, ...]]:
+    """Yields the chains from the result of stage `index` to the objective."""
     later, arrives = _readers(program, index)
     name = program.stages[index].name
-    chains = [(name, *c) for k in later for c in _chains_from(program, k)]
-    return [*chains, (name,)] if arrives else chains
+    for k in later:
+        for chain in _chains_from(program, k):
+            yield (name, *chain)
+    if arrives:
+        yield (name,)
 
 
 def arriving_stages(program: Program) -> set[int]:

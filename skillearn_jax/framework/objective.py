@@ -151,7 +151,8 @@ def _value_and_aux(fn: LossFn, *args: Any) -> tuple[Array, Aux]:
             f"{name} asks for {error}; it is given "
             + ", ".join(f"{kind} {sorted(value)}" for kind, value in given.items())
             + ": if that is a set or stream, declare it in reads= or data=, for an "
-            "interaction in interaction_reads= or interaction_data="
+            "interaction in interaction_reads= or interaction_data=; a supporting set of "
+            "the validation stage must not stand in indirect= then"
         ) from error
     except TypeError as error:
         if _takes(fn, len(args)):

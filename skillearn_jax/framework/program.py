@@ -17,7 +17,7 @@ from skillearn_jax.framework.stage import Commit, Learner, Stage, Validation
 from skillearn_jax.framework.state import Batches, Copies, HypergradInfo, State
 from skillearn_jax.hypergrad import Adjoint, Autodiff, Exact, Implicit
 from skillearn_jax.hypergrad.optimizer_step import updated
-from skillearn_jax.tree import mean_over_devices
+from skillearn_jax.tree import mean_over_devices, widen
 from skillearn_jax.types import Array, Key, Metrics, ParamSets, PyTree
 
 VALIDATION = graph.VALIDATION
@@ -210,6 +210,8 @@ class Program:
 
     def objective(self, state: State, batches: Batches) -> Array:
         """Returns the validation objective after the look-ahead, at `state`."""
+        if self.validation is None:
+            raise InputError("a program without a validation stage has no objective")
         refusals.check_inputs(self, state, batches)
         value, _ = self._objective(self._copies(state.params), {}, state, batches)
         return mean_over_devices(value, self.axis_name)
@@ -230,10 +232,12 @@ class Program:
             metrics |= {f"{VALIDATION}/{k}": v for k, v in info.metrics.items()}
             metrics |= {f"{k}/residual": v for k, v in info.residuals.items()}
             for name in names:
-                metrics[f"hypergrad/{name}/norm"] = optax.tree.norm(grads[name])
-                metrics[f"hypergrad/{name}/direct"] = optax.tree.norm(info.direct[name])
+                metrics[f"hypergrad/{name}/norm"] = optax.tree.norm(widen(grads[name]))
+                metrics[f"hypergrad/{name}/direct"] = optax.tree.norm(
+                    widen(info.direct[name])
+                )
                 metrics[f"hypergrad/{name}/response"] = optax.tree.norm(
-                    info.response[name]
+                    widen(info.response[name])
                 )
                 state = self._move_supporting(state, name, grads[name])
         params = {name: state.params[name] for name in validation.supporting}

@@ -66,7 +66,8 @@ class Stage(Objective):
             may not want.
         hyperparams: the optimiser's hyperparameters that the reads decide, such as
             `lambda reads: {"learning_rate": jnp.exp(reads["log_rate"])}`, of an optimiser
-            made by `optax.inject_hyperparams`. The gradient follows, under
+            made by `optax.inject_hyperparams`; of several in one stage, a name is that of
+            all that hold it. The gradient follows, under
             `FirstOrder("lookahead")` too, but not under implicit adjoints: at a solution
             they do not matter.
     """

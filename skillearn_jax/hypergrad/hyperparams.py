@@ -27,7 +27,7 @@ def with_hyperparams(owner: str, opt_state: PyTree, decided: Any) -> PyTree:
 
     Raises:
         InputError: for a name that the state does not hold or that a schedule decides,
-            and for another shape.
+            for another shape, and for a fraction where the state holds an integer.
     """
     if not isinstance(decided, Mapping):
         raise InputError(
@@ -45,7 +45,13 @@ def with_hyperparams(owner: str, opt_state: PyTree, decided: Any) -> PyTree:
         if name not in decided:
             return old
         held.add(name)
-        value = jnp.asarray(decided[name], jnp.result_type(old))
+        value, wanted = jnp.asarray(decided[name]), jnp.result_type(old)
+        if not jnp.can_cast(value.dtype, wanted, "same_kind"):
+            raise InputError(
+                f"{owner} returned {name!r} as {value.dtype}, but the optimizer holds it "
+                f"as {wanted}: give optax.inject_hyperparams a number with a point, 1.0"
+            )
+        value = value.astype(wanted)
         if value.shape not in ((), jnp.shape(old)):
             raise InputError(
                 f"{owner} returned {name!r} of shape {value.shape}, but the optimizer's "

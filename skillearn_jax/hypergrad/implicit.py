@@ -312,7 +312,7 @@ def _mixed_product(
         # Products with a Hessian are not linear in complex numbers.
         raise InputError(
             "Neumann and ConjugateGradient are for real parameters, and these are "
-            "complex; use Exact() or split them into real and imaginary parts"
+            "complex; split them into real and imaginary parts"
         )
     product = mixed_hvp(step.gradient_of(inputs), inputs.active, like(q, inputs.active))
     hessian_q = step.mean(like(product.active, q))

@@ -71,7 +71,8 @@ def check_optimizer(owner: str, optimizer: Any) -> None:
     if not isinstance(optimizer, optax.GradientTransformation):
         raise InputError(
             f"{owner} has the optimizer {optimizer!r}; it must be an optax "
-            "transformation such as optax.sgd(0.1)"
+            "transformation such as optax.sgd(0.1), of optax.MultiSteps its "
+            "gradient_transformation()"
         )
 
 
@@ -96,13 +97,19 @@ def check_arrays(name: str, tree: PyTree) -> None:
 
 
 def check_moved(name: str, tree: PyTree) -> None:
-    """Raises `InputError` unless all leaves of what is to move are floats."""
+    """Raises `InputError` unless all leaves of what is to move are real floats."""
     check_arrays(name, tree)
     for path, leaf in jax.tree.leaves_with_path(tree):
         if not is_differentiable(leaf):
             raise InputError(
                 f"{name}{jax.tree_util.keystr(path)} is {jnp.result_type(leaf)}; what "
                 "is moved holds floats"
+            )
+        if jnp.iscomplexobj(leaf):
+            # The gradient of JAX is the conjugate of the direction in which to descend.
+            raise InputError(
+                f"{name}{jax.tree_util.keystr(path)} is {jnp.result_type(leaf)}; what "
+                "is moved is real: split it into real and imaginary parts"
             )
 
 

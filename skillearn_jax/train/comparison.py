@@ -1,9 +1,9 @@
 """Floor 4: compares hypergradients on a problem, and the searches that they steer."""
 
-import dataclasses
 import json
 import time
 from collections.abc import Mapping
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -26,7 +26,7 @@ from skillearn_jax.train.config.compare import CompareConfig
 from skillearn_jax.train.console import Console
 from skillearn_jax.train.experiment import run
 from skillearn_jax.train.json_files import read_json, write_json
-from skillearn_jax.train.lock import locked
+from skillearn_jax.train.lock import LOCK, locked
 from skillearn_jax.train.workdir import holds_comparison
 
 _SEARCHES = ("exact", "finite_difference", "first_order")
@@ -77,9 +77,12 @@ def run_comparison(
         size: build_problem(config.problem, size, config.seed)
         for size in (config.batch_size, *config.batch_sizes)
     }
-    folder = _opened(user_path(workdir), config)
+    folder, plain = user_path(workdir), json.loads(json.dumps(asdict(config)))
+    _check_folder(folder, plain)  # a foreign one is left without a lock
     console = Console(quiet=quiet)
     with locked(folder, console.message):
+        _check_folder(folder, plain)  # another one may just have begun there
+        write_json(folder / "config.json", plain)
         record = read_json(folder / "comparison.json", report_comparison.LIKE)
         if record is not None:
             console.message(f"{folder} holds this comparison already, finished")
@@ -187,15 +190,15 @@ def _searches(
     return rows
 
 
-def _opened(folder: Path, config: CompareConfig) -> Path:
+def _check_folder(folder: Path, plain: Mapping[str, Any]) -> None:
     """Makes the folder, or checks that it holds this comparison and no other."""
-    plain = json.loads(json.dumps(dataclasses.asdict(config)))
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        present = sorted(entry.name for entry in folder.iterdir())
+        names = sorted(entry.name for entry in folder.iterdir())
     except OSError as error:
         advice = "set --workdir to another folder"
         raise cannot_write(f"the workdir {folder}", error, advice) from error
+    present = [name for name in names if name != LOCK]
     old = read_json(folder / "config.json")
     if present and not holds_comparison(folder):
         raise InputError(
@@ -209,5 +212,3 @@ def _opened(folder: Path, config: CompareConfig) -> Path:
             f"the workdir {folder} holds a comparison with {', '.join(changed)}: set "
             "--workdir to a new folder"
         )
-    write_json(folder / "config.json", plain)
-    return folder

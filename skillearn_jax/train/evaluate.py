@@ -83,7 +83,8 @@ def evaluate(
                     trained = (cells, name, seed, variables, judged.error)
                     keep(workdir, config, data, *trained)
                     details.setdefault(name, {})[str(seed)] = judged.to_dict()
-                    workdir.write_json("heldout.json", details)
+                    # With indents, matrices of 1,000 classes would be 13 MB each.
+                    workdir.write_json("heldout.json", details, indent=None)
                     of_network[str(seed)] = judged.error
                     workdir.write_json("evaluation.json", errors)
             row = training.describe(name, list(of_network.values()))

@@ -82,13 +82,13 @@ def read_rows(path: Path) -> tuple[list[dict[str, Any]], int]:
     return rows, skipped
 
 
-def write_json(path: Path, value: Any) -> None:
-    """Writes a JSON file in one move.
+def write_json(path: Path, value: Any, indent: int | None = 2) -> None:
+    """Writes a JSON file in one move, on one line where there is no `indent`.
 
     Raises:
         StorageError: if the disk does not take it; the old file is as it was.
     """
-    write_text(path, json.dumps(value, indent=2) + "\n")
+    write_text(path, json.dumps(value, indent=indent) + "\n")
 
 
 def write_text(path: Path, text: str) -> None:

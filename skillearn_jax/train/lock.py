@@ -14,7 +14,7 @@ from skillearn_jax.errors import InputError
 from skillearn_jax.parallel import on_first
 from skillearn_jax.train.json_files import storage
 
-_NAME = ".lock"
+LOCK = ".lock"
 _UNSUPPORTED = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP)
 
 
@@ -33,7 +33,7 @@ def locked(folder: Path, say: Callable[[str], None]) -> Iterator[None]:
         InputError: if another process, or this one already, holds it.
         StorageError: if the disk does not take the file.
     """
-    path = folder / _NAME
+    path = folder / LOCK
     if path.is_dir():
         raise InputError(f"{path} is a folder: remove it, or set --workdir")
     with storage(path):

@@ -33,7 +33,9 @@ def confusion(
         warnings.filterwarnings("ignore", "Glyph .* missing from font")
         figure = Figure(figsize=(4.2, 3.6), layout="constrained")
         ax = figure.subplots()
-        mesh = ax.pcolormesh(shares, cmap="Blues", vmin=0, vmax=100)
+        # A path for each of a million cells would be a page that nobody can open.
+        many = len(counts) > _MOST_LABELS
+        mesh = ax.pcolormesh(shares, cmap="Blues", vmin=0, vmax=100, rasterized=many)
         ax.invert_yaxis()
         if labels := _class_labels(class_names, len(counts)):
             middles = np.arange(len(counts)) + 0.5

@@ -112,10 +112,10 @@ class Workdir:
             record["changes"] = [*self._history, *([changed] if changed else [])]
         self.write_json("config.json", record)
 
-    def write_json(self, name: str, value: Any) -> None:
+    def write_json(self, name: str, value: Any, indent: int | None = 2) -> None:
         """Writes a JSON file in one move."""
         if is_first():
-            write_json(self.path / name, value)
+            write_json(self.path / name, value, indent)
 
     def read_json(self, name: str, like: Any = None) -> Any:
         """Returns the content of a JSON file of the form `like`; `None` if there is none."""

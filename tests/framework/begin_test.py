@@ -202,6 +202,11 @@ INJECTED = optax.inject_hyperparams(optax.sgd)
             r"'learning_rate' of shape \(1, 1\), but the optimizer's own has the shape \(\)",
         ),
         (INJECTED(0.1), lambda reads: 0.1, "returned float; it must map names"),
+        (  # which would be cut off to 0
+            INJECTED(1),
+            lambda reads: {"learning_rate": reads["rate"]},
+            r"'learning_rate' as float\d+, but the optimizer holds it as int\d+: give .*1.0",
+        ),
         (
             INJECTED(0.1),
             lambda reads: {"learning_rate": reads["other"]},

@@ -185,14 +185,26 @@ def test_a_set_that_the_objective_is_given_and_never_reads_is_named():
     def does_not(moves, reads, model_state, batch, key):
         return jnp.sum((reads["w"] - 1) ** 2)
 
+    @jax.jit
+    def nor_does_this(moves, reads, model_state, batch, key):
+        return jnp.sum((reads["w"] - 1) ** 2)
+
     found = {}
-    for objective in (reads_it, does_not, None):  # the last one says so: indirect=
+    # The last one says so: indirect=.
+    for objective in (reads_it, does_not, nor_does_this, None):
         program, state = one_level(optax.sgd(0.1), coupled, objective=objective)
         found[objective] = unread(program, state, {})
         warnings = program.check(state, {}).warnings
         told = "the objective never reads 'a': name it in Validation(indirect=...)"
         assert warnings == (told,) * len(found[objective])
-    assert list(found.values()) == [(), ("a",), ()]
+    assert list(found.values()) == [(), ("a",), ("a",), ()]
+    program, state = one_level(
+        optax.sgd(0.1),
+        lambda moves, *_: jnp.sum(moves["w"] ** 2),
+        supports={},
+        objective=does_not,
+    )
+    assert unread(program, state, {}) == ()  # it has nothing that could be read
 
 
 def test_a_warning_of_distance_is_for_the_programs_own_hypergradient():

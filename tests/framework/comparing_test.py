@@ -264,6 +264,35 @@ def test_an_adjoint_that_cuts_every_path_is_left_out_and_said():
     )
 
 
+def test_a_comparison_without_rows_says_why():
+    program, state = goal_of_a_learner()
+    report = compare(program, state, {}, adjoints=(FirstOrder(),), radii=(), repeats=1)
+    assert report.rows == ()
+    assert f"! {FirstOrder()!r} left out: supporting set 'a' has no pa" in str(report)
+
+
+def test_a_set_without_arrays_is_compared_too():
+    validation = Validation(
+        lambda moves, reads, *_: (reads["w"] - 1) ** 2,
+        reads=("w",),
+        minimize={"a": optax.sgd(0.1), "none": optax.sgd(0.1)},
+        indirect=("a",),
+    )
+    program = goal_of_a_learner()[0].replace(validation=validation)
+    state = program.init({"w": 0.0, "a": 2.0, "none": {}}, jax.random.key(0))
+    report = compare(
+        program,
+        state,
+        {},
+        adjoints=(Exact(),),
+        radii=(),
+        dtypes=("float32",),
+        repeats=1,
+    )
+    (row,) = rows_of(report, supporting="none", stage="total")
+    assert row.norm == 0
+
+
 def test_an_adjoint_that_the_program_cannot_have_is_left_out_and_said(toy):
     program = toy.program(commit="lookahead")
     state = program.init(toy.params, jax.random.key(0))

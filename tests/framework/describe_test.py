@@ -165,8 +165,12 @@ def test_a_program_that_only_trains(toy):
 
 
 def test_a_callable_object_is_shown_by_its_type(toy):
+    class Scored:
+        def __call__(self, moves, reads, model_state, batch, key):
+            return 0.0
+
     validation = Validation(
-        optax.sgd(0.1), reads=("w", "v"), minimize={"a": optax.sgd(0.1)}, maximize={}
+        Scored(), reads=("w", "v"), minimize={"a": optax.sgd(0.1)}, maximize={}
     )
     program = toy.program(
         {"loss_fn": toy.first},
@@ -178,4 +182,4 @@ def test_a_callable_object_is_shown_by_its_type(toy):
         },
         validation=validation,
     )
-    assert "    loss     GradientTransformationExtraArgs\n" in str(program)
+    assert "    loss     Scored\n" in str(program)

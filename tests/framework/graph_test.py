@@ -315,6 +315,22 @@ def test_paths_are_chains_of_stages(exact):
     assert paths(both, "a") == [("first", "second"), ("first",)]
 
 
+def test_of_many_paths_the_first_are_printed():
+    """Twelve stages, each of which reads all before: 2^11 ways from the first."""
+    names = [f"s{i}" for i in range(12)]
+    stages = tuple(
+        stage(name, moves=(name,), reads=("a",) if i == 0 else tuple(names[:i]))
+        for i, name in enumerate(names)
+    )
+    checks = {"reads": (names[-1],), "indirect": ("a",)}
+    built = program(stages, checks=checks)
+    assert len(paths(built, "a")) == 2**10
+    assert paths(built, "a", 3) == paths(built, "a")[:3]
+    text = str(built)
+    assert text.count("a -> s0 -> ") == 40
+    assert "    a -> ...  (and more ways)" in text
+
+
 def test_the_empty_path_is_the_direct_one():
     assert paths(program(), "a") == [()]
     assert paths(program((stage(reads=("a",)),)), "a") == [(), ("first",)]

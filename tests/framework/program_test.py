@@ -1089,3 +1089,42 @@ def test_init_takes_the_same_array_twice_for_a_step_that_donates(toy):
     assert state.key.is_deleted()
     np.testing.assert_array_equal(start, jnp.ones(3))
     assert jnp.array_equal(key, jax.random.key(0))
+
+
+def test_a_program_that_only_trains_has_no_objective(toy):
+    program = toy.program().training_only()
+    state = program.init(toy.params, jax.random.key(0))
+    with pytest.raises(InputError, match="without a validation stage has no objective"):
+        program.objective(state, toy.batches)
+
+
+def test_norms_of_half_precision_do_not_overflow():
+    stage = Stage(
+        "learner",
+        moves=("w",),
+        loss_fn=lambda moves, *_: jnp.sum(moves["w"] ** 2),
+        optimizer=optax.sgd(0.1),
+    )
+    validation = Validation(
+        lambda moves, reads, *_: 1000 * jnp.sum(moves["a"]) + jnp.sum(reads["w"]),
+        reads=("w",),
+        minimize={"a": optax.sgd(1e-6)},
+    )
+    program = Program((stage,), validation)
+    params = {"w": jnp.ones(2, jnp.float16), "a": jnp.ones(4, jnp.float16)}
+    _, metrics = program.step(program.init(params, jax.random.key(0)), {})
+    assert metrics["hypergrad/a/norm"] == metrics["hypergrad/a/direct"] == 2000
+
+
+def test_complex_sets_are_refused():
+    """The gradient of JAX is the conjugate of the direction in which to descend."""
+    stage = Stage(
+        "learner",
+        moves=("w",),
+        loss_fn=lambda moves, *_: jnp.sum(jnp.abs(moves["w"]) ** 2),
+        optimizer=optax.sgd(0.1),
+    )
+    with pytest.raises(
+        InputError, match="is complex64; what is moved is real: split it"
+    ):
+        Program((stage,)).init({"w": jnp.ones(2, jnp.complex64)}, jax.random.key(0))

@@ -218,6 +218,14 @@ def test_many_classes_are_not_named():
     assert "top-5 error 3.00 %" in caption
 
 
+def test_the_matrix_of_many_classes_is_a_picture_and_no_path_for_each_pair():
+    one = {"loss": 1.0, "top5_error": 3.0, "calibration": 2.0}
+    one["confusion"] = np.eye(300, dtype=int).tolist()
+    svg, _ = confusion({"derived": {"0": one}}, [])
+    assert len(svg) < 50_000
+    assert "data:image/png;base64" in svg
+
+
 def of_task(name, error, params, images, seeds=1):
     row = EVALUATION["rows"][0] | {"name": "derived", "mean": error, "params": params}
     chance = {"mean": error + 1, "std": None, "count": 1}

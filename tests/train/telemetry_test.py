@@ -100,6 +100,7 @@ def test_event_files_that_the_disk_refuses_end_a_run_and_never_hang_it(
     for _ in range(20):  # more than tensorboardX keeps in its queue
         with pytest.raises(StorageError, match=r"tensorboard .No space left on device"):
             files.add([row])
+    files.close()
 
 
 def test_costs_are_noted_apart(logged, read_rows):
