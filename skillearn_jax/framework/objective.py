@@ -198,6 +198,14 @@ def _takes(fn: LossFn, count: int) -> bool:
     return True
 
 
+def check_names(name: str, value: Any) -> None:
+    """Refuses what is no tuple of names; a text would be read letter by letter."""
+    if isinstance(value, str):
+        raise InputError(f"{name}={value!r} must be a tuple of names: ({value!r},)")
+    if not isinstance(value, tuple | list):
+        raise InputError(f"{name}={value!r} must be a tuple of names")
+
+
 def check_objective(owner: str, part: Objective, *names: str) -> None:
     """Refuses what no objective can mean.
 
@@ -213,10 +221,7 @@ def check_objective(owner: str, part: Objective, *names: str) -> None:
     check_function(owner, "interaction", part.interaction, optional=True)
     for name in (*names, *_NAMES):
         value = getattr(part, name)
-        if isinstance(value, str):
-            raise InputError(f"{name}={value!r} must be a tuple of names: ({value!r},)")
-        if not isinstance(value, tuple | list):
-            raise InputError(f"{name}={value!r} must be a tuple of names")
+        check_names(name, value)
         if len(set(value)) < len(value):
             raise InputError(f"{name}={value!r} names a set or stream twice")
         if value and part.interaction is None and name.startswith("interaction_"):

@@ -6,6 +6,7 @@ from numbers import Integral
 
 from skillearn_jax.errors import InputError
 from skillearn_jax.framework.graph import VALIDATION
+from skillearn_jax.framework.objective import check_names
 from skillearn_jax.framework.program import Program
 from skillearn_jax.framework.state import State
 from skillearn_jax.tree import form
@@ -41,6 +42,9 @@ class Phase:
                 f"phase {self.name!r} has {self.epochs!r} epochs; at least 0, and a whole "
                 "number: change epochs="
             )
+        check_names("reset", self.reset)
+        if self.carry is not None:
+            check_names("carry", self.carry)
 
     def enter(
         self,

@@ -21,6 +21,7 @@ from skillearn_jax.framework.graph import (
     supporting_sets,
     takes,
 )
+from skillearn_jax.framework.objective import check_names
 from skillearn_jax.framework.stage import Commit, Learner, Stage, Validation
 from skillearn_jax.framework.state import State
 from skillearn_jax.hypergrad import FirstOrder
@@ -59,6 +60,7 @@ def check_program(program: Program) -> None:
             f"learners={learners!r}; it must be a tuple of Learner(...), of one too: "
             "(learner,)"
         )
+    check_names("frozen", program.frozen)
     check_choice("commit", program.commit, get_args(Commit))
     _check_names(program)
     _check_owners(program)

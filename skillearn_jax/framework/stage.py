@@ -8,7 +8,7 @@ import jax
 import optax
 
 from skillearn_jax.errors import InputError, check_choice
-from skillearn_jax.framework.objective import Objective, check_objective
+from skillearn_jax.framework.objective import Objective, check_names, check_objective
 from skillearn_jax.hypergrad import Adjoint, Exact, Steps
 from skillearn_jax.hypergrad.hyperparams import with_hyperparams
 from skillearn_jax.hypergrad.refusals import check_adjoint, check_optimizer
@@ -42,6 +42,10 @@ class Learner:
     sets: tuple[str, ...]
     data: tuple[str, ...] = ()
     task: str = ""
+
+    def __post_init__(self) -> None:
+        check_names("sets", self.sets)
+        check_names("data", self.data)
 
 
 @dataclass(frozen=True)
@@ -86,6 +90,11 @@ class Stage(Objective):
         if not isinstance(self.name, str):
             raise InputError(f"a stage is named {self.name!r}; it must be a string")
         check_objective(f"stage {self.name!r}", self, "moves")
+        if not isinstance(self.start, Mapping):
+            raise InputError(
+                f"stage {self.name!r} has start={self.start!r}; it must map sets that it "
+                "moves to those that they start from: {'weights': 'init'}"
+            )
         if self.hyperparams is not None and not callable(self.hyperparams):
             raise InputError(
                 f"stage {self.name!r} has hyperparams={self.hyperparams!r}; it must be a "

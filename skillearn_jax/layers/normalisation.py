@@ -53,13 +53,14 @@ class SideBySide(nn.Module):
         """Returns the arrays normalised, each of its dtype.
 
         Args:
-          arrays: `[..., C_i]` each, of one rank; statistics are computed in float32 or
-            wider.
+          arrays: `[..., C_i]` each, equal in all but their channels; statistics are
+            computed in float32 or wider.
           scales: `[n_i]` each, one for C_i / n_i neighbouring channels, or None for 1.
           train: use (and record) batch statistics rather than the running ones.
 
         Raises:
-          ValueError: in training mode with a single value per channel.
+          ValueError: in training mode with a single value per channel, and for arrays
+            of several sizes.
         """
         return self.normalise(arrays, scales, train)
 
@@ -70,6 +71,11 @@ class SideBySide(nn.Module):
         train: bool,
     ) -> list[jax.Array]:
         """Does the work of `__call__`, inside whichever compact method calls it."""
+        if len({x.shape[:-1] for x in arrays}) > 1:  # one count serves all variances
+            raise ValueError(
+                f"arrays of the shapes {[x.shape for x in arrays]} are not normalised "
+                "together: they must be equal in all but their channels"
+            )
         wide = [x.astype(jnp.promote_types(x.dtype, jnp.float32)) for x in arrays]
         channels, dtype = sum(x.shape[-1] for x in wide), wide[0].dtype
         mean = self.variable("batch_stats", "mean", jnp.zeros, channels, dtype)

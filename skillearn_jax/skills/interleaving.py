@@ -8,6 +8,7 @@ import optax
 
 from skillearn_jax.errors import InputError, check_choice
 from skillearn_jax.framework import Aux, Program, Stage
+from skillearn_jax.framework.objective import check_names
 from skillearn_jax.framework.stage import Optimizer
 from skillearn_jax.hypergrad import Adjoint, Exact
 from skillearn_jax.hypergrad.refusals import check_number
@@ -119,7 +120,10 @@ def interleaving_learning(
         learning, arXiv 2103.07018.
     """
     named = by_name(tasks)
-    turns = interleaved(tuple(named), 2) if schedule is None else tuple(schedule)
+    if schedule is None:
+        schedule = interleaved(tuple(named), 2)
+    check_names("schedule", schedule)
+    turns = tuple(schedule)
     check_schedule(turns, named)
     _check_options(transfer, coupling, weights)
     damping = _damping(interaction_weight, step_size, proximal_step)

@@ -7,7 +7,7 @@ import optax
 import pytest
 
 from skillearn_jax.errors import InputError
-from skillearn_jax.framework import Aux, Program, Stage, Validation
+from skillearn_jax.framework import Aux, Learner, Phase, Program, Stage, Validation
 from skillearn_jax.hypergrad import Autodiff, Exact, FirstOrder, Steps
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
@@ -875,3 +875,34 @@ def test_a_stage_may_start_from_a_supporting_set(adjoint, solver, x64):
     np.testing.assert_allclose(state.params["w"], descent(u - 0.5 * want), rtol=1e-12)
     assert "moves    w from u\n" in str(program)
     assert "    u -> only -> objective" in str(program)
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (
+            lambda: Learner("net", sets="w"),
+            r"sets='w' must be a tuple of names: \('w',\)",
+        ),
+        (
+            lambda: Learner("net", sets=("w",), data="train"),
+            "data='train' must be a tup",
+        ),
+        (lambda: Program((stage(),), frozen="mask"), "frozen='mask' must be a tuple"),
+        (
+            lambda: Phase("p", Program((stage(),)), 1, carry="w"),
+            "carry='w' must be a tu",
+        ),
+        (
+            lambda: Phase("p", Program((stage(),)), 1, reset=3),
+            "reset=3 must be a tuple",
+        ),
+        (
+            lambda: stage(start="init"),
+            "stage 'only' has start='init'; it must map sets",
+        ),
+    ],
+)
+def test_a_text_is_no_tuple_of_names(make, message):
+    with pytest.raises(InputError, match=message):
+        make()

@@ -136,3 +136,12 @@ def test_several_arrays_are_normalised_as_one_by_one_and_share_their_statistics(
     np.testing.assert_allclose(
         updates["batch_stats"]["mean"], np.concatenate(means), rtol=1e-6
     )
+
+
+def test_arrays_of_several_sizes_are_not_normalised_together():
+    """Their variances would be corrected by the count of the first."""
+    arrays = [_images((2, 2, 2, 3)), _images((2, 3, 3, 3))]
+    with pytest.raises(
+        ValueError, match=r"\(2, 2, 2, 3\), \(2, 3, 3, 3\)\] are not norm"
+    ):
+        SideBySide().init(jax.random.key(0), arrays, [None, None], train=True)

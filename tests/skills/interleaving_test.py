@@ -521,6 +521,7 @@ def test_schedules():
         ({"turns": ("a", "x")}, "must hold every task and no other"),
         ({"turns": ("a", "a")}, "must hold every task and no other"),
         ({"turns": ()}, "must hold every task and no other"),
+        ({"turns": "abab"}, r"schedule='abab' must be a tuple of names"),
         (
             {"interaction_weight": -1.0},
             "interaction_weight=-1.0; .* finite number >= 0",
