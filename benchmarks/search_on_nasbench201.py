@@ -63,7 +63,7 @@ def search(flags: argparse.Namespace, name: str, data: Any) -> dict[str, Any]:
     """Returns what the searches of one kind found, a list entry for each seed."""
     found: dict[str, Any] = {"search": name, "cells": [], "test": [], "rank": []}
     found |= {"val": [], "by_epoch": [], "steps_s": [], "compile_s": []}
-    for seed in range(flags.first_seed, flags.first_seed + flags.seeds):
+    for seed in range(flags.seeds):
         folder = pathlib.Path(flags.workdir) / f"{name}_{seed}"
         start = time.perf_counter()
         result = run(config_of(flags, name, seed), folder, data=data, quiet=True)
@@ -89,7 +89,6 @@ def main() -> None:
     parser.add_argument("--table", required=True, help="see configs/nasbench201.py")
     parser.add_argument("--searches", default=",".join(SEARCHES), help="some of them")
     parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("--first_seed", type=int, default=0)
     parser.add_argument("--epochs", type=int, default=0, help="instead of the config's")
     parser.add_argument("--images", type=int, default=0, help="of a class, likewise")
     flags = parser.parse_args()

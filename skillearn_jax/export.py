@@ -19,7 +19,7 @@ from jax import export
 
 from skillearn_jax.commands import leave, make_parser, run_command
 from skillearn_jax.errors import cannot_write
-from skillearn_jax.paths import folder_name, user_path
+from skillearn_jax.paths import folder_name, replaced, user_path
 from skillearn_jax.train import Trained, load
 
 PLATFORMS = ("cpu", "cuda", "tpu")
@@ -68,9 +68,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         content = to_stablehlo(trained).serialize()
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
-            partial = path.with_name(f".{path.name}.partial")
-            partial.write_bytes(content)
-            partial.replace(path)
+            with replaced(path) as partial:
+                partial.write_bytes(content)
         except OSError as error:
             raise cannot_write(str(path), error, "set --output") from error
         facts = trained.apply.facts._asdict()

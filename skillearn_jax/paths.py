@@ -1,8 +1,10 @@
-"""Floor 0: paths as users type them, and folders named after what is in them."""
+"""Floor 0: paths as users type them, folders by what is in them, files in one move."""
 
+import contextlib
 import os
 import pathlib
 import re
+from collections.abc import Iterator
 
 
 def user_path(text: str | os.PathLike[str]) -> pathlib.Path:
@@ -17,3 +19,11 @@ def user_path(text: str | os.PathLike[str]) -> pathlib.Path:
 def folder_name(name: str) -> str:
     """Returns the name of the folder of a network or a task; two may have the same."""
     return re.sub(r"[^\w.-]", "_", name)
+
+
+@contextlib.contextmanager
+def replaced(path: pathlib.Path) -> Iterator[pathlib.Path]:
+    """Yields where to write a file, which then takes the place of `path` in one move."""
+    partial = path.with_name(f".{path.name}.partial")
+    yield partial
+    partial.replace(path)

@@ -56,8 +56,5 @@ def _moving(program: Program, adjoint: Adjoint, names: Collection[str]) -> Progr
         maximize={n: of for n, of in validation.maximize.items() if n in names},
         indirect=tuple(name for name in validation.indirect if name in names),
     )
-    return program.replace(
-        stages=tuple(replace(stage, adjoint=adjoint) for stage in program.stages),
-        validation=moving,
-        frozen=(*program.frozen, *rest),
-    )
+    resting = program.replace(validation=moving, frozen=(*program.frozen, *rest))
+    return resting.with_adjoint(adjoint)

@@ -81,11 +81,7 @@ def describe(
     else:
         mobile, macs = {}, count_macs(network, image_shape)
     return {
-        "cells": network.num_cells,
-        "channels": network.channels,
-        "image": list(image_shape),
-        "classes": task.classes,
-        "params": count_params(network, image_shape),
+        **_row(network, task),
         "params_aux": count_params(
             network.clone(auxiliary=task.auxiliary), image_shape
         ),
@@ -122,6 +118,15 @@ def describe_architecture(
         channels=channels or BenchNetwork.channels,
         num_cells=cells or BenchNetwork.num_cells,
     )
+    return {
+        **_row(network, task),
+        "macs": count_macs(network, (task.side, task.side, 3)),
+        "convention": CONVENTION,
+    }
+
+
+def _row(network: Network | BenchNetwork, task: Task) -> dict[str, Any]:
+    """Returns what the rows of both spaces begin with."""
     image_shape = (task.side, task.side, 3)
     return {
         "cells": network.num_cells,
@@ -129,8 +134,6 @@ def describe_architecture(
         "image": list(image_shape),
         "classes": task.classes,
         "params": count_params(network, image_shape),
-        "macs": count_macs(network, image_shape),
-        "convention": CONVENTION,
     }
 
 

@@ -89,8 +89,9 @@ def parse(
         path: how the messages name this level, as in `config.learner`.
 
     Raises:
-        InputError: for a path or whatever else is no mapping, an unknown key, a wrong type or a value out of bounds; the
-            message names the value, what is allowed and the flag to change.
+        InputError: for a path or whatever else is no mapping, an unknown key, a wrong
+            type or a value out of bounds; the message names the value, what is allowed
+            and the flag to change.
     """
     if isinstance(values, ConfigDict):
         values = values.to_dict()

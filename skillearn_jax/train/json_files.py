@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from skillearn_jax.errors import InputError, StorageError
+from skillearn_jax.paths import replaced
 
 
 def read_json(path: Path, like: Any = None) -> Any:
@@ -97,12 +98,11 @@ def write_text(path: Path, text: str) -> None:
     Raises:
         StorageError: if the disk does not take it; the old file is as it was.
     """
-    partial = path.with_name(f".{path.name}.partial")
     with storage(path):
         path.parent.mkdir(exist_ok=True)
-        # Bytes of a path that are no text would end a run at its report.
-        partial.write_text(text, encoding="utf-8", errors="backslashreplace")
-        partial.replace(path)
+        with replaced(path) as partial:
+            # Bytes of a path that are no text would end a run at its report.
+            partial.write_text(text, encoding="utf-8", errors="backslashreplace")
 
 
 @contextlib.contextmanager

@@ -23,6 +23,7 @@ from skillearn_jax.train.json_files import (
     write_json,
     write_text,
 )
+from skillearn_jax.train.lock import LOCK
 from skillearn_jax.train.resume import Difference, differences
 
 _PACKAGES = ("jax", "flax", "optax", "orbax-checkpoint", "numpy", "skillearn-jax")
@@ -89,7 +90,7 @@ class Workdir:
             )
         if "config.json" in present:
             return self._compared()
-        if present - {".config.json.partial", ".lock"}:  # of a run killed at once
+        if present - {".config.json.partial", LOCK}:  # of a run killed at once
             raise InputError(
                 f"the workdir {self.path} is not empty and holds no run "
                 f"({sorted(present)[0]}, ...): set --workdir to a new folder"

@@ -172,21 +172,7 @@ def test_nonsense_is_refused(toy):
 
 @pytest.mark.parametrize(("at", "said"), [(0.0, "zero by"), (np.nan, "not finite")])
 def test_a_gradient_that_is_zero_or_not_finite_is_said(at, said):
-    stage = Stage(
-        "learner",
-        moves=("w",),
-        reads=("a",),
-        loss_fn=lambda moves, reads, *_: (moves["w"] - reads["a"] ** 2) ** 2,
-        optimizer=optax.sgd(0.1),
-    )
-    validation = Validation(
-        lambda moves, reads, *_: (reads["w"] - 1) ** 2,
-        reads=("w",),
-        minimize={"a": optax.sgd(0.1)},
-        indirect=("a",),
-    )
-    program = Program((stage,), validation)
-    state = program.init({"w": 0.0, "a": at}, jax.random.key(0))
+    program, state = goal_of_a_learner(lambda a: a**2, at)
     report = compare(program, state, {}, radii=(), dtypes=("float32",), repeats=1)
     assert f"! the gradient of 'a' is {said}" in str(report)
     if at == 0:
@@ -233,13 +219,13 @@ def test_a_set_whose_paths_an_adjoint_cuts_is_left_out_and_said(toy):
     assert row.rel_error < 1e-12
 
 
-def goal_of_a_learner():
+def goal_of_a_learner(goal=lambda a: a, at=2.0):
     """A supporting set that acts through the training stage alone, and a state."""
     stage = Stage(
         "learner",
         moves=("w",),
         reads=("a",),
-        loss_fn=lambda moves, reads, *_: (moves["w"] - reads["a"]) ** 2,
+        loss_fn=lambda moves, reads, *_: (moves["w"] - goal(reads["a"])) ** 2,
         optimizer=optax.sgd(0.1),
     )
     validation = Validation(
@@ -249,7 +235,7 @@ def goal_of_a_learner():
         indirect=("a",),
     )
     program = Program((stage,), validation)
-    return program, program.init({"w": 0.0, "a": 2.0}, jax.random.key(0))
+    return program, program.init({"w": 0.0, "a": at}, jax.random.key(0))
 
 
 def test_an_adjoint_that_cuts_every_path_is_left_out_and_said():
