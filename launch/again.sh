@@ -4,7 +4,7 @@
 #   launch/again.sh .venv/bin/python launch/run.py --distributed --config=... --workdir=...
 #
 # A run goes on from its last checkpoint. Not run again: 0 done, 2 a mistake in the flags or
-# the data, 3 a loss that is not finite, 4 a full disk, 130 and 143 stopped on purpose.
+# the data, 3 a loss that is not finite, 4 a full disk, 129, 130 and 143 stopped on purpose.
 # Everything else is: a process that was killed, and the others that end because it did;
 # not, however it ends, what this script was asked to end.
 # RESTARTS=10 at most.
@@ -13,7 +13,7 @@ restarts=${RESTARTS:-10}
 asked=
 for ((attempt = 0; ; attempt++)); do
   child=
-  trap 'asked=yes; [ -z "$child" ] || kill -TERM "$child" 2>/dev/null' TERM INT
+  trap 'asked=yes; [ -z "$child" ] || kill -TERM "$child" 2>/dev/null' TERM INT HUP
   "$@" &
   child=$!
   [ -z "$asked" ] || kill -TERM "$child" # asked before its number was known
@@ -24,8 +24,8 @@ for ((attempt = 0; ; attempt++)); do
     wait $child
     code=$?
   done
-  trap - TERM INT
-  case ${asked:-$code} in yes | 0 | 2 | 3 | 4 | 130 | 143) exit $code ;; esac
+  trap - TERM INT HUP
+  case ${asked:-$code} in yes | 0 | 2 | 3 | 4 | 129 | 130 | 143) exit $code ;; esac
   if ((attempt >= restarts)); then
     echo "again.sh: exit code $code, and $restarts restarts are used up: set RESTARTS" >&2
     exit $code

@@ -45,6 +45,7 @@ alive() {
 # Asked from outside, they may want to save; after a death, nobody can go on.
 trap 'stop 60; exit 143' TERM
 trap 'stop 60; exit 130' INT
+trap 'stop 60; exit 129' HUP
 
 for ((attempt = 0; ; attempt++)); do
   port=${PORT:-$("$PYTHON" -c 'import socket; s = socket.socket(); s.bind(("", 0)); print(s.getsockname()[1])')}
@@ -75,7 +76,7 @@ for ((attempt = 0; ; attempt++)); do
   ((code == 0)) && exit 0
   # Not run again, as in again.sh; where one was asked to end, the others are saving.
   case $code in
-    2 | 3 | 4 | 130 | 143)
+    2 | 3 | 4 | 129 | 130 | 143)
       stop 60
       exit $code
       ;;

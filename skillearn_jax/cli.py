@@ -2,8 +2,8 @@
 
 Exit codes: 0 done; 2 a mistake in what the user gave, in one line on stderr; 3 a loss
 became NaN or infinite; 4 the disk is full or not writable; 5 another process of the run
-did not come or is lost; 130 interrupted by SIGINT and 143 by SIGTERM. Anything else is a
-bug and shows its traceback.
+did not come or is lost; 129 interrupted by SIGHUP, 130 by SIGINT and 143 by SIGTERM.
+Anything else is a bug and shows its traceback.
 """
 
 import contextlib
@@ -54,7 +54,8 @@ seconds for each other, and --heartbeat_timeout for one that is silent.
 
 All keys, with meaning and default: skillearn_jax/train/config/*.py. Exit codes: 0 done;
 2 a mistake in what was given; 3 a loss is not finite; 4 the disk is full or not writable;
-5 a process did not come or is lost; 130 and 143 ended by Ctrl-C or SIGTERM, saved.
+5 a process did not come or is lost; 129, 130 and 143 ended by a closed terminal, Ctrl-C
+or SIGTERM, saved.
 """
 
 _OVERRIDE = re.compile(r"--?(no)?config\.(?P<path>[\w.]+)")

@@ -1,6 +1,7 @@
 """The launch scripts, with stand-ins for what they start."""
 
 import os
+import signal
 import subprocess
 
 import pytest
@@ -43,7 +44,7 @@ def stand_in(tmp_path):
     return make
 
 
-@pytest.mark.parametrize("code", [0, 2, 3, 4, 130, 143])
+@pytest.mark.parametrize("code", [0, 2, 3, 4, 129, 130, 143])
 def test_again_leaves_what_another_start_cannot_mend(script, stand_in, code):
     program = stand_in("program", code)
     assert script("again.sh", program, "--x=a b") == (code, "--x=a b\n", "")
@@ -58,7 +59,10 @@ def test_again_starts_what_was_killed_anew(script, stand_in):
     ]
 
 
-def test_again_does_not_start_anew_what_it_was_asked_to_end(repo_root, tmp_path):
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
+def test_again_does_not_start_anew_what_it_was_asked_to_end(
+    repo_root, tmp_path, number
+):
     """However that ends: here as if by a fault."""
     program = tmp_path / "program"
     program.write_text(
@@ -71,9 +75,10 @@ def test_again_does_not_start_anew_what_it_was_asked_to_end(repo_root, tmp_path)
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         env={**os.environ, "RESTART_PAUSE": "0"},
+        preexec_fn=lambda: signal.signal(number, signal.SIG_DFL),
     )
     assert again.stdout.readline() == b"here\n"
-    again.terminate()
+    again.send_signal(number)
     out, err = again.communicate(timeout=20)
     assert (again.returncode, out, err) == (139, b"", b"")
 

@@ -10,7 +10,7 @@ from typing import Any
 
 from skillearn_jax.errors import Interrupted
 
-_SIGNALS = (signal.SIGTERM, signal.SIGINT)
+_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 
 
 class _Request:
@@ -40,9 +40,9 @@ def finish(step: int) -> None:
 
 @contextlib.contextmanager
 def handled() -> Iterator[None]:
-    """Turns SIGTERM and SIGINT into `Interrupted`, while a run goes.
+    """Turns SIGTERM, SIGINT and SIGHUP into `Interrupted`, while a run goes.
 
-    Inside `deferred` a signal is only noted, for `requested` to tell; elsewhere it ends
+    SIGHUP, of a terminal that closes, stays ignored where `nohup` has said so. Inside `deferred` a signal is only noted, for `requested` to tell; elsewhere it ends
     the run at once. A second SIGINT always does. Handlers can be set in the main thread
     only; in others, nothing changes.
     """
@@ -50,7 +50,11 @@ def handled() -> Iterator[None]:
         yield
         return
     _request.signal, _request.deferred = None, False
-    before = {number: signal.signal(number, _handle) for number in _SIGNALS}
+    before = {number: signal.getsignal(number) for number in _SIGNALS}
+    if before[signal.SIGHUP] == signal.SIG_IGN:
+        del before[signal.SIGHUP]
+    for number in before:
+        signal.signal(number, _handle)
     try:
         yield
     finally:

@@ -272,14 +272,35 @@ def test_a_second_sigint_ends_at_once(tiny_baseline, tmp_path, monkeypatch):
     assert checkpoints_of(tmp_path / "run") == set()
 
 
-def test_the_handlers_are_put_back():
-    before = signal.getsignal(signal.SIGTERM), signal.getsignal(signal.SIGINT)
+@pytest.fixture
+def hangs_up():
+    """As in a terminal: the suite itself may run under `nohup`."""
+    before = signal.signal(signal.SIGHUP, signal.SIG_DFL)
+    yield
+    signal.signal(signal.SIGHUP, before)
+
+
+@pytest.mark.usefixtures("hangs_up")
+@pytest.mark.parametrize("name", ["SIGTERM", "SIGINT", "SIGHUP"])
+def test_the_handlers_are_put_back(name):
+    number = getattr(signal, name)
+    before = signal.getsignal(number)
     with interrupt.handled():
-        assert signal.getsignal(signal.SIGTERM) != before[0]
-        with pytest.raises(Interrupted, match="SIGTERM"):
-            os.kill(os.getpid(), signal.SIGTERM)
-    assert (signal.getsignal(signal.SIGTERM), signal.getsignal(signal.SIGINT)) == before
+        assert signal.getsignal(number) != before
+        with pytest.raises(Interrupted, match=name) as ended:
+            os.kill(os.getpid(), number)
+    assert ended.value.exit_code == 128 + number
+    assert signal.getsignal(number) == before
     assert not interrupt.requested()
+
+
+@pytest.mark.usefixtures("hangs_up")
+def test_under_nohup_a_closed_terminal_ends_nothing():
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    with interrupt.handled():
+        os.kill(os.getpid(), signal.SIGHUP)
+        assert not interrupt.requested()
+    assert signal.getsignal(signal.SIGHUP) == signal.SIG_IGN
 
 
 def test_outside_the_main_thread_nothing_is_handled():
