@@ -90,8 +90,8 @@ class Checkpoints:
             keep: how many of the newest stay.
             keep_best: how many more stay for their metric.
             best_metric: its name. One with a value of another is not among the best.
-            beside: a file that must be on the disk before a checkpoint is: the metrics up
-                to it.
+            beside: a folder whose files of lines must be on the disk before a checkpoint
+                is: the metrics up to it, and the alphas and exams.
             say: is told in one line of each checkpoint that is passed over.
         """
         self._path, self._keep, self._keep_best = path, keep, keep_best
@@ -209,8 +209,8 @@ class Checkpoints:
                 manifest = begun / "manifest.json"
                 write_manifest(manifest, arrays, step, note, metric, self._best_metric)
                 _sync(manifest)
-                if self._beside is not None and self._beside.exists():
-                    _sync(self._beside)
+                for lines in self._beside.glob("*.jsonl") if self._beside else ():
+                    _sync(lines)
                 self._move(begun, step)
                 self._prune(step)
 

@@ -78,7 +78,7 @@ def open_records(
     checkpoints = Checkpoints(
         workdir.path / "checkpoints" / _FOLDERS[phase],
         keep=config.keep,
-        beside=workdir.path / "metrics.jsonl",
+        beside=workdir.path,
         say=console.message,
     )
     saver = Saver(checkpoints, config, steps_per_epoch)

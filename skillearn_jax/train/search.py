@@ -101,7 +101,7 @@ def search(
         keep=config.checkpoint.keep,
         keep_best=config.checkpoint.keep_best,
         best_metric=config.checkpoint.best_metric,
-        beside=workdir.path / "metrics.jsonl",
+        beside=workdir.path,
         say=console.message,
     )
     with contextlib.closing(checkpoints):

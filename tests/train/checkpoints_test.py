@@ -17,6 +17,7 @@ from orbax.checkpoint import v1 as ocp
 from skillearn_jax.errors import InputError, StorageError
 from skillearn_jax.framework import State
 from skillearn_jax.parallel import Devices, processes
+from skillearn_jax.train import checkpoints as checkpoints_module
 from skillearn_jax.train import manifest as manifest_module
 from skillearn_jax.train.checkpoints import Checkpoints
 from skillearn_jax.train.manifest import read_manifest
@@ -62,6 +63,25 @@ def save(path, *steps, **options):
         checkpoints.save(step, make_state(step), {"at": [step]}, metric=None)
     checkpoints.close()
     return checkpoints
+
+
+def test_the_lines_beside_are_on_the_disk_before_a_checkpoint_is(tmp_path, monkeypatch):
+    path, synced = tmp_path / "checkpoints", []
+    for name in ("metrics.jsonl", "alphas.jsonl", "config.json"):
+        (tmp_path / name).write_text("{}\n")
+
+    def sync(of):
+        synced.append((of.relative_to(tmp_path).as_posix(), (path / "1").exists()))
+
+    monkeypatch.setattr(checkpoints_module, "_sync", sync)
+    save(path, 1, beside=tmp_path)
+    *before, names = synced
+    assert sorted(before) == [
+        ("alphas.jsonl", False),
+        ("checkpoints/.1.partial/manifest.json", False),
+        ("metrics.jsonl", False),
+    ]
+    assert names == ("checkpoints", True)
 
 
 def newest(path):
