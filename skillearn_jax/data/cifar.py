@@ -7,12 +7,13 @@ import numpy as np
 
 from skillearn_jax.data import tfds
 from skillearn_jax.data.archives import read_members, verify_digest
-from skillearn_jax.data.cifar_pickle import read_batch
+from skillearn_jax.data.cifar_pickle import read_batch, read_names
 from skillearn_jax.data.examples import ImageData, found_in, from_arrays
 from skillearn_jax.errors import InputError
 from skillearn_jax.paths import user_path
 
 _PIXELS = 3 * 32 * 32
+_NAMES = 2**16  # bytes, more than any list of names has
 
 
 @dataclasses.dataclass(frozen=True)
@@ -25,6 +26,7 @@ class Archive:
         heldout: the member with test images.
         sizes: images per training member, and in the held-out one.
         labels: what each record is labelled with, in the order of the binary format.
+        names: the member with the names of the classes, for each of `labels`.
         pickled: whether its members are Python 2 pickles, else fixed-size records.
         sha256: of the file.
     """
@@ -34,6 +36,7 @@ class Archive:
     heldout: str
     sizes: tuple[int, int]
     labels: tuple[str, ...]
+    names: tuple[str, ...]
     pickled: bool
     sha256: str
 
@@ -47,6 +50,7 @@ ARCHIVES = {
         heldout="test_batch.bin",
         sizes=(10000, 10000),
         labels=("labels",),
+        names=("batches.meta.txt",),
         pickled=False,
         sha256="c4a38c50a1bc5f3a1c5537f2155ab9d68f9f25eb1ed8d9ddda3db29a59bca1dd",
     ),
@@ -56,6 +60,7 @@ ARCHIVES = {
         heldout="test_batch",
         sizes=(10000, 10000),
         labels=("labels",),
+        names=("batches.meta",),
         pickled=True,
         sha256="6d958be074577803d12ecdefd02955f39262c83c16fe9348329d7fe0b5c001ce",
     ),
@@ -65,6 +70,7 @@ ARCHIVES = {
         heldout="test.bin",
         sizes=(50000, 10000),
         labels=_COARSE_FINE,
+        names=("coarse_label_names.txt", "fine_label_names.txt"),
         pickled=False,
         sha256="58a81ae192c23a4be8b1804d68e518ed807d710a4eb253b1f2a199162a40d8ec",
     ),
@@ -74,6 +80,7 @@ ARCHIVES = {
         heldout="test",
         sizes=(50000, 10000),
         labels=_COARSE_FINE,
+        names=("meta", "meta"),
         pickled=True,
         sha256="85cd44d02ba6437773c5bbd22e183051d648de2e7d6b014e1ef29b855ba677a7",
     ),
@@ -97,7 +104,8 @@ def read(name: str, data_dir: str) -> ImageData:
             archive, a prepared TFDS directory (`cifar10/`, `cifar100/`).
 
     Returns:
-        `ImageData` with `[N, 32, 32, 3] uint8` images, those of an archive in its order.
+        `ImageData` with `[N, 32, 32, 3] uint8` images, those of an archive in its order,
+        and the names of its classes.
 
     Raises:
         InputError: if nothing of that is there, or what is there is not official.
@@ -134,27 +142,40 @@ def _read_archive(
 ) -> ImageData:
     layout = ARCHIVES[file.name]
     verify_digest(file, layout.sha256)
+    column = layout.labels.index(label)
     sizes = dict.fromkeys(layout.train, layout.sizes[0])
     sizes[layout.heldout] = layout.sizes[1]
     # A pickle holds labels and file names too, some 30 bytes for each image.
     record = 4096 if layout.pickled else _PIXELS + len(layout.labels)
+    limits = {member: size * record for member, size in sizes.items()}
+    limits[layout.names[column]] = _NAMES
     contents = read_members(
-        file, {f"{layout.folder}/{m}": size * record for m, size in sizes.items()}
+        file, {f"{layout.folder}/{member}": limit for member, limit in limits.items()}
     )
     batches = {}
     for member, size in sizes.items():
         content = contents.pop(f"{layout.folder}/{member}")
         with found_in(f"{file}: member {member}"):
             batches[member] = _read_batch(content, layout, size)
-    column = layout.labels.index(label)
     arrays = []
     for members in (layout.train, (layout.heldout,)):
         pixels = np.concatenate([batches[member][0] for member in members])
         images = pixels.reshape(-1, 3, 32, 32).transpose(0, 2, 3, 1)
         labels = np.concatenate([batches[member][1] for member in members])
         arrays += [np.ascontiguousarray(images), labels[:, column]]
+    member = layout.names[column]
+    with found_in(f"{file}: member {member}"):
+        names = _read_names(contents[f"{layout.folder}/{member}"], layout, label)
     with found_in(file):
-        return from_arrays(f"{name} ({file.name})", *arrays, num_classes=num_classes)
+        return from_arrays(
+            f"{name} ({file.name})", *arrays, num_classes=num_classes, class_names=names
+        )
+
+
+def _read_names(content: bytes, layout: Archive, label: str) -> list[str]:
+    if layout.pickled:
+        return read_names(content, label.removesuffix("s") + "_names")
+    return content.decode("latin1").split()
 
 
 def _read_batch(

@@ -1,12 +1,14 @@
-"""The batches of the official CIFAR *python* archives, which are pickles by format.
+"""The members of the official CIFAR *python* archives, which are pickles by format.
 
 This is the one place that reads pickles, and none of them executes anything: the three
 names of NumPy that those files hold lead to the inert classes below, any other name is
 refused.
 """
 
+import contextlib
 import io
 import pickle
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -32,24 +34,53 @@ def read_batch(
         InputError: for anything else, and for a pickle that names any object but
             NumPy's array and dtype.
     """
-    try:
-        batch = _Unpickler(io.BytesIO(content), encoding="latin1").load()
+    with _expected(
+        "no batch of CIFAR: it must be a pickled dict with the array data and the lists "
+        + ", ".join(label_keys)
+    ):
+        batch = _load(content)
         pixels = batch["data"].array
         labels = np.stack([np.array(batch[key]) for key in label_keys], -1)
-    except InputError:
-        raise
-    except Exception as error:
-        # A foreign pickle program can raise what it likes; it is bad data all the same.
-        raise InputError(
-            "no batch of CIFAR: it must be a pickled dict with the array data and the "
-            f"lists {', '.join(label_keys)}"
-        ) from error
     if pixels.shape != (len(labels), 3072) or labels.ndim != 2:
         raise InputError(
             f"its data are {list(pixels.shape)} and its labels {list(labels.shape)}; "
             f"they must be [N, 3072] and [N, {len(label_keys)}]"
         )
     return pixels, labels
+
+
+def read_names(content: bytes, key: str) -> list[str]:
+    """Returns the names of the classes, by class.
+
+    Args:
+        content: a dict with lists of strings, in Python 2's protocol 2.
+        key: of the list.
+
+    Raises:
+        InputError: for anything else, and for a pickle that names any object.
+    """
+    with _expected(
+        f"no names of CIFAR's classes: it must be a pickled dict with the list {key}"
+    ):
+        names = list(_load(content)[key])
+        if not all(isinstance(name, str) for name in names):
+            raise TypeError(names)
+        return names
+
+
+def _load(content: bytes) -> Any:
+    return _Unpickler(io.BytesIO(content), encoding="latin1").load()
+
+
+@contextlib.contextmanager
+def _expected(message: str) -> Iterator[None]:
+    """Turns what a foreign pickle makes Python raise, which may be anything, into bad data."""
+    try:
+        yield
+    except InputError:
+        raise
+    except Exception as error:
+        raise InputError(message) from error
 
 
 class _Dtype:

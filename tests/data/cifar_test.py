@@ -24,6 +24,7 @@ def test_an_archive_comes_back_in_its_order(standin, name, kind):
     data = load(name, str(made.file.parent))
     assert data.name == f"{name} ({made.file.name})"
     assert (data.num_classes, data.image_shape) == (num_classes, (32, 32, 3))
+    assert data.class_names == tuple(f"{key[:-1]}_{i}" for i in range(num_classes))
     for examples, part in [
         (data.train, slice(None, -20)),
         (data.heldout, slice(-20, None)),
@@ -49,6 +50,8 @@ def test_the_stand_in_is_what_numpy_itself_reads(standin):
     )
     np.testing.assert_array_equal(batch["data"], made.pixels[3:6])
     assert batch["labels"] == made.labels["labels"][3:6].tolist()
+    names = pickle.loads(made.members["batches.meta"])
+    assert names["label_names"][9] == "label_9"
 
 
 def test_the_binary_archive_comes_first(standin):
@@ -129,6 +132,12 @@ def test_wrong_members(standin):
     ]:
         made.rewrite({"data_batch_2.bin": content})
         assert message in refused("cifar10", made.file)
+    made.rewrite({"batches.meta.txt": None})
+    assert "lacks its member cifar-10-batches-bin/batches.meta.txt" in refused(
+        "cifar10", made.file
+    )
+    made.rewrite({"batches.meta.txt": b"airplane\n"})
+    assert "there must be 10, one for each class" in refused("cifar10", made.file)
 
 
 class Evil:
@@ -171,3 +180,7 @@ def test_wrong_pickles(standin):
     ]:
         made.rewrite({"train": content})
         assert message in refused("cifar100", made.file), message
+    for names in (b"", pickle.dumps({}), pickle.dumps({"fine_label_names": [1] * 100})):
+        made.rewrite({"meta": names})
+        line = refused("cifar100", made.file)
+        assert "member meta: no names of CIFAR's classes" in line

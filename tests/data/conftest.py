@@ -41,6 +41,19 @@ def python2_pickle(pixels, labels):
     return b"".join(parts)
 
 
+def python2_names(names):
+    """Returns what it wrote beside the batches, the names of the classes among it."""
+    parts = [b"\x80\x02}(", python2_string(b"num_vis") + b"M\x00\x0c"]
+    for key, values in names.items():
+        parts += [python2_string(key.encode()), b"]("]
+        parts += [*(python2_string(value.encode()) for value in values), b"e"]
+    return b"".join(parts) + b"u."
+
+
+def class_names(label, count):
+    return [f"{label[:-1]}_{i}" for i in range(count)]
+
+
 def records(pixels, labels):
     columns = np.stack(list(labels.values()), axis=1).astype(np.uint8)
     return np.concatenate([columns, pixels], axis=1).tobytes()
@@ -80,12 +93,6 @@ class Standin:
         self.register()
 
 
-LABEL_NAMES = {
-    "cifar-10": {"batches.meta.txt": 10},
-    "cifar-100": {"coarse_label_names.txt": 20, "fine_label_names.txt": 100},
-}
-
-
 @pytest.fixture
 def standin(tmp_path, monkeypatch):
     """Returns `make(file_name, size)`, an archive that passes for the official one."""
@@ -106,9 +113,14 @@ def standin(tmp_path, monkeypatch):
             members[name] = pack(
                 pixels[part], {key: column[part] for key, column in labels.items()}
             )
-        stem = file_name.rsplit("-", 1)[0]
-        for name, count in LABEL_NAMES[stem].items():
-            members[name] = "".join(f"class{i}\n" for i in range(count)).encode()
+        called = {label: class_names(label, kinds[label]) for label in layout.labels}
+        for label, name in zip(layout.labels, layout.names, strict=True):
+            # The true files end in an empty line.
+            members[name] = "\n".join([*called[label], "", ""]).encode()
+            if layout.pickled:
+                members[name] = python2_names(
+                    {f"{label[:-1]}_names": called[label] for label in called}
+                )
 
         def register():
             digest = hashlib.sha256(file.read_bytes()).hexdigest()
