@@ -8,7 +8,14 @@ from typing import Any
 from flax.traverse_util import flatten_dict
 
 from skillearn_jax.train.report_style import STYLE
-from skillearn_jax.train.report_summary import count, error_of, story, tiles, title_of
+from skillearn_jax.train.report_summary import (
+    count,
+    error_of,
+    evaluations,
+    story,
+    tiles,
+    title_of,
+)
 from skillearn_jax.train.wording import counted
 
 _PAGE = """\
@@ -79,7 +86,7 @@ def render(
             _paragraph(evaluation.get("verdict"), "verdict")
             + "".join(map(_paragraph, (evaluation.get("comparisons") or {}).values()))
             + show(figures, "errors")
-            + _evaluation_table(evaluation)
+            + _evaluation_table(summary)
             + show(figures, "evaluation", "confusion"),
         ),
         section("The program", f"<pre>{escape(str(program))}</pre>" if program else ""),
@@ -105,16 +112,18 @@ def _tiles(summary: Mapping[str, Any]) -> str:
     return f'<dl class="tiles">{items}</dl>' if items else ""
 
 
-def _evaluation_table(evaluation: Mapping[str, Any]) -> str:
+def _evaluation_table(summary: Mapping[str, Any]) -> str:
     """Returns the derived network beside the random ones; errors in percent."""
     rows: list[tuple[str, ...]] = []
-    for row in evaluation.get("rows") or ():
+    for row in (summary.get("evaluation") or {}).get("rows") or ():
         errors = "  ".join(f"{error:.2f}" for error in row.get("errors") or ())
         size = (count(row.get("params")), count(row.get("macs")))
         rows.append((str(row.get("name", "")), *size, errors, error_of(row)))
-    if chance := evaluation.get("random"):
-        name = counted(chance.get("count") or 0, "random cell")
-        rows.append((name, "", "", "", error_of(chance)))
+    for task, evaluation in evaluations(summary):
+        if chance := evaluation.get("random"):
+            name = counted(chance.get("count") or 0, "random cell")
+            name += f" on {task}" if task else ""
+            rows.append((name, "", "", "", error_of(chance)))
     columns = ("network", "parameters", "multiply-adds", "each seed, %", "error ± std")
     return table(columns, rows, "results")
 

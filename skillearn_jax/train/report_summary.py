@@ -53,7 +53,7 @@ def story(summary: Json) -> str:
             + _if(" on {num_train}", _counts(summary))
             + "."
         )
-    for name, entry in _evaluations(summary):
+    for name, entry in evaluations(summary):
         if given:
             subject = f"A given cell was trained on {name or data}"
         else:
@@ -90,7 +90,7 @@ def tiles(summary: Json) -> list[Tile]:
     found = [
         *(
             tile
-            for name, entry in _evaluations(summary)
+            for name, entry in evaluations(summary)
             for tile in _of_one(name, entry)
         ),
         *(
@@ -140,7 +140,7 @@ def _tabulated(table: Json, name: str, words: str) -> Tile:
     )
 
 
-def _evaluations(summary: Json) -> list[tuple[str, Json]]:
+def evaluations(summary: Json) -> list[tuple[str, Json]]:
     """Returns the evaluations with the sizes of their networks and of their data.
 
     Those of several tasks by their names; that on one data set has none.

@@ -266,6 +266,9 @@ def test_every_task_has_a_sentence_and_numbers_of_its_own(workdir):
         "On b, the mean of 1 random cell, trained alike, is 41.00 %.",
     ):
         assert page.count(sentence) == 1
+    for task, error in (("&lt;a&gt;", "3.50"), ("b", "41.00")):
+        named = f"1 random cell on {task}</th>"
+        assert re.search(rf"{named}(<td></td>){{3}}<td>{error} %</td>", page)
     tiles = dict(re.findall(r"<dt>(.*?)</dt><dd>(.*?)</dd>", page))
     assert tiles["held-out error on &lt;a&gt;"] == (
         "2.50 %<small>(1 seed, 297 held-out images)</small>"
