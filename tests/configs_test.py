@@ -105,7 +105,7 @@ def step_of(config, images):
         batch = {"image": shown, "label": jnp.arange(2)}
         params = {name: setup.params[name] for name in program.sets}
         state = program.init(params, key, setup.model_state)
-        return setup.step(program)(state, dict.fromkeys(program.streams, batch))
+        return program.step(state, dict.fromkeys(program.streams, batch))
 
     return one_step, programs
 

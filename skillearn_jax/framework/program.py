@@ -2,7 +2,7 @@
 
 import dataclasses
 import functools
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import KW_ONLY, dataclass
 from typing import Any
 
@@ -47,6 +47,9 @@ class Program:
         commit: what the real step of a stage sees of earlier stages: `"sequential"`:
             their new values; `"jacobi"`: their old ones; `"lookahead"`: there is no
             real step, the virtual ones are kept.
+        after: what ends a step: `(state, metrics) -> (state, metrics)`, equal on all
+            devices. It keeps books in a model state that no stage changes, as a curriculum
+            of exams or a running average of weights does.
         axis_name: the device axis, inside `pmap` or `shard_map(check_vma=False)`.
 
     Raises:
@@ -63,6 +66,7 @@ class Program:
     learners: tuple[Learner, ...] = ()
     frozen: tuple[str, ...] = ()
     commit: Commit = "sequential"
+    after: Callable[[State, Metrics], tuple[State, Metrics]] | None = None
     axis_name: str | None = None
 
     def __post_init__(self) -> None:
@@ -91,11 +95,17 @@ class Program:
         return self.replace(stages=stages)
 
     def training_only(self) -> "Program":
-        """Returns the program without its validation stage: supporting sets rest."""
+        """Returns the program without its validation stage: supporting sets rest.
+
+        What ends a step is left out too: it may speak of the objective.
+        """
         supporting = self.validation.supporting if self.validation else {}
         # Those that no stage reads as well: a phase carries the sets of its program.
         return self.replace(
-            validation=None, learners=(), frozen=(*self.frozen, *supporting)
+            validation=None,
+            learners=(),
+            frozen=(*self.frozen, *supporting),
+            after=None,
         )
 
     def init(
@@ -169,9 +179,15 @@ class Program:
             opt_states = {**run.opt_states, VALIDATION: moved_by}
             metrics = {**run.metrics, **found}
         metrics = mean_over_devices(metrics, self.axis_name)
-        model_state = mean_over_devices(run.model_state, self.axis_name)
+        changed = {
+            name: value
+            for name, value in run.model_state.items()
+            if value is not state.model_state[name]
+        }
+        changed = mean_over_devices(changed, self.axis_name)
+        model_state = {**run.model_state, **changed}
         state = State(values, opt_states, model_state, state.step + 1, state.key)
-        return state, metrics
+        return self.after(state, metrics) if self.after else (state, metrics)
 
     def hypergrad(
         self, state: State, batches: Batches

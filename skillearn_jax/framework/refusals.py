@@ -27,6 +27,7 @@ from skillearn_jax.framework.state import State
 from skillearn_jax.hypergrad import FirstOrder
 from skillearn_jax.hypergrad.refusals import (
     check_arrays,
+    check_function,
     check_moved,
     check_opt_state,
 )
@@ -62,6 +63,7 @@ def check_program(program: Program) -> None:
         )
     check_names("frozen", program.frozen)
     check_choice("commit", program.commit, get_args(Commit))
+    check_function("the program", "after", program.after, optional=True)
     _check_names(program)
     _check_owners(program)
     _check_reads(program)

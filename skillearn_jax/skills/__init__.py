@@ -4,7 +4,6 @@ from skillearn_jax.skills.baseline import baseline
 from skillearn_jax.skills.curriculum import (
     Curriculum,
     CurriculumState,
-    curriculum_step,
 )
 from skillearn_jax.skills.exams import normalized_exam_loss
 from skillearn_jax.skills.interleaving import interleaving_learning
@@ -24,7 +23,6 @@ __all__ = [
     "TesterModel",
     "baseline",
     "blocked",
-    "curriculum_step",
     "interleaved",
     "interleaving_learning",
     "joint_learning",

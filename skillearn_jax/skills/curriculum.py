@@ -1,15 +1,13 @@
 """Floor 3: exam after exam: harder once passed, repeated once failed."""
 
 import math
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import NamedTuple
 
 import jax.numpy as jnp
 
 from skillearn_jax.errors import InputError
-from skillearn_jax.framework import Program, State
-from skillearn_jax.framework.state import Batches
+from skillearn_jax.framework import State
 from skillearn_jax.tracing import is_traced
 from skillearn_jax.types import Array, Metrics
 
@@ -157,38 +155,27 @@ class Curriculum:
         """Returns, `[] bool`, whether the running error has come to rest."""
         return state.steady >= self.patience
 
-    def _running(self, mean: Array, value: Array) -> Array:
-        return (self.decay * mean + (1 - self.decay) * value).astype(mean.dtype)
+    def note(self, state: State, metrics: Metrics) -> tuple[State, Metrics]:
+        """Returns what a step ends in, with the exam that it held on the books.
 
+        `learning_by_passing_tests(..., curriculum=)` makes it the program's `after`.
 
-def curriculum_step(
-    program: Program, curriculum: Curriculum
-) -> Callable[[State, Batches], tuple[State, Metrics]]:
-    """Returns `program.step` followed by the bookkeeping of the exam that it held.
-
-    Args:
-        program: `learning_by_passing_tests(..., curriculum=curriculum)`, whose state was
-            made with `model_state={"curriculum": curriculum.init(), ...}`.
-        curriculum: the same one.
-
-    Returns:
-        `step(state, batches) -> (state, metrics)`, as pure as `program.step`. Further
-        metrics: `curriculum/hardness` (of the exam that comes next), `curriculum/error`,
-        `curriculum/capacity`, `curriculum/passes`, `curriculum/passed` (1 or 0).
-    """
-
-    def step(state: State, batches: Batches) -> tuple[State, Metrics]:
-        state, metrics = program.step(state, batches)
+        Args:
+            state: after a step, begun with `model_state={"curriculum": self.init()}`.
+            metrics: of that step. Added are `curriculum/hardness` (of the exam that comes
+                next), `curriculum/error`, `curriculum/capacity`, `curriculum/passes` and
+                `curriculum/passed` (1 or 0).
+        """
         before = state.model_state[CURRICULUM]
-        after = curriculum.update(before, metrics["validation/exam_error"])
-        if curriculum.capacity_aware:
-            after = curriculum.measure_capacity(
+        after = self.update(before, metrics["validation/exam_error"])
+        if self.capacity_aware:
+            after = self.measure_capacity(
                 after,
                 metrics["validation/bank_error"],
                 metrics["validation/tester_bank_error"],
             )
         noted = {
-            "curriculum/hardness": curriculum.exam_hardness(after),
+            "curriculum/hardness": self.exam_hardness(after),
             "curriculum/error": after.error,
             "curriculum/capacity": after.capacity,
             "curriculum/passes": after.passes,
@@ -197,4 +184,5 @@ def curriculum_step(
         model_state = {**state.model_state, CURRICULUM: after}
         return state._replace(model_state=model_state), {**metrics, **noted}
 
-    return step
+    def _running(self, mean: Array, value: Array) -> Array:
+        return (self.decay * mean + (1 - self.decay) * value).astype(mean.dtype)

@@ -110,7 +110,7 @@ def learning_by_passing_tests(
             without L(E, X; D_tt).
         order: in which A and C move, see `Validation`; `"alternate"` moves A first.
         curriculum: exams that grow harder as the learner passes them: f becomes f^h
-            everywhere, and `curriculum_step` moves h. It needs
+            everywhere, and every step moves h. It needs
             `model_state={"curriculum": curriculum.init()}` and
             `LearnerModel.example_errors`. Default: none, h = 1.
         adjoint: of the learner's stage.
@@ -131,7 +131,8 @@ def learning_by_passing_tests(
         learner's plain mean loss on the same batch: an exam is difficult if its loss is
         larger), `exam_size` (mean of f), `tester_loss` and `tester_accuracy` on D_val;
         with a curriculum also `exam_error` (of the discrete exam, `exams.hold`),
-        `bank_error`, `exam_hardness`, and `tester_bank_error` where capacity is measured.
+        `bank_error`, `exam_hardness`, and `tester_bank_error` where capacity is measured,
+        and those of `Curriculum.note`.
 
     Raises:
         InputError: for negative weights, and options that contradict each other; while
@@ -225,6 +226,7 @@ def learning_by_passing_tests(
                 task=tester.task,
             ),
         ),
+        after=None if curriculum is None else curriculum.note,
         axis_name=axis_name,
     )
 

@@ -1,19 +1,21 @@
 """Floor 4: a running average of the trained network, kept beside it in the state."""
 
+from collections.abc import Callable
+
 import jax
 import jax.numpy as jnp
 
 from skillearn_jax.framework import State
-from skillearn_jax.framework.state import Batches
-from skillearn_jax.train.build import Step
 from skillearn_jax.types import Array, Metrics, PyTree
 
 AVERAGE = "average"
 """The model state that holds the average."""
 
 
-def averaging(step: Step, decay: float, every: int = 1) -> Step:
-    """Returns a step that is followed by an update of the average.
+def averaging(
+    decay: float, every: int = 1
+) -> Callable[[State, Metrics], tuple[State, Metrics]]:
+    """Returns the update of the average that a step ends in: a program's `after`.
 
     With w the weights and the batch statistics after the n-th update, n = 1, 2, ...,
 
@@ -23,7 +25,6 @@ def averaging(step: Step, decay: float, every: int = 1) -> Step:
     statistics: those of the last batches belong to other activations.
 
     Args:
-        step: of a program that knows nothing of the average.
         decay: d of long trainings.
         every: steps of one update: the average stays where the weights do.
 
@@ -33,10 +34,7 @@ def averaging(step: Step, decay: float, every: int = 1) -> Step:
     Cost: memory and traffic of one more copy of the weights.
     """
 
-    def averaged(state: State, batches: Batches) -> tuple[State, Metrics]:
-        model_state = dict(state.model_state)
-        average = model_state.pop(AVERAGE)
-        state, metrics = step(state._replace(model_state=model_state), batches)
+    def after(state: State, metrics: Metrics) -> tuple[State, Metrics]:
         updates = state.step // every
         count = updates.astype(jnp.float32)
         share = jnp.minimum(decay, count / (count + 9))
@@ -45,12 +43,11 @@ def averaging(step: Step, decay: float, every: int = 1) -> Step:
         def follow(old: Array, new: Array) -> Array:
             return old + (1 - share).astype(old.dtype) * (new - old)
 
-        average = jax.tree.map(follow, average, variables(state))
-        return state._replace(
-            model_state={**state.model_state, AVERAGE: average}
-        ), metrics
+        average = jax.tree.map(follow, state.model_state[AVERAGE], variables(state))
+        model_state = {**state.model_state, AVERAGE: average}
+        return state._replace(model_state=model_state), metrics
 
-    return averaged
+    return after
 
 
 def variables(state: State) -> PyTree:

@@ -8,8 +8,7 @@ import jax.numpy as jnp
 import optax
 
 from skillearn_jax.data import Batch, LabelledImages
-from skillearn_jax.framework import Aux, Phase, Program, State
-from skillearn_jax.framework.state import Batches
+from skillearn_jax.framework import Aux, Phase, Program
 from skillearn_jax.hypergrad import Adjoint
 from skillearn_jax.models import Creator, Executor, SmallEncoder, resnet_encoder
 from skillearn_jax.nas.schedules import skip_dropout_rate, skip_weight
@@ -19,7 +18,6 @@ from skillearn_jax.skills import (
     LearnerModel,
     TesterModel,
     baseline,
-    curriculum_step,
     learning_by_passing_tests,
 )
 from skillearn_jax.skills.curriculum import CURRICULUM
@@ -28,9 +26,7 @@ from skillearn_jax.train.optimizers import adam, sgd
 from skillearn_jax.train.spaces import Net, space_kind
 from skillearn_jax.train.stages import SearchStage, search_stage
 from skillearn_jax.train.wording import counted
-from skillearn_jax.types import Array, Key, Metrics, ParamSets, PyTree
-
-Step = Callable[[State, Batches], tuple[State, Metrics]]
+from skillearn_jax.types import Array, Key, ParamSets, PyTree
 
 cross_entropy = optax.losses.softmax_cross_entropy_with_integer_labels
 
@@ -51,12 +47,6 @@ class SearchSetup(NamedTuple):
     model_state: dict[str, PyTree]
     curriculum: Curriculum | None = None
     models: tuple[LearnerModel, TesterModel] | None = None
-
-    def step(self, program: Program) -> Step:
-        """Returns what steps a program of these phases."""
-        if self.curriculum is None or program.validation is None:
-            return program.step
-        return curriculum_step(program, self.curriculum)
 
 
 def build_search(

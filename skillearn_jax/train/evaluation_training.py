@@ -13,7 +13,6 @@ from skillearn_jax.nas import count_macs, count_params, mobile_setting
 from skillearn_jax.parallel import Devices
 from skillearn_jax.train import interrupt
 from skillearn_jax.train.averaging import averaging, judged_variables, with_average
-from skillearn_jax.train.build import Step
 from skillearn_jax.train.config import Config
 from skillearn_jax.train.evaluation_data import TrainingBatches, heldout_batches
 from skillearn_jax.train.evaluation_program import training_program
@@ -70,6 +69,9 @@ class Training:
         self._program = training_program(
             self._network, config, batches.steps_per_epoch, devices.axis_name
         )
+        if self._config.average:
+            after = averaging(self._config.average, self._config.accumulate)
+            self._program = self._program.replace(after=after)
         self._loop: CompiledLoop | None = None
         # Training may be mapped over devices; prediction is not, and needs no axis.
         plain = self._network.clone(axis_name=None)
@@ -182,9 +184,6 @@ class Training:
         def with_progress(batches: dict[str, Batch], step: Array) -> dict[str, Any]:
             return {**batches, "progress": step // steps_per_epoch / epochs}
 
-        step: Step = self._program.step
-        if self._config.average:
-            step = averaging(step, self._config.average, self._config.accumulate)
         return compile_loop(
             self._program,
             placed,
@@ -192,7 +191,6 @@ class Training:
             self._devices,
             steps_per_epoch,
             prepare=with_progress,
-            step=step,
         )
 
     def _judged(self, variables: PyTree) -> Judgement:

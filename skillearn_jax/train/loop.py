@@ -113,8 +113,6 @@ def compile_loop(
     devices: Devices,
     steps_per_epoch: int,
     prepare: Callable[[dict[str, Batch], jax.Array], dict[str, Batch]] | None = None,
-    *,
-    step: Callable[..., tuple[State, Metrics]] | None = None,
 ) -> CompiledLoop:
     """Returns the compiled loop body: draw a batch of each stream, then step.
 
@@ -129,7 +127,6 @@ def compile_loop(
         devices: to run on.
         steps_per_epoch: a call never crosses the end of an epoch.
         prepare: `(batches, step) -> batches`, to add what a loss needs to know.
-        step: `(state, batches) -> (state, metrics)`; by default the program's own.
 
     Cost: one compilation, reported in `compile_s`.
     """
@@ -143,7 +140,7 @@ def compile_loop(
         batches = sample(streams, data_key, state.step, devices.part)
         if prepare is not None:
             batches = prepare(batches, state.step)
-        return (step or program.step)(state, batches)
+        return program.step(state, batches)
 
     def body(state: State, streams: Streams, count: Array) -> tuple[State, Metrics]:
         if chunk == 1:

@@ -194,7 +194,7 @@ def _check_best_metric(
         params = {name: setup.params[name] for name in program.sets}
         state = program.init(params, key, setup.model_state)
         read = {name: streams[name] for name in program.streams}
-        return setup.step(program)(state, sample(read, key, state.step))[1]
+        return program.step(state, sample(read, key, state.step))[1]
 
     known = jax.eval_shape(metrics)
     if name not in known:
@@ -252,7 +252,6 @@ def _run_phases(
             {name: streams[name] for name in phase.program.streams},
             devices,
             recorder.steps_per_epoch,
-            step=setup.step(phase.program),
         )
         note_compilation(recorder.workdir, phase.name, step, loop)
         with interrupt.deferred():

@@ -860,6 +860,37 @@ def test_a_program_without_validation_only_trains(toy, warm, plain_step, assert_
         program.hypergrad(state, toy.batches)
 
 
+def test_what_ends_a_step_keeps_books_in_a_model_state(toy, assert_same):
+    def count(state, metrics):
+        taken = state.model_state["taken"] + 1
+        state = state._replace(model_state={**state.model_state, "taken": taken})
+        return state, {**metrics, "taken": taken}
+
+    plain, program = toy.program(), toy.program(after=count)
+    state = program.init(toy.params, jax.random.key(0), {"taken": jnp.int32(0)})
+    step = jax.jit(chex.assert_max_traces(program.step, n=1))
+    for number in (1, 2, 3):
+        same, _ = jax.jit(plain.step)(state, toy.batches)
+        state, metrics = step(state, toy.batches)
+        assert_same(state.params, same.params)
+        assert metrics["taken"] == state.model_state["taken"] == number
+    assert program.training_only().after is None
+    with pytest.raises(InputError, match="the program has after=3; it must be a func"):
+        toy.program(after=3)
+
+
+def test_what_no_stage_changes_is_not_averaged_over_devices(toy):
+    program = toy.program(axis_name="d")
+    state = program.init(toy.params, jax.random.key(0), {"own": jnp.zeros(())})
+    own = {"own": jnp.asarray([1.0, 2.0])}
+
+    def step(own, batches):
+        return program.step(state._replace(model_state=own), batches)[0].model_state
+
+    mapped = jax.vmap(step, in_axes=(0, None), axis_name="d")
+    np.testing.assert_array_equal(mapped(own, toy.batches)["own"], own["own"])
+
+
 def test_streams_and_sets_are_listed_in_order(toy):
     assert toy.program().streams == ("train", "aux", "val")
     assert toy.program().sets == ("w", "v", "a", "c")

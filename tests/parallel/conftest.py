@@ -21,7 +21,6 @@ from skillearn_jax.skills import (
     LearnerModel,
     TaskModel,
     TesterModel,
-    curriculum_step,
     interleaving_learning,
     learning_by_passing_tests,
 )
@@ -150,7 +149,7 @@ def _interleaving(axis_name):
 
 
 def _build(make, dtype, curriculum=None):
-    """Returns a program's maker, its step's, its fresh state, its batches."""
+    """Returns a program's maker, its fresh state, its batches."""
     rng = np.random.default_rng(0)
 
     def normal(*shape):
@@ -196,10 +195,7 @@ def _build(make, dtype, curriculum=None):
     state = make(AXIS_NAME).init(params, jax.random.key(0), model_state)
     batches = {name: rows() for name in make(None).streams}
 
-    def step(program):
-        return curriculum_step(program, curriculum) if curriculum else program.step
-
-    return SimpleNamespace(program=make, step=step, state=state, batches=batches)
+    return SimpleNamespace(program=make, state=state, batches=batches)
 
 
 @pytest.fixture
@@ -231,7 +227,7 @@ def trajectory():
             part = devices.part(jnp.arange(EXAMPLES))
             batches = jax.tree.map(lambda leaf: leaf[part], batches)
             gradient, _ = program.hypergrad(state, batches)
-            return (*problem.step(program)(state, batches), gradient)
+            return (*program.step(state, batches), gradient)
 
         state, batches = devices.place(problem.state), devices.place(problem.batches)
         compiled = devices.compile(step, state, batches)

@@ -9,7 +9,6 @@ import pytest
 from skillearn_jax.errors import InputError
 from skillearn_jax.skills import (
     Curriculum,
-    curriculum_step,
     learning_by_passing_tests,
     normalized_exam_loss,
 )
@@ -269,7 +268,7 @@ def test_hardness_follows_the_exams_and_nothing_recompiles(small, aware):
         small, curriculum, accuracies=lambda x, f, batch: jnp.ones(len(batch["x"]))
     )
     chex.clear_trace_counter()
-    step = jax.jit(chex.assert_max_traces(curriculum_step(program, curriculum), n=1))
+    step = jax.jit(chex.assert_max_traces(program.step, n=1))
     hardness = []
     for _ in range(3):
         new, metrics = step(state, small.batches)
@@ -306,7 +305,7 @@ def test_capacity_needs_the_executor_and_not_its_validation_loss(small):
         small.params, jax.random.key(0), {"curriculum": curriculum.init()}
     )
     bank = {name: small.batches[name] for name in ("train", "bank")}
-    _, metrics = jax.eval_shape(curriculum_step(program, curriculum), state, bank)
+    _, metrics = jax.eval_shape(program.step, state, bank)
     assert "validation/tester_bank_error" in metrics
     assert "validation/tester_loss" not in metrics
 

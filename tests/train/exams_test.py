@@ -39,7 +39,7 @@ def traced(setup, program):
     def step(key):
         params = {name: setup.params[name] for name in program.sets}
         state = program.init(params, key, setup.model_state)
-        new, metrics = setup.step(program)(state, batches)
+        new, metrics = program.step(state, batches)
         assert jax.tree.structure(new) == jax.tree.structure(state)
         return metrics
 
