@@ -68,7 +68,7 @@ ABLATIONS = {
 def get_config(variant=""):
     """Returns the config of a variant."""
     tiny = variant == "smoke" or variant.endswith("_smoke")
-    name = variant.removesuffix("smoke").removesuffix("_") or "paper"
+    name = "paper" if variant in ("", "smoke") else variant.removesuffix("_smoke")
     if name not in ABLATIONS:
         raise ValueError(
             f"unknown variant {variant!r}: {', '.join(ABLATIONS)}, each with _smoke or not"

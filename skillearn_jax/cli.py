@@ -158,7 +158,8 @@ def _parse(argv: Sequence[str]) -> Command:
                 config.value.to_dict()  # a file that failed to load says so only now
     except flags.Error as error:
         # Errors inside a config file arrive with their traceback: the last line says it.
-        raise InputError(str(error).strip().splitlines()[-1].strip()) from error
+        last = str(error).strip().splitlines()[-1].strip()
+        raise InputError(re.sub(r"^ValueError: ", "--config: ", last)) from error
     except Exception as error:  # whatever a config file, which is code, may raise
         raise _of_config_file(error) from error
     if config.value is None:
@@ -178,8 +179,10 @@ def _of_config_file(error: Exception) -> InputError:
             f"--config: {file} has no get_config(), which a config file must define: "
             "name another file"
         )
-    kind, lines = type(error).__name__, str(error).strip().splitlines()
-    return InputError(f"--config: {kind}: {lines[-1] if lines else ''}")
+    # A `ValueError` is what a config file says itself, of its variant above all.
+    kind = "" if isinstance(error, ValueError) else f"{type(error).__name__}: "
+    lines = str(error).strip().splitlines()
+    return InputError(f"--config: {kind}{lines[-1] if lines else ''}")
 
 
 def _define_processes(values: flags.FlagValues) -> dict[str, flags.FlagHolder[Any]]:

@@ -194,6 +194,9 @@ def test_every_ablation_is_valid_and_another(repo_root):
             seen.add(str(config))
     # Their testers are the only difference; the smoke variants keep it.
     assert len(seen) == 2 * len(module.ABLATIONS)
+    for misspelt in ("stalesmoke", "stale_", "_", "_smoke"):
+        with pytest.raises(ValueError, match=f"unknown variant '{misspelt}'"):
+            module.get_config(misspelt)
 
 
 @pytest.mark.parametrize("variant", ["", "lpt"])

@@ -9,7 +9,8 @@ import jax.numpy as jnp
 from skillearn_jax.framework import refusals
 from skillearn_jax.framework.objective import Aux
 from skillearn_jax.framework.stage import Stage
-from skillearn_jax.hypergrad import Adjoint, Implicit, one_step
+from skillearn_jax.hypergrad import Adjoint, one_step
+from skillearn_jax.hypergrad.implicit import probe_argument
 from skillearn_jax.types import Array, Key, ParamSets, PyTree
 
 
@@ -67,7 +68,7 @@ def advance(
 
     def step_of(adjoint: Adjoint) -> Any:
         step = one_step(stage, stage.transformation, adjoint, axis_name)
-        told = {"probe": probe} if isinstance(adjoint, Implicit) else {}
+        told = probe_argument(adjoint, probe)
         return lambda *args: step(*args, **told)
 
     if stage.solver is None:

@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING
 
 from skillearn_jax.framework.objective import Objective
 from skillearn_jax.framework.stage import Stage
-from skillearn_jax.hypergrad import FirstOrder, Implicit
 
 if TYPE_CHECKING:
     from skillearn_jax.framework.program import Program
@@ -56,20 +55,19 @@ def passes_reads(stage: Stage) -> bool:
 
     At first order it may flow to the reads that tune the optimiser, whichever those are.
     """
-    if not isinstance(stage.adjoint, FirstOrder):
+    if stage.adjoint.passes.reads:
         return True
     return stage.hyperparams is not None and passes_hyperparams(stage)
 
 
 def passes_hyperparams(stage: Stage) -> bool:
     """Returns whether gradient flows from a stage's result to what tunes its optimiser."""
-    takes_no_step = stage.adjoint == FirstOrder(at="current")
-    return not (takes_no_step or isinstance(stage.adjoint, Implicit))
+    return stage.adjoint.passes.hyperparams
 
 
 def passes_start(stage: Stage) -> bool:
     """Returns whether gradient flows from a stage's result to where it started."""
-    return not isinstance(stage.adjoint, Implicit)
+    return stage.adjoint.passes.start
 
 
 def takes(stage: Stage, name: str) -> bool:

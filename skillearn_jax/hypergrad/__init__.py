@@ -6,6 +6,7 @@ from skillearn_jax.hypergrad.adjoints import (
     Exact,
     FiniteDifference,
     FirstOrder,
+    Passes,
     StepFn,
 )
 from skillearn_jax.hypergrad.implicit import (
@@ -21,7 +22,12 @@ from skillearn_jax.hypergrad.mixed_hvp import (
     mixed_hvp,
 )
 from skillearn_jax.hypergrad.one_step import one_step
-from skillearn_jax.hypergrad.optimizer_step import OptimizerStep, StepInfo
+from skillearn_jax.hypergrad.optimizer_step import (
+    Inputs,
+    MixedProduct,
+    OptimizerStep,
+    StepInfo,
+)
 from skillearn_jax.hypergrad.unroll import Steps, unroll
 
 __all__ = [
@@ -33,8 +39,11 @@ __all__ = [
     "FirstOrder",
     "FixedPoint",
     "Implicit",
+    "Inputs",
+    "MixedProduct",
     "Neumann",
     "OptimizerStep",
+    "Passes",
     "StepFn",
     "StepInfo",
     "Steps",

@@ -1,15 +1,15 @@
 """Floor 1: how the cotangent of a one-step solution is pulled back, as a choice.
 
-An adjoint is a frozen value with one method, `attach(step)`, which turns a plain
-`OptimizerStep` into a function `(active, reads, opt_state, *data) -> (W', info)` with the
+An adjoint is a frozen value. Its method `attach(step)` turns a plain `OptimizerStep` into a function `(active, reads, opt_state, *data) -> (W', info)` with the
 derivative that the adjoint stands for. None of them changes how `W'` itself is found,
 except `FirstOrder(at="current")`, which by definition takes no step.
 """
 
 import functools
+from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Literal, Protocol, get_args
+from typing import Any, Literal, NamedTuple, get_args
 
 import jax
 
@@ -33,15 +33,35 @@ StepFn = Callable[..., tuple[PyTree, StepInfo]]
 """`(active, reads, opt_state, *data) -> (new_active, info)`."""
 
 
-class Adjoint(Protocol):
-    """Anything that gives a plain step its derivative."""
+class Passes(NamedTuple):
+    """Where gradient flows to from the result of a step.
 
+    Attributes:
+        reads: to what the loss reads.
+        start: to where the step started.
+        hyperparams: to what tunes the optimiser, kept in its state.
+    """
+
+    reads: bool = True
+    start: bool = True
+    hyperparams: bool = True
+
+
+class Adjoint(ABC):
+    """What gives a plain step its derivative: the base of all adjoints."""
+
+    @abstractmethod
     def attach(self, step: OptimizerStep) -> StepFn:
         """Returns `step.forward` with this adjoint's derivative."""
 
+    @property
+    def passes(self) -> Passes:
+        """Where gradient flows to: paths, printouts and refusals go by it."""
+        return Passes()
+
 
 @dataclass(frozen=True)
-class Exact:
+class Exact(Adjoint):
     """The exact derivative of the step: one jvp of the gradient per pull-back.
 
     Every value that is differentiated must be an argument of the loss or stand in the
@@ -59,7 +79,7 @@ class Exact:
 
 
 @dataclass(frozen=True)
-class FiniteDifference:
+class FiniteDifference(Adjoint):
     """The paper's approximation: a central difference of the gradient.
 
     Kept for comparison: it costs two gradients, as `Exact` does, errs by O(radius^2) in
@@ -93,7 +113,7 @@ At = Literal["current", "lookahead"]
 
 
 @dataclass(frozen=True)
-class FirstOrder:
+class FirstOrder(Adjoint):
     """No second derivatives: the gradient of the loss counts as a constant.
 
     What the loss reads has no response term. Where the step started does: to a learned
@@ -106,7 +126,8 @@ class FirstOrder:
             derivative in `W` and `s`, so in the optimiser's hyperparameters too, is that
             of `Phi` at a constant g.
 
-    Cost: of `"lookahead"`, backwards, a pull-back of the optimiser's update alone.
+    Cost: of `"lookahead"`, backwards, a pull-back of the optimiser's update alone;
+    forwards, the loss beside its gradient where XLA does not merge the two.
 
     References:
         Finn, Abbeel, Levine 2017, MAML, arXiv 1703.03400.
@@ -116,6 +137,11 @@ class FirstOrder:
 
     def __post_init__(self) -> None:
         check_choice("FirstOrder at", self.at, get_args(At))
+
+    @property
+    def passes(self) -> Passes:
+        """Nothing passes to the reads, and where no step is taken none is tuned."""
+        return Passes(reads=False, hyperparams=self.at == "lookahead")
 
     def attach(self, step: OptimizerStep) -> StepFn:
         """Returns the step with no derivative, or with that of the identity."""
@@ -132,7 +158,7 @@ class FirstOrder:
 
 
 @dataclass(frozen=True)
-class Autodiff:
+class Autodiff(Adjoint):
     """Plain autodiff through the step: the reference that the others are tested against.
 
     Reverse over reverse. Forward mode (`jax.jvp`, `jax.jacfwd`) passes through it, which

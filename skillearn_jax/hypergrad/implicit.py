@@ -12,7 +12,8 @@ residual, see `Implicit`.
 """
 
 import functools
-from abc import ABC, abstractmethod
+from abc import abstractmethod
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -22,7 +23,7 @@ import optax
 from jax.custom_derivatives import SymbolicZero
 
 from skillearn_jax.errors import InputError
-from skillearn_jax.hypergrad.adjoints import Adjoint, StepFn
+from skillearn_jax.hypergrad.adjoints import Adjoint, Passes, StepFn
 from skillearn_jax.hypergrad.mixed_hvp import mixed_hvp
 from skillearn_jax.hypergrad.optimizer_step import (
     Inputs,
@@ -30,7 +31,11 @@ from skillearn_jax.hypergrad.optimizer_step import (
     StepInfo,
     materialize,
 )
-from skillearn_jax.hypergrad.refusals import check_count, check_number
+from skillearn_jax.hypergrad.refusals import (
+    check_count,
+    check_function,
+    check_number,
+)
 from skillearn_jax.hypergrad.solution import as_solution, closed_over_as_data
 from skillearn_jax.tree import is_differentiable, like, partition, widen
 from skillearn_jax.types import Array, LossFn, PyTree
@@ -39,7 +44,7 @@ _Cotangent = tuple[PyTree, PyTree]
 """Of the parameters and of the float leaves of the optimiser's state."""
 
 
-class Implicit(ABC):
+class Implicit(Adjoint):
     """An adjoint that takes what the step returns for a solution.
 
     The functions that it attaches to take one more argument, `probe=`: a scalar that
@@ -63,6 +68,11 @@ class Implicit(ABC):
     What the loss closes over is differentiated like its arguments; what the optimiser
     closes over, such as a traced learning rate, is not.
     """
+
+    @property
+    def passes(self) -> Passes:
+        """A solution depends on the reads alone, not on how it was found."""
+        return Passes(start=False, hyperparams=False)
 
     @abstractmethod
     def pull_back(
@@ -103,6 +113,11 @@ def check_probe(adjoint: Adjoint, probe: Array | None) -> None:
         raise InputError(
             f"probe= is for implicit adjoints, and this one is {adjoint}: leave it out"
         )
+
+
+def probe_argument(adjoint: Adjoint, probe: Array | None) -> dict[str, Any]:
+    """Returns the keyword argument that hands a probe on, where an adjoint takes one."""
+    return {"probe": probe} if isinstance(adjoint, Implicit) else {}
 
 
 @dataclass(frozen=True)
@@ -169,7 +184,7 @@ class ConjugateGradient(Implicit):
         damping: added to the Hessian; makes a slightly indefinite one definite, and stands
             for plain L2 weight decay of that size in the optimiser.
 
-    Cost: `num_steps + 1` Hessian-vector products, in a loop; see `Neumann`.
+    Cost: `num_steps + 2` Hessian-vector products, in a loop; see `Neumann`.
 
     References:
         Pedregosa 2016, Hyperparameter optimization with approximate gradient,
@@ -255,7 +270,7 @@ class FixedPoint(Implicit):
 
 def at_solution(
     loss_fn: LossFn, adjoint: Neumann | ConjugateGradient, axis_name: str | None = None
-) -> Any:
+) -> Callable[..., PyTree]:
     """Returns the function that gives a solution, however found, its derivative.
 
         solution(W*, R) = W*    with    d solution/dR = -H^-1 d2L/dW dR
@@ -277,7 +292,13 @@ def at_solution(
     Returns:
         `(solution, reads, *data, probe=None) -> solution`; no gradient passes to the
         solution given. For `probe` see `Implicit`.
+
+    Raises:
+        InputError: for a loss that is no function, and another adjoint.
+
+    Cost: forwards nothing; backwards as the adjoint says.
     """
+    check_function("at_solution", "loss_fn", loss_fn)
     if not isinstance(adjoint, Neumann | ConjugateGradient):
         raise InputError(
             f"at_solution with {adjoint}; it must be Neumann or ConjugateGradient"

@@ -5,7 +5,7 @@ from typing import Any
 import optax
 
 from skillearn_jax.hypergrad.adjoints import Adjoint, Exact, StepFn
-from skillearn_jax.hypergrad.implicit import check_probe
+from skillearn_jax.hypergrad.implicit import check_probe, probe_argument
 from skillearn_jax.hypergrad.loss_output import function_name
 from skillearn_jax.hypergrad.optimizer_step import OptimizerStep, StepInfo
 from skillearn_jax.hypergrad.refusals import (
@@ -97,7 +97,7 @@ def one_step(
         check_arrays("reads", reads)
         check_opt_state("opt_state", optimizer, active, opt_state)
         check_probe(adjoint, probe)
-        told = {} if probe is None else {"probe": probe}
+        told = probe_argument(adjoint, probe)
         return attached(active, reads, opt_state, *data, **told)
 
     return step

@@ -24,7 +24,8 @@ class StepInfo(NamedTuple):
 
     Attributes:
         opt_state: the new optimiser state; differentiable, like the parameters.
-        loss: `[]` the loss at the OLD parameters, averaged over devices.
+        loss: `[]` the loss at the OLD parameters, averaged over devices; of several steps
+            `[num_steps]`.
         aux: the auxiliary output of the loss, of this device's data.
     """
 

@@ -77,10 +77,12 @@ def check_optimizer(owner: str, optimizer: Any) -> None:
 
 
 def check_adjoint(owner: str, adjoint: Any) -> None:
-    """Raises `InputError` unless an adjoint is a value with `attach`, not its class."""
-    if isinstance(adjoint, type) or not hasattr(adjoint, "attach"):
+    """Raises `InputError` unless an adjoint is a value of such a class, not the class."""
+    of_one = hasattr(adjoint, "attach") and hasattr(adjoint, "passes")
+    if isinstance(adjoint, type) or not of_one:
         raise InputError(
-            f"{owner} has adjoint={adjoint!r}; it must be a value such as Exact()"
+            f"{owner} has adjoint={adjoint!r}; it must be a value such as Exact(), of a "
+            "class that extends Adjoint"
         )
 
 

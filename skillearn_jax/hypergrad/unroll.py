@@ -11,10 +11,16 @@ import optax
 
 from skillearn_jax.errors import InputError, check_choice
 from skillearn_jax.hypergrad.adjoints import Adjoint, Autodiff, Exact, StepFn
-from skillearn_jax.hypergrad.implicit import Implicit, check_probe
+from skillearn_jax.hypergrad.implicit import Implicit, check_probe, probe_argument
+from skillearn_jax.hypergrad.loss_output import function_name
 from skillearn_jax.hypergrad.one_step import one_step
 from skillearn_jax.hypergrad.optimizer_step import StepInfo
-from skillearn_jax.hypergrad.refusals import check_count
+from skillearn_jax.hypergrad.refusals import (
+    check_adjoint,
+    check_count,
+    check_function,
+    check_optimizer,
+)
 from skillearn_jax.types import Array, LossFn, PyTree
 
 Loop = Literal["auto", "scan", "python"]
@@ -168,19 +174,25 @@ def unroll(
         `step(active, reads, opt_state, *stacked_data) -> (new_active, StepInfo)`, all data
         with a leading axis `num_steps`, the loss and the auxiliary output too. Without
         data every step is taken on the same loss. With an implicit adjoint it takes
-        `probe=` too, see `Implicit`.
+        `probe=` too, see `Implicit`, and of the losses the last alone has a derivative.
 
     Raises:
-        InputError: when called with a `probe` and another adjoint.
+        InputError: as `one_step`, and for numbers of steps that cannot be; when called,
+            for data with another leading axis, and as a step does.
 
     Cost: forwards `num_steps` gradients. Backwards, with `Exact`, as many products of two
     gradients each and once more the forward pass; memory about `2 sqrt(num_steps)` copies
-    of parameters and state. Implicit adjoints need the memory of one step.
+    of parameters and state, with implicit adjoints that of one step. So it is in a scan;
+    written out, as on CPU unless `loop` says otherwise, XLA may keep a copy for every step.
 
     References:
         Franceschi, Donini, Frasconi, Pontil 2017, Forward and reverse gradient-based
         hyperparameter optimization, arXiv 1703.01785.
     """
+    check_function("unroll", "loss_fn", loss_fn)
+    name = f"unroll of {function_name(loss_fn)}"
+    check_optimizer(name, optimizer)
+    check_adjoint(name, adjoint)
     solver = Steps(num_steps, segment, loop)
 
     def step(
@@ -194,7 +206,7 @@ def unroll(
 
         def body_of(adjoint: Adjoint) -> Body:
             one = one_step(loss_fn, optimizer, adjoint, axis_name)
-            told = {"probe": probe} if isinstance(adjoint, Implicit) else {}
+            told = probe_argument(adjoint, probe)
 
             def body(carry: Any, data: Any) -> tuple[Any, Any]:
                 new_active, info = one(carry[0], reads, carry[1], *data, **told)

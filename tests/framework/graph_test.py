@@ -10,14 +10,25 @@ from skillearn_jax.errors import InputError
 from skillearn_jax.framework import Learner, Program, Stage, Validation
 from skillearn_jax.framework.graph import active_learners, paths
 from skillearn_jax.hypergrad import (
+    Adjoint,
     Autodiff,
     FiniteDifference,
     FirstOrder,
     Neumann,
+    Passes,
     Steps,
 )
 
 SGD = optax.sgd(0.1)
+
+
+class Held(Adjoint):
+    """An adjoint of a user's own: nothing passes to the reads."""
+
+    passes = Passes(reads=False)
+
+    def attach(self, step):
+        return step.forward_held
 
 
 def square(moves, reads, model_state, batch, key):
@@ -55,6 +66,15 @@ def test_a_program_without_stages_is_refused():
         Program(3)
     with pytest.raises(InputError, match=r"stages has a Validation; .* validation="):
         Program((stage(), program().validation))
+
+
+def test_an_adjoint_of_ones_own_says_what_it_passes():
+    held = stage(reads=("a",), adjoint=Held())
+    with pytest.raises(InputError, match="supporting set 'a' has no path to the obj"):
+        program((held,), checks={"indirect": ("a",)})
+    assert paths(program((held,)), "a") == [()]
+    with pytest.raises(InputError, match="of a class that extends Adjoint"):
+        stage(adjoint=object())
 
 
 def test_an_unknown_commit_is_refused():

@@ -330,6 +330,7 @@ def test_the_residual_is_that_of_the_values_that_were_used(
             "damping=None; it must be a finite number >= 0",
         ),
         (lambda: FixedPoint(0), "FixedPoint num_steps is 0"),
+        (lambda: at_solution(None, Neumann()), "at_solution has loss_fn=None; it must"),
         (lambda: at_solution(inner, FixedPoint()), "must be Neumann or Conjugate"),
         (lambda: at_solution(inner, Exact()), "must be Neumann or ConjugateGradient"),
     ],

@@ -246,6 +246,13 @@ def test_memory_grows_with_the_square_root(request):
     assert many < everything / 2
 
 
+SGD = optax.sgd(0.1)
+
+
+def square(w, a):
+    return (w - a) ** 2
+
+
 @pytest.mark.parametrize(
     ("make", "message"),
     [
@@ -255,6 +262,12 @@ def test_memory_grows_with_the_square_root(request):
         (lambda: Steps(4, segment="2"), r"segment is '2'; it must be a whole number"),
         (lambda: Steps(4, segment=5), "segment is 5; it must be 1 to num_steps, 4"),
         (lambda: Steps(4, loop="while"), "loop='while'; it must be"),
+        (
+            lambda: unroll(None, SGD, 2),
+            "unroll has loss_fn=None; it must be a function",
+        ),
+        (lambda: unroll(square, 0.1, 2), "unroll of square has the optimizer 0.1"),
+        (lambda: unroll(square, SGD, 2, Exact), "unroll of square has adjoint=<class"),
     ],
 )
 def test_nonsense_is_refused(make, message):
