@@ -19,9 +19,9 @@ def darts2(config):
     """Second order, exact where the original takes a finite difference.
 
     The look-ahead is the whole step of the weights' optimiser, clipping included, where the
-    original's has momentum and decay only: another gradient where the norm exceeds 5. Nor
-    has it Nesterov's momentum, where the optimiser has: its second-order term is 1 +
-    momentum times smaller.
+    original's has momentum and decay only: another gradient where the norm exceeds 5. The
+    original's omits Nesterov's momentum too: where the optimiser has it, the original's
+    second-order term is smaller by the factor 1 + momentum.
     """
     config.hypergrad.adjoint = "exact"
 

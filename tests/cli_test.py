@@ -187,7 +187,7 @@ def test_what_is_missing_is_named(tmp_path, digits, capfd):
         ),
         (
             "def get_config():\n    raise ValueError('no such thing')\n",
-            ": --config: no such thing",
+            "--config: no such thing",
         ),
         ("def get_config():\n    return 3\n", "--config"),
         ("x = 1\n", "function_config.py has no get_config(), which a config file must"),

@@ -108,7 +108,7 @@ def check(
         batches: as for `step`.
         radius: of the finite difference.
 
-    Cost: four hypergradients and their compilation: for small problems.
+    Cost: four hypergradients and the optimisers' gains, compiled: for small problems.
     """
     variants = {
         "program": program,

@@ -103,7 +103,7 @@ class Phase:
             return fresh[name]
         if form(fresh[name]) != form(old[name]):
             raise InputError(
-                f"phase {self.name!r} gives {name!r} another optimiser, which cannot go "
+                f"phase {self.name!r} gives {name!r} another optimizer, which cannot go "
                 f"on from the old one's state: add {name!r} to reset="
             )
         return old[name]

@@ -210,7 +210,7 @@ class Program:
     def check(
         self, state: State, batches: Batches, radius: float = 0.01
     ) -> checking.CheckReport:
-        """Returns a table: this hypergradient, exact and finite difference, per leaf.
+        """Returns how far the hypergradient is from plain autodiff, leaf by leaf.
 
         See `skillearn_jax.framework.check`.
         """

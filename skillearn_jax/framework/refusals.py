@@ -142,7 +142,7 @@ def check_inputs(program: Program, state: State, batches: Mapping[str, Any]) -> 
         readers.add(VALIDATION)
     for what, needed, given in (
         ("sets", set(known_sets(program)), set(state.params)),
-        ("optimiser states", readers, set(state.opt_states)),
+        ("optimizer states", readers, set(state.opt_states)),
     ):
         if not needed <= given:
             raise InputError(
@@ -151,7 +151,7 @@ def check_inputs(program: Program, state: State, batches: Mapping[str, Any]) -> 
             )
     for stage in program.stages:
         check_opt_state(
-            f"the optimiser state of stage {stage.name!r}",
+            f"the optimizer state of stage {stage.name!r}",
             stage.transformation,
             {name: state.params[name] for name in stage.moves},
             state.opt_states[stage.name],
@@ -159,7 +159,7 @@ def check_inputs(program: Program, state: State, batches: Mapping[str, Any]) -> 
     supporting = program.validation.supporting if program.validation else {}
     for name, optimizer in supporting.items():
         check_opt_state(
-            f"the optimiser state of {name!r}",
+            f"the optimizer state of {name!r}",
             optimizer,
             state.params[name],
             state.opt_states[VALIDATION].get(name),

@@ -189,7 +189,7 @@ class Validation(Objective):
         for name in ("minimize", "maximize"):
             if not isinstance(getattr(self, name), Mapping):
                 raise InputError(
-                    f"{name}={getattr(self, name)!r} must map sets to optimisers: "
+                    f"{name}={getattr(self, name)!r} must map sets to optimizers: "
                     "{'alphas': optax.adam(3e-4)}"
                 )
         _check_optimizers("the validation stage", self.supporting)

@@ -33,9 +33,9 @@ def check_number(what: str, value: Any, *, positive: bool = True) -> None:
     A traced one sweeps over many in one compilation; it cannot be looked at.
 
     Args:
-        what: it is.
-        value: given.
-        positive: whether 0 is refused.
+        what: names the value in the message.
+        value: to check.
+        positive: refuse 0 too.
     """
     known = is_number(value)
     if known and jnp.shape(value) != ():
@@ -56,10 +56,10 @@ def check_function(owner: str, name: str, value: Any, optional: bool = False) ->
     """Raises `InputError` unless a value can be called, or is the `None` that may be.
 
     Args:
-        owner: has it.
-        name: of the argument that it was given as.
-        value: given.
-        optional: whether `None` is allowed.
+        owner: whose argument it is, in the message.
+        name: of the argument.
+        value: to check.
+        optional: allow `None`.
     """
     if not callable(value) and not (optional and value is None):
         allowed = "a function or None" if optional else "a function"

@@ -68,8 +68,8 @@ def interleaving_learning(
         schedule: task names, turn by turn: any order and length that holds every task;
             by default two rounds, `interleaved(names, 2)`. See also `blocked`.
         interaction_weight: lambda. At 0 there is no interaction in the program. It may be
-            traced, as xi may: `jax.vmap` then sweeps over many, none is refused for its
-            value, and a 0 among them is an interaction times 0.
+            traced, as xi may: `jax.vmap` then sweeps over many. Traced numbers are not
+            checked, and a traced 0 keeps the interaction, times 0.
         transfer: how an encoder is handed on. `"proximal"`: as above. `"copy"`: every turn
             starts from the encoder that the turn before left, and the first from that of
             the last turn, one program step ago. There the interaction is zero with its

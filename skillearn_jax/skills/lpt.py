@@ -83,7 +83,7 @@ def learning_by_passing_tests(
         tester: the maker of exams.
         interaction_weight: gamma, on the scale of a mean over the bank batch. At 0 the
             tester does not take its exams. It may be traced, as lambda may: `jax.vmap`
-            then sweeps over many. What a 0 leaves out is left in there, times 0.
+            then sweeps over many. A traced 0 keeps its term in the program, times 0.
         tester_weight: lambda. At 0 the tester's own validation loss is left out, with its
             metrics and the stream `val`.
         exam_loss: of the validation stage. `"normalized"`: as above; `"mean"`:
@@ -106,7 +106,8 @@ def learning_by_passing_tests(
             of the old W; neither sees how the other's learner or tester has moved.
         ablation: `"difficulty_only"`: exams are made to be hard and for nothing else: the
             tester has no executor, no stage and no validation loss, and E ascends the
-            exam's loss beside C. `"exam_only"`: the tester learns from its exams alone,
+            exam's loss beside C; what is said of that stage and loss, from gamma and
+            lambda to `tester_bank`, has nothing to act on. `"exam_only"`: the tester learns from its exams alone,
             without L(E, X; D_tt).
         order: in which A and C move, see `Validation`; `"alternate"` moves A first.
         curriculum: exams that grow harder as the learner passes them: f becomes f^h

@@ -10,6 +10,7 @@ from typing import Any
 
 from skillearn_jax.errors import InputError
 from skillearn_jax.framework.stage import Optimizer
+from skillearn_jax.hypergrad.refusals import check_function
 from skillearn_jax.types import Array, Key, LossFn, PyTree
 
 Batch = Any
@@ -45,6 +46,11 @@ class LearnerModel:
         Callable[[PyTree, Mapping[str, PyTree], ModelState, Batch, Key], Array] | None
     ) = None
 
+    def __post_init__(self) -> None:
+        check_function("the learner", "train_loss", self.train_loss)
+        check_function("the learner", "example_losses", self.example_losses)
+        check_function("the learner", "example_errors", self.example_errors, True)
+
 
 @dataclass(frozen=True)
 class TesterModel:
@@ -75,12 +81,13 @@ class TesterModel:
     task: str = ""
 
     def __post_init__(self) -> None:
-        for name in ("encoder", "executor", "creator"):
-            if name not in self.optimizers:
-                raise InputError(
-                    f"the tester has no optimizer for its {name!r}; given are "
-                    f"{sorted(self.optimizers)}"
-                )
+        for name in ("encode", "losses", "scores", "accuracies"):
+            check_function("the tester", name, getattr(self, name))
+        if set(self.optimizers) != {"encoder", "executor", "creator"}:
+            raise InputError(
+                f"the tester has optimizers for {sorted(self.optimizers)}; there must be "
+                "one for each of 'encoder', 'executor' and 'creator'"
+            )
 
 
 @dataclass(frozen=True)
@@ -102,6 +109,9 @@ class TaskModel:
         tuple[Array, ModelState],
     ]
     description: str = ""
+
+    def __post_init__(self) -> None:
+        check_function(f"task {self.name!r}", "losses", self.losses)
 
     @property
     def train(self) -> str:

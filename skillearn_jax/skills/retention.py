@@ -38,9 +38,15 @@ def retention(errors: Array, learned: Array) -> Retention:
             `last_turns(schedule, names)`.
 
     Raises:
-        InputError: if a row that `learned` names does not exist.
+        InputError: for errors of another shape, and if a row that `learned` names does
+            not exist.
     """
     errors, learned = jnp.asarray(errors), jnp.asarray(learned)
+    if errors.ndim != 2:
+        raise InputError(
+            f"errors has the shape {errors.shape}; it must be [T + 1, K], a row for each "
+            "time and a column for each task"
+        )
     times, tasks = errors.shape
     if learned.shape != (tasks,) or learned.min() < 0 or learned.max() >= times:
         raise InputError(

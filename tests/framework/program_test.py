@@ -1048,13 +1048,13 @@ def test_a_state_of_another_program_is_refused(toy):
     with pytest.raises(InputError, match=r"the state lacks the sets \['c', 'v'\]"):
         program.step(other, toy.batches)
     trained = program.training_only().init(toy.params, jax.random.key(0))
-    match = r"the state lacks the optimiser states \['validation'\]"
+    match = r"the state lacks the optimizer states \['validation'\]"
     with pytest.raises(InputError, match=match):
         program.hypergrad(trained, toy.batches)
     state = program.init(toy.params, jax.random.key(0))
     of_a = {"a": state.opt_states["validation"]["a"]}
     fewer = state._replace(opt_states={**state.opt_states, "validation": of_a})
-    with pytest.raises(InputError, match="the optimiser state of 'c' is of another"):
+    with pytest.raises(InputError, match="the optimizer state of 'c' is of another"):
         program.step(fewer, toy.batches)
 
 
@@ -1071,9 +1071,9 @@ def test_a_state_of_another_optimizer_is_refused(toy):
         (
             "first",
             None,
-            r"optimiser state of stage 'first' .*: it is \(\w+\) of 1 arrays",
+            r"optimizer state of stage 'first' .*: it is \(\w+\) of 1 arrays",
         ),
-        ("validation", "a", "the optimiser state of 'a' is of another optimizer"),
+        ("validation", "a", "the optimizer state of 'a' is of another optimizer"),
     ):
         states = {**state.opt_states}
         states[part] = jnp.zeros(3) if name is None else {**states[part], name: ()}

@@ -811,7 +811,7 @@ def test_what_no_stage_can_mean_is_refused(changes, match):
 
 def test_supporting_sets_are_given_with_their_optimisers():
     with pytest.raises(
-        InputError, match=r"minimize=.*'a'.* must map sets to optimisers"
+        InputError, match=r"minimize=.*'a'.* must map sets to optimizers"
     ):
         validation(minimize=("a",))
 

@@ -148,3 +148,37 @@ def test_weights_that_are_arrays_are_looked_at(small):
         assert tuple(streams) == names(zero) == ("train", "bank")
     with pytest.raises(InputError, match="must be a finite number >= 0"):
         names(jnp.array(-1.0))
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (
+            lambda small: small.learner(train_loss=None),
+            "the learner has train_loss=None; it must be a function",
+        ),
+        (
+            lambda small: small.learner(example_losses=None),
+            "the learner has example_losses=None; it must be a function",
+        ),
+        (
+            lambda small: small.learner(example_errors=0.1),
+            "the learner has example_errors=0.1; it must be a function or None",
+        ),
+        (
+            lambda small: small.tester("label", scores=None),
+            "the tester has scores=None; it must be a function",
+        ),
+        (
+            lambda small: small.tester("label", optimizers={"encode": optax.sgd(1.0)}),
+            r"optimizers for \['encode'\]; there must be one for each of 'encoder'",
+        ),
+        (
+            lambda small: TaskModel("a", None),
+            "task 'a' has losses=None; it must be a function",
+        ),
+    ],
+)
+def test_models_are_made_of_functions(small, make, message):
+    with pytest.raises(InputError, match=message):
+        make(small)

@@ -38,6 +38,8 @@ def test_of_what_was_never_known_nothing_is_lost():
 
 
 def test_mistakes_are_refused():
+    with pytest.raises(InputError, match=r"errors has the shape \(4,\); it must be"):
+        retention(ERRORS[:, 0], jnp.array([0]))
     with pytest.raises(InputError, match="row of errors for each of 3 tasks"):
         retention(ERRORS, jnp.array([0, 1]))
     for row in (4, -1):
