@@ -10,7 +10,8 @@ from skillearn_jax import Program, Stage, Validation
 
 x, y = load_digits(return_X_y=True)
 rng = np.random.default_rng(0)
-x, y = x[order := rng.permutation(len(y))] / 16, np.eye(10)[y[order]]
+order = rng.permutation(len(y))
+x, y = x[order] / 16, np.eye(10)[y[order]]
 train, unlabelled, val, held_out = np.split(np.arange(len(y)), [400, 1000, 1200])
 wrong = rng.random(400) < 0.6  # of the teacher's labels: drawn at random instead
 given = np.where(wrong[:, None], np.eye(10)[rng.integers(0, 10, 400)], y[train])
@@ -42,14 +43,31 @@ def judge(moves, reads, model_state, batch, key):
     return jnp.mean(cross_entropy(logits(reads["student"], images), labels))
 
 
-sgd, adam = optax.sgd(1.0), optax.adam(0.1)
-first = {"loss_fn": study, "reads": ("trust",), "data": ("train",), "optimizer": sgd}
-second = {"loss_fn": decay, "optimizer": sgd}
-meet = {"interaction_reads": ("teacher",), "interaction_data": ("more",)}
-last = {"minimize": {"trust": adam}, "indirect": ("trust",), "reads": ("student",)}
-teacher = Stage("teacher", moves=("teacher",), **first)
-student = Stage("student", moves=("student",), **second, interaction=teach, **meet)
-program = Program((teacher, student), Validation(judge, data=("val",), **last))
+teacher = Stage(
+    "teacher",
+    moves=("teacher",),
+    reads=("trust",),
+    loss_fn=study,
+    data=("train",),
+    optimizer=optax.sgd(1.0),
+)
+student = Stage(
+    "student",
+    moves=("student",),
+    loss_fn=decay,
+    interaction=teach,
+    interaction_reads=("teacher",),
+    interaction_data=("more",),
+    optimizer=optax.sgd(1.0),
+)
+validation = Validation(
+    judge,
+    reads=("student",),
+    data=("val",),
+    minimize={"trust": optax.adam(0.1)},
+    indirect=("trust",),  # acts through the teacher alone
+)
+program = Program((teacher, student), validation)
 print(program)
 zero = {"kernel": np.zeros((64, 10)), "bias": np.zeros(10)}
 params = {"teacher": zero, "student": zero, "trust": np.zeros(400)}

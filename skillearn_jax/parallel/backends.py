@@ -26,7 +26,7 @@ AXIS_NAME = "devices"
 class Backend(Protocol):
     """A way to run a step; see `Devices` for what the methods do."""
 
-    def compile(self, step: Callable[..., Any], *args: PyTree) -> Callable[..., Any]:
+    def compile(self, step: Callable[..., Any], *args: PyTree) -> jax.stages.Compiled:
         """Returns the step compiled; the first argument is donated."""
 
     def place(self, tree: PyTree, *, donated: bool) -> PyTree:
@@ -43,7 +43,7 @@ class Backend(Protocol):
 class OneDevice:
     """Plain `jit`: there is no axis."""
 
-    def compile(self, step: Callable[..., Any], *args: PyTree) -> Callable[..., Any]:
+    def compile(self, step: Callable[..., Any], *args: PyTree) -> jax.stages.Compiled:
         """Returns the step compiled; the first argument is donated."""
         return jax.jit(step, donate_argnums=0).lower(*args).compile()
 
@@ -73,7 +73,7 @@ class Pmap:
 
     devices: Sequence[jax.Device]
 
-    def compile(self, step: Callable[..., Any], *args: PyTree) -> Callable[..., Any]:
+    def compile(self, step: Callable[..., Any], *args: PyTree) -> jax.stages.Compiled:
         """Returns the step compiled; the first argument is donated."""
         mapped = jax.pmap(step, AXIS_NAME, devices=self.devices, donate_argnums=(0,))
         return mapped.lower(*jax.tree.map(_local_view, args)).compile()
@@ -124,7 +124,7 @@ class ShardMap:
 
     devices: Sequence[jax.Device]
 
-    def compile(self, step: Callable[..., Any], *args: PyTree) -> Callable[..., Any]:
+    def compile(self, step: Callable[..., Any], *args: PyTree) -> jax.stages.Compiled:
         """Returns the step compiled; the first argument is donated."""
         whole, part = PartitionSpec(), PartitionSpec(AXIS_NAME)
 

@@ -92,7 +92,7 @@ class Devices:
         start = jax.lax.axis_index(AXIS_NAME) * size
         return jax.lax.dynamic_slice_in_dim(indices, start, size)
 
-    def compile(self, step: Callable[..., Any], *args: PyTree) -> Callable[..., Any]:
+    def compile(self, step: Callable[..., Any], *args: PyTree) -> jax.stages.Compiled:
         """Returns `step` compiled for these arguments; the first one is donated.
 
         Args:

@@ -33,11 +33,18 @@ from skillearn_jax.train.stages import SearchStage, search_stage
 from skillearn_jax.types import Array, Key, PyTree
 
 
-def build_program(config: Config, data: SearchImages, *args: Any) -> SearchSetup:
+def build_program(
+    config: Config,
+    data: SearchImages,
+    key: Key,
+    steps_per_epoch: int,
+    axis_name: str | None = None,
+    stage: SearchStage | None = None,
+) -> SearchSetup:
     """Returns `build_search` of one data set, or `build_tasks` of several."""
     if isinstance(data, Mapping):
-        return build_tasks(config, data, *args)
-    return build_search(config, data, *args)
+        return build_tasks(config, data, key, steps_per_epoch, axis_name, stage)
+    return build_search(config, data, key, steps_per_epoch, axis_name, stage)
 
 
 def build_tasks(

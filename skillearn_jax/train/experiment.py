@@ -190,12 +190,11 @@ def _computed(
     cells, benchmark = given_cells(config), load_benchmark(config)
     if cells is None:
         images = search_images(config, data)
-        into = (folder, devices, console)
         if config.skill == "random":
             assert isinstance(images, TrainingImages)  # `check_tasks`
-            found = random_search(config, images, *into, benchmark)
+            found = random_search(config, images, folder, devices, console, benchmark)
         else:
-            found = search(config, images, *into, bank, benchmark)
+            found = search(config, images, folder, devices, console, bank, benchmark)
     else:
         kept = folder.read_json("genotype.json")
         if kept is not None and kept != cells.to_json():
@@ -218,11 +217,11 @@ def _computed(
         summary["benchmark"] = {"dataset": benchmark.dataset, **looked_up}
         console.message(describe(looked_up, benchmark.dataset))
     if config.evaluation.epochs:
-        rest = (found.genotype, folder, devices, console)
+        cells = found.genotype
         evaluation = (
-            evaluate_tasks(config, data, *rest)
+            evaluate_tasks(config, data, cells, folder, devices, console)
             if isinstance(data, Mapping)
-            else evaluate(config, data, *rest)
+            else evaluate(config, data, cells, folder, devices, console)
         )
         summary |= evaluated(evaluation)
         print_evaluation(console, evaluation)

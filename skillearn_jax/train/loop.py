@@ -39,7 +39,7 @@ class CompiledLoop(NamedTuple):
         compile_s: seconds that compilation took.
     """
 
-    call: Callable[..., tuple[State, Metrics]]
+    call: CompiledOnce
     streams: Streams
     devices: Devices
     chunk: int
@@ -57,13 +57,12 @@ class CompiledLoop(NamedTuple):
 
     def program_bytes(self) -> dict[str, int]:
         """Returns the memory that the compiled program needs, where XLA tells."""
-        compiled = getattr(self.call, "compiled", None)
-        analysis = getattr(compiled, "memory_analysis", lambda: None)()
-        names = ("argument", "output", "temp")
+        analysis = self.call.compiled.memory_analysis()
+        if analysis is None:
+            return {}
         return {
             f"{name}_bytes": int(getattr(analysis, f"{name}_size_in_bytes"))
-            for name in names
-            if hasattr(analysis, f"{name}_size_in_bytes")
+            for name in ("argument", "output", "temp")
         }
 
     def steps(

@@ -23,7 +23,7 @@ class CompiledOnce:
 
     def __init__(
         self,
-        compile_for: Callable[..., Callable[..., Any]],
+        compile_for: Callable[..., jax.stages.Compiled],
         names: tuple[str, ...],
         *args: PyTree,
     ) -> None:
