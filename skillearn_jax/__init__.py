@@ -15,15 +15,9 @@ network that it has trained, as a function. The other rooms are
 from importlib import metadata
 from typing import TYPE_CHECKING, Any
 
-from skillearn_jax.errors import (
-    InputError,
-    Interrupted,
-    NonFiniteError,
-    StorageError,
-)
+from skillearn_jax.errors import InputError, NonFiniteError
 from skillearn_jax.framework import (
     Aux,
-    HypergradInfo,
     Learner,
     Phase,
     Program,
@@ -33,16 +27,13 @@ from skillearn_jax.framework import (
     compare,
 )
 from skillearn_jax.hypergrad import (
-    Adjoint,
     Autodiff,
     ConjugateGradient,
     Exact,
     FiniteDifference,
     FirstOrder,
     FixedPoint,
-    Implicit,
     Neumann,
-    StepInfo,
     Steps,
     at_solution,
     central_difference,
@@ -51,7 +42,6 @@ from skillearn_jax.hypergrad import (
     unroll,
 )
 from skillearn_jax.skills import (
-    Curriculum,
     LearnerModel,
     TaskModel,
     TesterModel,
@@ -59,7 +49,6 @@ from skillearn_jax.skills import (
     interleaving_learning,
     joint_learning,
     learning_by_passing_tests,
-    sequential_fine_tuning,
 )
 
 if TYPE_CHECKING:
@@ -68,20 +57,15 @@ if TYPE_CHECKING:
 __version__ = metadata.version("skillearn-jax")
 
 __all__ = [
-    "Adjoint",
     "Autodiff",
     "Aux",
     "Config",
     "ConjugateGradient",
-    "Curriculum",
     "Exact",
     "FiniteDifference",
     "FirstOrder",
     "FixedPoint",
-    "HypergradInfo",
-    "Implicit",
     "InputError",
-    "Interrupted",
     "Learner",
     "LearnerModel",
     "Neumann",
@@ -90,9 +74,7 @@ __all__ = [
     "Program",
     "Stage",
     "State",
-    "StepInfo",
     "Steps",
-    "StorageError",
     "TaskModel",
     "TesterModel",
     "Validation",
@@ -108,7 +90,6 @@ __all__ = [
     "mixed_hvp",
     "one_step",
     "run",
-    "sequential_fine_tuning",
     "unroll",
 ]
 

@@ -11,6 +11,7 @@ from skillearn_jax.framework.objective import Aux
 from skillearn_jax.framework.stage import Stage
 from skillearn_jax.hypergrad import Adjoint, one_step
 from skillearn_jax.hypergrad.implicit import probe_argument
+from skillearn_jax.tree import mean_over_devices
 from skillearn_jax.types import Array, Key, ParamSets, PyTree
 
 
@@ -34,6 +35,17 @@ class Run(NamedTuple):
             {**self.model_state, **changed},
             {**self.metrics, **metrics},
         )
+
+    def mean_model_state(
+        self, before: Mapping[str, PyTree], axis_name: str | None
+    ) -> dict[str, PyTree]:
+        """Returns the model states; those that a stage has changed, as means over devices."""
+        changed = {
+            name: value
+            for name, value in self.model_state.items()
+            if value is not before[name]
+        }
+        return {**self.model_state, **mean_over_devices(changed, axis_name)}
 
 
 def advance(

@@ -101,12 +101,8 @@ class Program:
         """
         supporting = self.validation.supporting if self.validation else {}
         # Those that no stage reads as well: a phase carries the sets of its program.
-        return self.replace(
-            validation=None,
-            learners=(),
-            frozen=(*self.frozen, *supporting),
-            after=None,
-        )
+        frozen = (*self.frozen, *supporting)
+        return self.replace(validation=None, learners=(), frozen=frozen, after=None)
 
     def init(
         self,
@@ -179,13 +175,7 @@ class Program:
             opt_states = {**run.opt_states, VALIDATION: moved_by}
             metrics = {**run.metrics, **found}
         metrics = mean_over_devices(metrics, self.axis_name)
-        changed = {
-            name: value
-            for name, value in run.model_state.items()
-            if value is not state.model_state[name]
-        }
-        changed = mean_over_devices(changed, self.axis_name)
-        model_state = {**run.model_state, **changed}
+        model_state = run.mean_model_state(state.model_state, self.axis_name)
         state = State(values, opt_states, model_state, state.step + 1, state.key)
         return self.after(state, metrics) if self.after else (state, metrics)
 
