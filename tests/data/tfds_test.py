@@ -10,6 +10,7 @@ import tensorflow_datasets as tfds
 from PIL import Image
 
 from skillearn_jax.data import load
+from skillearn_jax.data.tfds_folder import find_version
 from skillearn_jax.errors import InputError
 
 SIZES = {"train": 9, "test": 4}
@@ -186,6 +187,15 @@ def test_the_highest_version_is_read(tmp_path):
     (old / "dataset_info.json").touch()
     (tmp_path / "tiny_images" / "2.0.0.incomplete").mkdir()
     assert load("tfds:tiny_images", str(tmp_path)).name.endswith("1.0.0)")
+
+
+def test_versions_are_ordered_by_their_numbers(tmp_path):
+    for version in ("9.0.0", "10.2.0", "10.10.0", "11.0.0.incomplete"):
+        (tmp_path / "mine" / version).mkdir(parents=True)
+        (tmp_path / "mine" / version / "dataset_info.json").touch()
+    (tmp_path / "mine" / "12.0.0").mkdir()  # of which nothing is there yet
+    assert find_version("mine", str(tmp_path)).name == "10.10.0"
+    assert find_version("yours", str(tmp_path)) is None
 
 
 def test_cifar100_coarse_reads_the_coarse_labels(tmp_path):
