@@ -1,3 +1,4 @@
+import dataclasses
 import functools
 import itertools
 import subprocess
@@ -7,11 +8,14 @@ import jax
 import numpy as np
 import pytest
 
+from skillearn_jax.data.augment import Augmentation
 from skillearn_jax.data.crops import random_box
-from skillearn_jax.data.damage import DamageLog
+from skillearn_jax.data.damage import DamageLog, check_labels, without_damage
+from skillearn_jax.data.delivered import Delivered
 from skillearn_jax.data.jpeg import decode, resized_box
-from skillearn_jax.data.records import Reading, crop_draws
+from skillearn_jax.data.records import HostBatch, Reading, crop_draws
 from skillearn_jax.data.streaming import StreamingData, open_streaming
+from skillearn_jax.data.streaming_grain import ArrayRecordReader
 from skillearn_jax.errors import InputError
 
 TRAIN, HELDOUT, SHARE = 50, 21, 8
@@ -253,6 +257,110 @@ def test_damaged_images_are_named_counted_and_too_many_an_error(
 def test_one_damaged_image_is_one_image():
     with pytest.raises(InputError, match=r"^1 image does not .* than the 0 allowed:"):
         DamageLog(0).add("train", 3)
+
+
+def test_labels_are_classes_from_0_on():
+    check_labels(np.arange(3), 3, "photos", "train", "train_split")
+    for wrong in (-1, 3):
+        with pytest.raises(InputError, match=rf"label {wrong}, .* 0 to 2: .*train_spl"):
+            check_labels(np.array([0, wrong]), 3, "photos", "train", "train_split")
+
+
+def test_crops_are_drawn_anew_for_each_seed_epoch_and_example():
+    drawn = [
+        crop_draws(*of)
+        for of in ((0, 1, 2), (0, 1, 3), (0, 2, 2), (1, 1, 2), (0, 2, 1))
+    ]
+    assert len({array.tobytes() for array in drawn}) == len(drawn)
+    np.testing.assert_array_equal(crop_draws(0, 1, 2), drawn[0])
+
+
+@pytest.fixture
+def record_reader(photo):
+    """A reader of records as Grain hands them over, which itself need not be there."""
+
+    class Records:
+        def __getitems__(self, indices):
+            return [{"image": photo(1000 + i), "label": i} for i in indices]
+
+    def make(batch_size, size, heldout_size=0, **settings):
+        reader = object.__new__(ArrayRecordReader)
+        sizes = {"image_size": 16, "shorter_side": 20, "seed": 3}
+        reader.reading = Reading("photos", "", batch_size, **sizes, **settings)
+        reader._train = reader._heldout = Records()
+        reader.train_size, reader.heldout_size = size, heldout_size
+        reader.steps_per_epoch = size // batch_size
+        return reader
+
+    return make
+
+
+@pytest.mark.parametrize("processes", [2, 3, 6])
+def test_processes_cut_the_batches_of_one(record_reader, processes):
+    """None of an epoch twice, all of the held-out ones once, in as many batches."""
+    alone = record_reader(6, 20, 25)
+    parts = [
+        record_reader(6, 20, 25, process=process, num_processes=processes)
+        for process in range(processes)
+    ]
+    steps = [alone.train_indices(step) for step in range(9)]
+    for step, whole in enumerate(steps):
+        joined = np.concatenate([part.train_indices(step) for part in parts])
+        np.testing.assert_array_equal(joined, whole)
+    epochs = [np.concatenate(steps[i : i + 3]).tolist() for i in (0, 3, 6)]
+    assert [len(set(epoch)) for epoch in epochs] == [18, 18, 18]
+    assert len(set(map(tuple, epochs))) == 3
+    share, seen, most = alone.reading.batch_size // processes, [], 0
+    for part in parts:
+        start, stop = part._heldout_part()
+        batches = [part._heldout_batch(i) for i in range(-(-(stop - start) // share))]
+        seen += [int(index) for batch in batches for index in batch.index]
+        most = max(most, len(batches))
+    assert seen == list(range(25))
+    assert parts[0].reading.heldout_steps(25) == most
+
+
+def test_intact_images_stand_in_for_damaged_ones_with_all_that_is_theirs():
+    intact = np.array([False, True, False, True, False])
+    number = np.arange(5)
+    batch = HostBatch(number[:, None], 10 * number, 20 + number, intact, tuple("abcde"))
+    whole = without_damage(batch)
+    assert whole.intact.all()
+    assert whole.label.tolist() == [10, 10, 30, 30, 10]
+    assert whole.image[:, 0].tolist() == [1, 1, 3, 3, 1]
+    assert whole.index.tolist() == [21, 21, 23, 23, 21]
+    assert "".join(whole.name) == "bbddb"
+    assert without_damage(whole) is whole
+    nothing = dataclasses.replace(batch, intact=np.zeros(5, bool))
+    with pytest.raises(InputError, match=r"none of 5 images .*--config\.data\.dir"):
+        without_damage(nothing)
+
+
+def test_array_records_are_cut_to_the_boxes_of_the_settings(record_reader, photo):
+    """In two epochs."""
+    reader = record_reader(SHARE, SHARE, least_area=0.6)
+    for epoch in range(2):
+        batch = reader._train_batch(epoch)
+        assert sorted(batch.index) == list(range(SHARE))
+        np.testing.assert_array_equal(batch.label, batch.index)
+        for i, image in zip(batch.index.tolist(), batch.image, strict=True):
+            whole = decode(photo(1000 + i))
+            draws = crop_draws(3, epoch, i)
+            box = random_box(*whole.shape[:2], draws, (0.6, 1.0))
+            expected = resized_box(whole, tuple(map(int, box)), (16, 16))
+            np.testing.assert_array_equal(image, expected)
+
+
+def test_a_delivered_example_looks_different_at_another_step():
+    image = np.random.default_rng(0).integers(0, 256, (16, 4, 4, 3), np.uint8)
+    index = np.arange(16, dtype=np.int32)
+    flip = Augmentation(flip=True)
+    delivered = Delivered(image, index, index, flip, (0.5,) * 3, (0.25,) * 3)
+    looks = [
+        np.asarray(drawn(delivered, jax.random.key(0), step)["image"])
+        for step in (1, 2)
+    ]
+    assert not np.array_equal(*looks)
 
 
 @pytest.mark.parametrize("file_format", FORMATS)
