@@ -193,3 +193,31 @@ def test_rows_of_all_processes_keep_every_bit(monkeypatch):
     weights = np.ones(3, np.float32)
     assert gather_rows(weights).dtype == np.float32
     assert gather_rows(weights).shape == (6,)
+
+
+@pytest.mark.parametrize("size", [0, 5, 4096, 4097, 70_000])
+def test_a_message_of_any_size_arrives_in_one_of_few_rooms(monkeypatch, size):
+    rooms = []
+
+    def to_all(value):
+        if np.ndim(value):
+            rooms.append(len(value))
+        return value
+
+    monkeypatch.setattr(processes.multihost_utils, "broadcast_one_to_all", to_all)
+    data = bytes(i % 251 + 1 for i in range(size))
+    assert processes._broadcast(data) == data
+    assert rooms[0] in (4096, 4 * 4096, 16 * 4096, 64 * 4096)
+    assert size <= rooms[0] < max(4 * size, 4097)
+
+
+def test_a_flag_of_one_process_is_set_in_all(monkeypatch):
+    """As seen by one that has set none; the other has set the second of two."""
+
+    def allgather(flags):
+        return np.stack([flags, [0, 1]])
+
+    monkeypatch.setattr(jax, "process_count", lambda: 2)
+    monkeypatch.setattr(processes.multihost_utils, "process_allgather", allgather)
+    assert in_any(False, False) == (False, True)
+    assert in_any(True, False) == (True, True)
