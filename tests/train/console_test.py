@@ -10,7 +10,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from skillearn_jax.train.console import Console, short_number
+from skillearn_jax.train.console import Console, _clock, short_number
 
 
 class Terminal(io.TextIOWrapper):
@@ -195,3 +195,17 @@ def test_metrics_are_read_only_when_shown():
 )
 def test_short_number(value, text):
     assert short_number(value) == text
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"),
+    [
+        (0.4, "0:00"),
+        (59.6, "1:00"),
+        (3599, "59:59"),
+        (3661, "1:01:01"),
+        (1e5, "27:46:40"),
+    ],
+)
+def test_time_to_go_is_that_of_a_clock(seconds, text):
+    assert _clock(seconds) == text
