@@ -64,9 +64,12 @@ def test_what_is_not_square_is_stretched_to_the_largest_side():
     for shape in ((3, 6), (6, 3)):
         image = np.zeros((2, *shape, 1), np.uint8)
         image[:, shape[0] // 3 :, shape[1] // 3 :] = 240
-        data = from_arrays("flat", image, [0, 1], image, [0, 1])
+        given = (image, [0, 1], image, [1, 0])
+        data = from_arrays("flat", *given, class_names=("ant", "bee"))
         (square,) = to_common_shape([data])
         assert square.image_shape == (6, 6, 1)
+        assert square.class_names == ("ant", "bee")
+        assert square.heldout.label.tolist() == [1, 0]
         for examples in (square.train, square.heldout):
             stretched = examples.image[0, ..., 0]
             assert (stretched[0] == 0).all()

@@ -417,6 +417,11 @@ def test_settings_out_of_range_are_refused(change, message):
         Reading(**{"builder": "x", "data_dir": "", "batch_size": 8, **change})
 
 
+def test_an_image_may_be_as_large_as_its_shorter_side():
+    reading = Reading("x", "", 9, image_size=256, process=2, num_processes=3)
+    assert (reading.shorter_side, reading.share) == (256, 3)
+
+
 def test_importing_the_module_imports_no_data_library():
     code = (
         "import sys, skillearn_jax.data.streaming;"

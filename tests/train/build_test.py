@@ -70,6 +70,32 @@ def test_a_tester_that_does_not_train_rests_in_the_warmup_and_goes_on(tiny, data
     assert float(rate(2)) < float(rate(0))
 
 
+@pytest.mark.parametrize("warmup", [0, 1])
+def test_a_stage_begins_with_the_tester_and_the_exams_of_the_one_before(
+    tiny, tiny_baseline, data, warmup
+):
+    changes = {"search.warmup_epochs": warmup}
+    exams = {**changes, "lpt.curriculum.active": True}
+    tester = {"encoder", "executor", "creator", "tester"}
+    fresh = {"tester"} if warmup else {"tester", "creator"}  # optimisers
+    for config, carried in (
+        (tiny(changes), tester),
+        (tiny(exams), {*tester, "curriculum"}),
+        (tiny_baseline(changes), set()),
+    ):
+        setups = []
+        jax.eval_shape(
+            lambda key, config=config, setups=setups: setups.append(
+                build_search(config, data, key, 2)
+            ),
+            jax.random.key(0),
+        )
+        first, *later = setups[0].phases
+        assert set(first.carry) == carried
+        assert set(first.reset) == (fresh if carried else set())
+        assert [phase.carry for phase in later] == warmup * [None]  # all goes on
+
+
 def test_no_warmup_is_no_phase(baseline):
     (only,) = baseline.phases
     assert only.name == "search"

@@ -97,7 +97,11 @@ def test_the_cutout_of_the_evaluation_is_its_own(tiny):
     config = tiny({"data.cutout": 2, "evaluation.cutout": 3, "data.flip": True})
     data = load("digits")
     trained = training_batches(config, data).stream.augmentation
-    searched = search_streams(config, data)["train"].augmentation
+    streams = search_streams(config, data)
+    searched = streams["train"].augmentation
+    for stream in streams.values():  # what validates is augmented too, and one bank
+        assert stream.augmentation == searched
+        assert (stream.mean, stream.std) == (data.mean, data.std)
     assert (trained.cutout, searched.cutout) == (3, 2)
     assert dataclasses.replace(trained, cutout=2) == searched
     cropped = config.data.augmentation(3, crop=False)  # as those that are streamed
