@@ -3,16 +3,18 @@ import functools
 import itertools
 import subprocess
 import sys
+from types import SimpleNamespace
 
 import jax
 import numpy as np
 import pytest
 
+from skillearn_jax.data import subset
 from skillearn_jax.data.augment import Augmentation
 from skillearn_jax.data.crops import random_box
 from skillearn_jax.data.damage import DamageLog, check_labels, without_damage
 from skillearn_jax.data.delivered import Delivered
-from skillearn_jax.data.jpeg import decode, resized_box
+from skillearn_jax.data.jpeg import decode, middle, resized_box
 from skillearn_jax.data.records import HostBatch, Reading, crop_draws
 from skillearn_jax.data.streaming import StreamingData, open_streaming
 from skillearn_jax.data.streaming_grain import ArrayRecordReader
@@ -349,6 +351,96 @@ def test_array_records_are_cut_to_the_boxes_of_the_settings(record_reader, photo
             box = random_box(*whole.shape[:2], draws, (0.6, 1.0))
             expected = resized_box(whole, tuple(map(int, box)), (16, 16))
             np.testing.assert_array_equal(image, expected)
+
+
+@pytest.fixture
+def hosted():
+    """`hosted(batches, heldout_size)`: what is made of batches that a reader yields."""
+
+    def batch(indices, damaged=()):
+        index = np.asarray(indices, np.int32)
+        image = np.tile(index.astype(np.uint8)[:, None, None, None], (1, 2, 2, 3))
+        intact = ~np.isin(index, damaged)
+        return HostBatch(image, index % 5, index, intact, len(index) * ("",))
+
+    def make(batches, heldout_size=0, max_damaged=1):
+        reading = Reading("x", "", 6, image_size=2, process=1, num_processes=2)
+        made = [batch(*of) for of in batches]
+        data = object.__new__(StreamingData)
+        data.name, data.augmentation = "x", Augmentation()
+        data.mean, data.std = (0.5,) * 3, (0.25,) * 3
+        data.damage = DamageLog(max_damaged)
+        data.reader = SimpleNamespace(
+            reading=reading,
+            num_classes=5,
+            train_size=12,
+            heldout_size=heldout_size,
+            steps_per_epoch=2,
+            heldout=lambda: iter(made),
+            train=lambda step: iter(made[step:]),
+        )
+        return data
+
+    return make
+
+
+def test_held_out_batches_are_filled_with_what_weighs_nothing(hosted):
+    """The larger part of 13 images is 7, three batches: so many has every process."""
+    data = hosted([([7, 8, 9], (8,)), ([10, 11],)], heldout_size=13)
+    batches = list(data.eval_batches(place=lambda batch: batch))
+    weights = [[1, 0, 1], [1, 1, 0], [0, 0, 0]]
+    assert [batch["weight"].tolist() for batch in batches] == weights
+    indices = [[7, 8, 9], [10, 11, 0], [0, 0, 0]]
+    assert [batch["index"].tolist() for batch in batches] == indices
+    assert batches[0]["label"].tolist() == [2, 3, 4]
+    np.testing.assert_allclose(
+        batches[1]["image"][:, 0, 0, 0], (np.array([10, 11, 0]) / 255 - 0.5) / 0.25
+    )
+    assert data.damage.names == ["validation[8]"]
+
+
+def test_deliveries_begin_at_their_step_without_what_is_damaged(hosted):
+    data = hosted([([0, 1, 2],), ([3, 4, 5], (4,)), ([6, 7, 8],)])
+    placed = []
+    found = data.deliveries(1, lambda batch: placed.append(batch) or batch)
+    first, second = found
+    assert [each is other for each, other in zip(placed, (first, second), strict=True)]
+    assert first.index.tolist() == [3, 3, 5]
+    assert first.label.tolist() == [3, 3, 0]
+    assert first.image[:, 0, 0, 0].tolist() == [3, 3, 5]
+    assert second.index.tolist() == [6, 7, 8]
+    with pytest.raises(InputError, match="1 image does not decode"):
+        list(hosted([([1, 2, 3], (2,))], max_damaged=0).deliveries())
+    shapes = [np.shape(leaf) for leaf in jax.tree.leaves(data.example())]
+    assert shapes == [(3, 2, 2, 3), (3,), (3,)]
+
+
+def test_the_first_intact_images_of_each_class_are_taken_as_they_are_stored(
+    photo, monkeypatch
+):
+    labels = [1, 0, 1, 1, 0, 0, 1, 0]
+    records = [{"image": photo(i), "label": label} for i, label in enumerate(labels)]
+    records[1]["image"] = photo(1)[:100]
+    monkeypatch.setattr(subset, "encoded", lambda *of: iter(records))
+    log = DamageLog(1)
+    reading = Reading("x", "", 1, image_size=16, shorter_side=20, train_split="train")
+    data = SimpleNamespace(
+        reader=SimpleNamespace(reading=reading), damage=log, prepared=None, name="x"
+    )
+    data.num_classes, data.class_names = 2, ("ant", "bee")
+    data.mean, data.std = (0.5,) * 3, (0.25,) * 3
+    found = subset.read_subset(data, 2)
+    assert found.train.label.tolist() == [1, 1, 0, 0]
+    for image, i in zip(found.train.image, (0, 2, 4, 5), strict=True):
+        np.testing.assert_array_equal(image, middle(decode(photo(i)), 20, 16))
+    assert (found.mean, found.std, found.class_names) == (
+        data.mean,
+        data.std,
+        ("ant", "bee"),
+    )
+    assert log.names == ["train[1]"]
+    with pytest.raises(InputError, match="class 0 of x has 3 images, but 4 of each"):
+        subset.read_subset(data, 4)
 
 
 def test_a_delivered_example_looks_different_at_another_step():

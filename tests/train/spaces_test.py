@@ -11,7 +11,7 @@ from skillearn_jax.nas.nasbench201.draw import architecture_svg
 from skillearn_jax.nas.nasbench201.table import DATASETS
 from skillearn_jax.nas.schedules import Stability
 from skillearn_jax.train import run
-from skillearn_jax.train.benchmark import load_benchmark
+from skillearn_jax.train.benchmark import describe, load_benchmark
 from skillearn_jax.train.checks import check
 from skillearn_jax.train.spaces import kind_of_cells, read_cells, space_kind
 from skillearn_jax.train.stages import SearchStage
@@ -75,6 +75,16 @@ def test_the_table_is_asked_for_the_data_set_of_the_run(
 ):
     config = tiny_baseline({**BENCH, "benchmark.table": table, **changes})
     assert load_benchmark(config).dataset == dataset
+
+
+def test_the_sentence_on_a_table_has_every_figure_in_its_place():
+    found = {"val_accuracy": 91.234, "val_rank": 1234.0}
+    found |= {"test_accuracy": 94.37, "test_rank": 1.0}
+    named = {f"benchmark/{name}": value for name, value in found.items()}
+    assert describe(named, "cifar100") == (
+        "table, cifar100: validation 91.23 % (rank 1,234), test 94.37 % (rank 1 of "
+        "15,625)"
+    )
 
 
 @pytest.mark.long
