@@ -78,11 +78,12 @@ def test_a_signal_between_the_start_and_the_run_is_not_swallowed(repo_root):
 def test_without_a_cluster_the_flag_is_refused(monkeypatch, capsys):
     def initialize(**timeouts):
         assert timeouts["initialization_timeout"] == 7
+        assert timeouts["heartbeat_timeout_seconds"] == 9
         raise ValueError("coordinator_address should be defined.")
 
     monkeypatch.setattr(jax.distributed, "initialize", initialize)
     with pytest.raises(InputError, match=r"finds no cluster .*: give --coordinator"):
-        Processes(distributed=True, start_timeout_s=7).start()
+        Processes(distributed=True, start_timeout_s=7, heartbeat_timeout_s=9).start()
     assert "a process of a cluster: host" in capsys.readouterr().err
 
 
@@ -127,6 +128,30 @@ def test_a_coordinator_that_is_named_comes_before_the_cluster(monkeypatch):
     monkeypatch.setattr(processes, "meet", meet)
     with pytest.raises(Met):
         Processes("host:1234", num_processes=2).start()
+
+
+def test_the_coordinator_is_met_first_and_named_to_jax_then(monkeypatch):
+    class Joined(Exception):
+        pass
+
+    met = []
+
+    def meet(*args, timeout_s, log):
+        met.append((args, timeout_s))
+
+    def initialize(*args, **timeouts):
+        raise Joined(args, timeouts)
+
+    monkeypatch.setattr(processes, "meet", meet)
+    monkeypatch.setattr(jax.distributed, "initialize", initialize)
+    flags = {"start_timeout_s": 7, "heartbeat_timeout_s": 9}
+    with pytest.raises(Joined) as joined:
+        Processes("[::1]:8476", num_processes=3, process_id=2, **flags).start()
+    assert met == [((("::1", 8476), 3, 2), 7)]
+    assert joined.value.args == (
+        ("[::1]:8476", 3, 2),
+        {"initialization_timeout": 7, "heartbeat_timeout_seconds": 9},
+    )
 
 
 def test_one_process_speaks_to_itself():

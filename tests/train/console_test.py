@@ -10,7 +10,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from skillearn_jax.train.console import Console, _clock, short_number
+from skillearn_jax.train.console import Console, _clock, _Pace, short_number
 
 
 class Terminal(io.TextIOWrapper):
@@ -130,6 +130,19 @@ def test_compiling_the_next_network_is_not_in_the_pace(monkeypatch, stream):
     text = file.shown() if stream is Terminal else file.getvalue()
     paces = re.findall(r"([\d.]+) steps/s", text)
     assert set(paces) == {"50.0"}
+
+
+def test_the_time_to_go_is_told_by_the_pace_so_far(monkeypatch):
+    """After a minute of compiling, half a step a second: 89 steps are 178 s."""
+    now = 60.0
+    clock = SimpleNamespace(perf_counter=lambda: now)
+    monkeypatch.setattr("skillearn_jax.train.console.time", clock)
+    pace = _Pace(100)
+    pace.start(1, "search")
+    assert pace.rate(1) == ""
+    now += 20
+    pace.start(11, "search")
+    assert pace.rate(11).split() == ["0.5", "steps/s", "2:58", "left"]
 
 
 @pytest.mark.parametrize("encoding", ["ascii", "latin-1"])

@@ -133,6 +133,12 @@ def test_what_does_not_fit_is_one_line_with_a_flag(changes, words, tiny):
     assert "\n" not in str(error.value)
 
 
+def test_what_just_fits_is_taken(tiny, data):
+    check_exams(tiny({"lpt.curriculum.active": True, "lpt.curriculum.start": 4.0}))
+    config = tiny({"lpt.bank": "digits", "data.batch_size": data.num_train})
+    assert load_bank(config, data).num_train == data.num_train
+
+
 def test_the_keys_of_a_curriculum_are_its_own():
     assert CurriculumConfig().build() is None
     built = CurriculumConfig(active=True, threshold=0.5, capacity_aware=True).build()

@@ -277,6 +277,7 @@ def test_only_the_tester_goes_on_from_stage_to_stage(tiny):
 )
 def test_stages_that_do_not_fit_are_refused(changes, message, tiny):
     check(tiny(PDARTS))
+    check(tiny({**PDARTS, "search.max_skips": 1}))  # of three candidates
     with pytest.raises(InputError, match=message):
         check(tiny({**PDARTS, **changes}))
     with pytest.raises(InputError, match=r"stage_skip_dropout is \(1.0,\); .* below 1"):

@@ -274,6 +274,10 @@ def test_what_does_not_fit_is_one_line_with_a_flag(changes, words, config):
 def test_large_weights_are_fine_with_a_proximal_step(config):
     changes = {"interleaving.proximal_step": True}
     check(config({**changes, "interleaving.interaction_weight": 100.0}))
+    # Without it 2 xi lambda may be 1 and no more.
+    check(config({"interleaving.interaction_weight": 20.0}))
+    with pytest.raises(InputError, match=r"2 xi lambda is 1\.01, and above 1"):
+        check(config({"interleaving.interaction_weight": 20.2}))
 
 
 def test_given_data_must_have_the_names(config, given, tiny_baseline):
