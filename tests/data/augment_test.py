@@ -5,6 +5,8 @@ import pytest
 
 from skillearn_jax.data import (
     Augmentation,
+    ColourJitter,
+    augment,
     example_keys,
     normalize,
     random_crop,
@@ -88,10 +90,10 @@ def test_flip_is_a_fair_coin():
 
 
 def test_cutout_centers_are_uniform():
-    x = jnp.ones((4000, 5, 5, 1))
+    x = jnp.ones((4000, 4, 5, 1))  # wider than high
     holes = 1 - np.asarray(random_cutout(x, keys(4000), 1))
     assert (holes.sum((1, 2, 3)) == 1).all()
-    assert np.abs(holes.sum((0, 3)) - 160).max() < 5 * 160**0.5
+    assert np.abs(holes.sum((0, 3)) - 200).max() < 5 * 200**0.5
 
 
 def test_the_default_only_normalises():
@@ -110,6 +112,24 @@ def test_padding_is_black_and_the_hole_is_the_mean_colour():
         np.stack([np.ravel(white), np.ravel(black), np.zeros(3)]), axis=0
     )
     np.testing.assert_allclose(colours, expected, rtol=1e-6)
+
+
+def test_every_change_draws_with_a_key_of_its_own(monkeypatch):
+    """Else shift, mirror, colours and hole of an image would go together."""
+    drawn = []
+
+    def noted(images, keys, *settings):
+        drawn.append(jax.random.key_data(keys))
+        return images
+
+    for name in ("random_crop", "random_flip", "random_cutout"):
+        monkeypatch.setattr(augment, name, noted)
+    monkeypatch.setattr(ColourJitter, "apply", lambda self, *args: noted(*args))
+    full = Augmentation(padding=2, flip=True, cutout=3, colours=ColourJitter(0.1))
+    full.apply(images(), keys(6), MEAN, STD)
+    given = np.concatenate([jax.random.key_data(keys(6)), *drawn])
+    assert len(drawn) == 4
+    assert len(np.unique(given, axis=0)) == 5 * 6
 
 
 def test_permuting_the_batch_permutes_the_result():

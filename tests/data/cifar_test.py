@@ -41,6 +41,15 @@ def test_an_archive_comes_back_in_its_order(standin, name, kind):
     assert sorted(p.name for p in made.file.parent.iterdir()) == [made.file.name]
 
 
+def test_members_may_be_named_from_the_folder_that_was_packed(standin):
+    made = standin("cifar-10-binary.tar.gz")
+    before = load("cifar10", str(made.file))
+    made.folder = f"./{made.folder}"
+    made.rewrite()
+    again = load("cifar10", str(made.file))
+    np.testing.assert_array_equal(again.train.image, before.train.image)
+
+
 def test_the_stand_in_is_what_numpy_itself_reads(standin):
     # The true unpickler agrees that the python stand-in is a batch of CIFAR.
     made = standin("cifar-10-python.tar.gz", 3)

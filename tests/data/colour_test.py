@@ -6,7 +6,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from skillearn_jax.data import Augmentation, example_keys
+from skillearn_jax.data import Augmentation, colour, example_keys
 from skillearn_jax.data.colour import ColourJitter, jitter_in_order, luma, shift_hue
 from skillearn_jax.errors import InputError
 
@@ -99,6 +99,33 @@ def test_hue_is_uniform():
     hue = np.sort([colorsys.rgb_to_hsv(*pixel)[0] for pixel in turned])
     steps = 1 / 3 - 0.2 + 0.4 * np.arange(1, 2001) / 2000
     assert np.abs(hue - steps).max() < 0.4 * 2.5 / 2000**0.5
+
+
+def test_factors_hue_and_order_are_drawn_apart_and_every_order_is_as_likely(
+    monkeypatch,
+):
+    monkeypatch.setattr(
+        colour,
+        "jitter_in_order",
+        lambda image, factors, shift, order, turn: jnp.concatenate(
+            [factors, shift[None], order, turn[None]]
+        ),
+    )
+    count = 4800
+    drawn = np.asarray(IMAGENET.apply(jnp.zeros((count, 1, 1, 3)), keys(count)))
+    numbers, order, turn = np.split(drawn, [4, 7], axis=1)
+    for column, spread in zip(
+        (numbers - [1, 1, 1, 0]).T, (0.4, 0.4, 0.4, 0.2), strict=True
+    ):
+        assert np.abs(column).max() <= spread * (1 + 1e-6)
+        assert np.var(column) == pytest.approx(spread**2 / 3, rel=0.1)
+    # 24 orders of four changes.
+    places = order @ [9, 3, 1] + 27 * turn[:, 0]
+    _, counts = np.unique(places, return_counts=True)
+    assert len(counts) == 24
+    assert np.abs(counts - 200).max() < 5 * 200**0.5
+    apart = np.corrcoef(np.concatenate([numbers, places[:, None]], axis=1).T)
+    assert np.abs(apart - np.eye(5)).max() < 5 / count**0.5
 
 
 def test_every_example_looks_different_and_stays_in_range():

@@ -57,3 +57,22 @@ def test_channels_that_cannot_be_matched_are_refused():
 def test_more_pixels_than_memory_are_refused():
     with pytest.raises(InputError, match=r"999999x999999 pixels take .* GB, and this"):
         to_common_shape([images(4, 2)], side=999_999)
+
+
+def test_what_is_not_square_is_stretched_to_the_largest_side():
+    """Wide or high: nothing of an image is cut off."""
+    for shape in ((3, 6), (6, 3)):
+        image = np.zeros((2, *shape, 1), np.uint8)
+        image[:, shape[0] // 3 :, shape[1] // 3 :] = 240
+        given = (image, [0, 1], image, [1, 0])
+        data = from_arrays("flat", *given, class_names=("ant", "bee"))
+        (square,) = to_common_shape([data])
+        assert square.image_shape == (6, 6, 1)
+        assert square.class_names == ("ant", "bee")
+        assert square.heldout.label.tolist() == [1, 0]
+        for examples in (square.train, square.heldout):
+            stretched = examples.image[0, ..., 0]
+            assert (stretched[0] == 0).all()
+            assert (stretched[:, 0] == 0).all()
+            assert stretched[-1, -1] == 240
+            assert stretched.mean() == pytest.approx(240 * 4 / 9, abs=10)

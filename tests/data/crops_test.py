@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from skillearn_jax.data.crops import ATTEMPTS, random_box, shorter_side
-from skillearn_jax.data.jpeg import resized_box
+from skillearn_jax.data.jpeg import middle, resized_box
 
 
 def boxes(count, height, width, **options):
@@ -95,3 +95,12 @@ def test_resizing_averages():
     assert small.shape == (2, 2, 3)
     assert (np.diff(small[0, :, 0].astype(int)) > 100).all()
     assert resized_box(image, (0, 0, 4, 6), (2, 3)).shape == (2, 3, 3)
+
+
+def test_the_middle_is_cut_after_the_shorter_side_is_resized():
+    image = np.random.default_rng(0).integers(0, 256, (6, 11, 3), dtype=np.uint8)
+    np.testing.assert_array_equal(middle(image, 6, 4), image[1:5, 3:7])
+    high = image.transpose(1, 0, 2)
+    np.testing.assert_array_equal(middle(high, 6, 6), high[2:8])
+    half = resized_box(image, (0, 0, 6, 11), (3, 5))
+    np.testing.assert_array_equal(middle(image, 3, 3), half[:, 1:4])

@@ -20,6 +20,9 @@ def test_from_arrays_in_three_lines():
     assert data.image_shape == (4, 5, 3)
     assert data.train.label.dtype == np.int32
     np.testing.assert_array_equal(data.train.image, images)
+    # The held-out images have others.
+    assert (data.mean, data.std) == pixel_statistics(images)
+    assert pixel_statistics(data.heldout.image) != (data.mean, data.std)
 
 
 def test_grey_images_get_a_channel_axis():

@@ -95,8 +95,11 @@ def refused(root, flag="--config.data.dir"):
 
 
 def test_too_many_unreadable_files_stop_the_load(root):
-    for i in range(UNREADABLE_LIMIT + 1):
+    for i in range(UNREADABLE_LIMIT):
         (root / "train" / "cat" / f"x{i:02}.png").touch()
+    with pytest.warns(UserWarning, match=f"{UNREADABLE_LIMIT} files are left out"):
+        assert load("folder", str(root)).train.size == 5
+    (root / "test" / "cat" / "y.png").touch()  # counted together
     line = refused(root)
     assert f"more than {UNREADABLE_LIMIT} files" in line
     assert "train/cat/x00.png" in line

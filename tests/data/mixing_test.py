@@ -6,7 +6,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from skillearn_jax.data import Mixing
+from skillearn_jax.data import Mixing, mixing
+from skillearn_jax.data.augment import random_pixels
 from skillearn_jax.data.mixing import cutmix, mixup, previous
 from skillearn_jax.errors import InputError
 
@@ -110,3 +111,62 @@ def test_a_program_of_float64_mixes_as_one_of_float32():
         wide = mixing.apply(batch, key)
     chex.assert_trees_all_equal_dtypes(wide, expected)
     chex.assert_trees_all_close(wide, expected, rtol=1e-5)
+
+
+def test_shares_are_those_of_the_two_alphas(monkeypatch):
+    """Beta(a, a) has the variance 1 / (8 a + 4): of mixup, and of cutmix in pixels."""
+    drawn = []
+
+    def noted(images, others, shares, *centers):
+        drawn.append(np.asarray(shares))
+        return (images, shares) if centers else images
+
+    for name in ("mixup", "cutmix"):
+        monkeypatch.setattr(mixing, name, noted)
+    count = 4000
+    batch = {
+        "image": jnp.zeros((count, 1, 1, 1)),
+        "label": jnp.zeros(count, jnp.int32),
+        "index": jnp.arange(count),
+    }
+    mixed = Mixing(mixup=0.25, cutmix=2.0).apply(batch, jax.random.key(0))
+    for shares, alpha in zip(drawn, (0.25, 2.0), strict=True):
+        variance = 1 / (8 * alpha + 4)
+        assert abs(shares.mean() - 0.5) < 5 * (variance / count) ** 0.5
+        assert np.var(shares) == pytest.approx(variance, rel=0.1)
+    blended, cut = drawn
+    takes_cut = np.asarray(mixed["share"]) == cut
+    assert np.all(takes_cut | (np.asarray(mixed["share"]) == blended))
+    assert abs(takes_cut.mean() - 0.5) < 2.5 / count**0.5
+
+
+def test_shares_places_and_the_kind_are_drawn_with_keys_of_their_own(
+    batch, monkeypatch
+):
+    drawn = []
+
+    def noting(name, of_keys):
+        draw = getattr(mixing, name)
+
+        def noted(*args):
+            drawn.append(jax.random.key_data(args[of_keys]))
+            return draw(*args)
+
+        monkeypatch.setattr(mixing, name, noted)
+
+    for name, of_keys in (("_shares", 0), ("random_pixels", 1), ("even_chances", 0)):
+        noting(name, of_keys)
+    Mixing(mixup=1.0, cutmix=1.0).apply(batch, jax.random.key(2))
+    assert len(drawn) == 4
+    assert len(np.unique(np.concatenate(drawn), axis=0)) == 4 * BATCH
+
+
+def test_boxes_are_cut_all_over_an_image_that_is_not_square():
+    image = jnp.zeros((2000, 2, 6, 1))
+    others = jnp.ones_like(image)
+    keys = jax.random.split(jax.random.key(0), 2000)
+    centers = random_pixels(image, keys)
+    counts = np.bincount(np.asarray(centers[:, 0] * 6 + centers[:, 1]), minlength=12)
+    assert np.abs(counts - 2000 / 12).max() < 5 * (2000 / 12) ** 0.5
+    cut, _ = cutmix(image, others, jnp.full(2000, 0.75), centers)
+    assert np.asarray(cut).max(0).min() == 1

@@ -18,6 +18,8 @@ def test_halves_cut_by_index():
     first, second = halves(examples([0, 1, 0, 1, 0]))
     assert numbers(first) == [0, 1]
     assert numbers(second) == [2, 3, 4]
+    first, _ = halves(examples([0, 1, 0, 1, 0]), 0.59)  # of five 2.95, rounded down
+    assert numbers(first) == [0, 1]
 
 
 def test_stratified_halves_cut_each_class_by_index():

@@ -1,17 +1,23 @@
+import dataclasses
 import functools
 import itertools
 import subprocess
 import sys
+from types import SimpleNamespace
 
 import jax
 import numpy as np
 import pytest
 
+from skillearn_jax.data import subset
+from skillearn_jax.data.augment import Augmentation
 from skillearn_jax.data.crops import random_box
-from skillearn_jax.data.damage import DamageLog
-from skillearn_jax.data.jpeg import decode, resized_box
-from skillearn_jax.data.records import Reading, crop_draws
+from skillearn_jax.data.damage import DamageLog, check_labels, without_damage
+from skillearn_jax.data.delivered import Delivered
+from skillearn_jax.data.jpeg import decode, middle, resized_box
+from skillearn_jax.data.records import HostBatch, Reading, crop_draws
 from skillearn_jax.data.streaming import StreamingData, open_streaming
+from skillearn_jax.data.streaming_grain import ArrayRecordReader
 from skillearn_jax.errors import InputError
 
 TRAIN, HELDOUT, SHARE = 50, 21, 8
@@ -255,6 +261,200 @@ def test_one_damaged_image_is_one_image():
         DamageLog(0).add("train", 3)
 
 
+def test_labels_are_classes_from_0_on():
+    check_labels(np.arange(3), 3, "photos", "train", "train_split")
+    for wrong in (-1, 3):
+        with pytest.raises(InputError, match=rf"label {wrong}, .* 0 to 2: .*train_spl"):
+            check_labels(np.array([0, wrong]), 3, "photos", "train", "train_split")
+
+
+def test_crops_are_drawn_anew_for_each_seed_epoch_and_example():
+    drawn = [
+        crop_draws(*of)
+        for of in ((0, 1, 2), (0, 1, 3), (0, 2, 2), (1, 1, 2), (0, 2, 1))
+    ]
+    assert len({array.tobytes() for array in drawn}) == len(drawn)
+    np.testing.assert_array_equal(crop_draws(0, 1, 2), drawn[0])
+
+
+@pytest.fixture
+def record_reader(photo):
+    """A reader of records as Grain hands them over, which itself need not be there."""
+
+    class Records:
+        def __getitems__(self, indices):
+            return [{"image": photo(1000 + i), "label": i} for i in indices]
+
+    def make(batch_size, size, heldout_size=0, **settings):
+        reader = object.__new__(ArrayRecordReader)
+        sizes = {"image_size": 16, "shorter_side": 20, "seed": 3}
+        reader.reading = Reading("photos", "", batch_size, **sizes, **settings)
+        reader._train = reader._heldout = Records()
+        reader.train_size, reader.heldout_size = size, heldout_size
+        reader.steps_per_epoch = size // batch_size
+        return reader
+
+    return make
+
+
+@pytest.mark.parametrize("processes", [2, 3, 6])
+def test_processes_cut_the_batches_of_one(record_reader, processes):
+    """None of an epoch twice, all of the held-out ones once, in as many batches."""
+    alone = record_reader(6, 20, 25)
+    parts = [
+        record_reader(6, 20, 25, process=process, num_processes=processes)
+        for process in range(processes)
+    ]
+    steps = [alone.train_indices(step) for step in range(9)]
+    for step, whole in enumerate(steps):
+        joined = np.concatenate([part.train_indices(step) for part in parts])
+        np.testing.assert_array_equal(joined, whole)
+    epochs = [np.concatenate(steps[i : i + 3]).tolist() for i in (0, 3, 6)]
+    assert [len(set(epoch)) for epoch in epochs] == [18, 18, 18]
+    assert len(set(map(tuple, epochs))) == 3
+    share, seen, most = alone.reading.batch_size // processes, [], 0
+    for part in parts:
+        start, stop = part._heldout_part()
+        batches = [part._heldout_batch(i) for i in range(-(-(stop - start) // share))]
+        seen += [int(index) for batch in batches for index in batch.index]
+        most = max(most, len(batches))
+    assert seen == list(range(25))
+    assert parts[0].reading.heldout_steps(25) == most
+
+
+def test_intact_images_stand_in_for_damaged_ones_with_all_that_is_theirs():
+    intact = np.array([False, True, False, True, False])
+    number = np.arange(5)
+    batch = HostBatch(number[:, None], 10 * number, 20 + number, intact, tuple("abcde"))
+    whole = without_damage(batch)
+    assert whole.intact.all()
+    assert whole.label.tolist() == [10, 10, 30, 30, 10]
+    assert whole.image[:, 0].tolist() == [1, 1, 3, 3, 1]
+    assert whole.index.tolist() == [21, 21, 23, 23, 21]
+    assert "".join(whole.name) == "bbddb"
+    assert without_damage(whole) is whole
+    nothing = dataclasses.replace(batch, intact=np.zeros(5, bool))
+    with pytest.raises(InputError, match=r"none of 5 images .*--config\.data\.dir"):
+        without_damage(nothing)
+
+
+def test_array_records_are_cut_to_the_boxes_of_the_settings(record_reader, photo):
+    """In two epochs."""
+    reader = record_reader(SHARE, SHARE, least_area=0.6)
+    for epoch in range(2):
+        batch = reader._train_batch(epoch)
+        assert sorted(batch.index) == list(range(SHARE))
+        np.testing.assert_array_equal(batch.label, batch.index)
+        for i, image in zip(batch.index.tolist(), batch.image, strict=True):
+            whole = decode(photo(1000 + i))
+            draws = crop_draws(3, epoch, i)
+            box = random_box(*whole.shape[:2], draws, (0.6, 1.0))
+            expected = resized_box(whole, tuple(map(int, box)), (16, 16))
+            np.testing.assert_array_equal(image, expected)
+
+
+@pytest.fixture
+def hosted():
+    """`hosted(batches, heldout_size)`: what is made of batches that a reader yields."""
+
+    def batch(indices, damaged=()):
+        index = np.asarray(indices, np.int32)
+        image = np.tile(index.astype(np.uint8)[:, None, None, None], (1, 2, 2, 3))
+        intact = ~np.isin(index, damaged)
+        return HostBatch(image, index % 5, index, intact, len(index) * ("",))
+
+    def make(batches, heldout_size=0, max_damaged=1):
+        reading = Reading("x", "", 6, image_size=2, process=1, num_processes=2)
+        made = [batch(*of) for of in batches]
+        data = object.__new__(StreamingData)
+        data.name, data.augmentation = "x", Augmentation()
+        data.mean, data.std = (0.5,) * 3, (0.25,) * 3
+        data.damage = DamageLog(max_damaged)
+        data.reader = SimpleNamespace(
+            reading=reading,
+            num_classes=5,
+            train_size=12,
+            heldout_size=heldout_size,
+            steps_per_epoch=2,
+            heldout=lambda: iter(made),
+            train=lambda step: iter(made[step:]),
+        )
+        return data
+
+    return make
+
+
+def test_held_out_batches_are_filled_with_what_weighs_nothing(hosted):
+    """The larger part of 13 images is 7, three batches: so many has every process."""
+    data = hosted([([7, 8, 9], (8,)), ([10, 11],)], heldout_size=13)
+    batches = list(data.eval_batches(place=lambda batch: batch))
+    weights = [[1, 0, 1], [1, 1, 0], [0, 0, 0]]
+    assert [batch["weight"].tolist() for batch in batches] == weights
+    indices = [[7, 8, 9], [10, 11, 0], [0, 0, 0]]
+    assert [batch["index"].tolist() for batch in batches] == indices
+    assert batches[0]["label"].tolist() == [2, 3, 4]
+    np.testing.assert_allclose(
+        batches[1]["image"][:, 0, 0, 0], (np.array([10, 11, 0]) / 255 - 0.5) / 0.25
+    )
+    assert data.damage.names == ["validation[8]"]
+
+
+def test_deliveries_begin_at_their_step_without_what_is_damaged(hosted):
+    data = hosted([([0, 1, 2],), ([3, 4, 5], (4,)), ([6, 7, 8],)])
+    placed = []
+    found = data.deliveries(1, lambda batch: placed.append(batch) or batch)
+    first, second = found
+    assert [each is other for each, other in zip(placed, (first, second), strict=True)]
+    assert first.index.tolist() == [3, 3, 5]
+    assert first.label.tolist() == [3, 3, 0]
+    assert first.image[:, 0, 0, 0].tolist() == [3, 3, 5]
+    assert second.index.tolist() == [6, 7, 8]
+    with pytest.raises(InputError, match="1 image does not decode"):
+        list(hosted([([1, 2, 3], (2,))], max_damaged=0).deliveries())
+    shapes = [np.shape(leaf) for leaf in jax.tree.leaves(data.example())]
+    assert shapes == [(3, 2, 2, 3), (3,), (3,)]
+
+
+def test_the_first_intact_images_of_each_class_are_taken_as_they_are_stored(
+    photo, monkeypatch
+):
+    labels = [1, 0, 1, 1, 0, 0, 1, 0]
+    records = [{"image": photo(i), "label": label} for i, label in enumerate(labels)]
+    records[1]["image"] = photo(1)[:100]
+    monkeypatch.setattr(subset, "encoded", lambda *of: iter(records))
+    log = DamageLog(1)
+    reading = Reading("x", "", 1, image_size=16, shorter_side=20, train_split="train")
+    data = SimpleNamespace(
+        reader=SimpleNamespace(reading=reading), damage=log, prepared=None, name="x"
+    )
+    data.num_classes, data.class_names = 2, ("ant", "bee")
+    data.mean, data.std = (0.5,) * 3, (0.25,) * 3
+    found = subset.read_subset(data, 2)
+    assert found.train.label.tolist() == [1, 1, 0, 0]
+    for image, i in zip(found.train.image, (0, 2, 4, 5), strict=True):
+        np.testing.assert_array_equal(image, middle(decode(photo(i)), 20, 16))
+    assert (found.mean, found.std, found.class_names) == (
+        data.mean,
+        data.std,
+        ("ant", "bee"),
+    )
+    assert log.names == ["train[1]"]
+    with pytest.raises(InputError, match="class 0 of x has 3 images, but 4 of each"):
+        subset.read_subset(data, 4)
+
+
+def test_a_delivered_example_looks_different_at_another_step():
+    image = np.random.default_rng(0).integers(0, 256, (16, 4, 4, 3), np.uint8)
+    index = np.arange(16, dtype=np.int32)
+    flip = Augmentation(flip=True)
+    delivered = Delivered(image, index, index, flip, (0.5,) * 3, (0.25,) * 3)
+    looks = [
+        np.asarray(drawn(delivered, jax.random.key(0), step)["image"])
+        for step in (1, 2)
+    ]
+    assert not np.array_equal(*looks)
+
+
 @pytest.mark.parametrize("file_format", FORMATS)
 def test_a_damaged_file_is_an_error_of_one_line(tmp_path, prepare_photos, file_format):
     folder = prepare(prepare_photos, tmp_path, file_format)
@@ -307,6 +507,11 @@ def test_without_a_folder_the_source_is_named_as_the_config_names_it():
 def test_settings_out_of_range_are_refused(change, message):
     with pytest.raises(InputError, match=message):
         Reading(**{"builder": "x", "data_dir": "", "batch_size": 8, **change})
+
+
+def test_an_image_may_be_as_large_as_its_shorter_side():
+    reading = Reading("x", "", 9, image_size=256, process=2, num_processes=3)
+    assert (reading.shorter_side, reading.share) == (256, 3)
 
 
 def test_importing_the_module_imports_no_data_library():

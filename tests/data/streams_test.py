@@ -155,6 +155,9 @@ def test_eval_batches_weigh_every_example_once(batch_size):
     index = join([b["index"] for b in batches])
     assert weight.sum() == 11
     assert index[weight == 1].tolist() == list(range(11))
+    chex.assert_trees_all_equal(
+        [b["label"] for b in batches], [b["index"] for b in batches]
+    )
     images = join([b["image"] for b in batches])[weight == 1]
     np.testing.assert_array_equal(images, normalize(examples().image, **STATS))
 

@@ -2,6 +2,8 @@ import io
 import json
 import subprocess
 import sys
+from pathlib import Path
+from types import SimpleNamespace
 from typing import ClassVar
 
 import numpy as np
@@ -10,6 +12,8 @@ import tensorflow_datasets as tfds
 from PIL import Image
 
 from skillearn_jax.data import load
+from skillearn_jax.data.tfds import _splits
+from skillearn_jax.data.tfds_folder import find_version
 from skillearn_jax.errors import InputError
 
 SIZES = {"train": 9, "test": 4}
@@ -186,6 +190,27 @@ def test_the_highest_version_is_read(tmp_path):
     (old / "dataset_info.json").touch()
     (tmp_path / "tiny_images" / "2.0.0.incomplete").mkdir()
     assert load("tfds:tiny_images", str(tmp_path)).name.endswith("1.0.0)")
+
+
+@pytest.mark.parametrize(
+    ("splits", "heldout"),
+    [
+        (("train", "validation", "test"), "test"),
+        (("validation", "train"), "validation"),
+    ],
+)
+def test_held_out_is_what_is_called_test_if_anything_is(splits, heldout):
+    info = SimpleNamespace(splits=splits)
+    assert _splits(Path("mine"), info) == ("train", heldout)
+
+
+def test_versions_are_ordered_by_their_numbers(tmp_path):
+    for version in ("9.0.0", "10.2.0", "10.10.0", "11.0.0.incomplete"):
+        (tmp_path / "mine" / version).mkdir(parents=True)
+        (tmp_path / "mine" / version / "dataset_info.json").touch()
+    (tmp_path / "mine" / "12.0.0").mkdir()  # of which nothing is there yet
+    assert find_version("mine", str(tmp_path)).name == "10.10.0"
+    assert find_version("yours", str(tmp_path)) is None
 
 
 def test_cifar100_coarse_reads_the_coarse_labels(tmp_path):

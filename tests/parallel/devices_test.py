@@ -31,6 +31,21 @@ def test_no_backend_is_one_device():
         Devices.take(2, "none")
 
 
+def test_several_processes_take_all_their_devices(monkeypatch):
+    """Seen from one of them; the devices are those of all."""
+    monkeypatch.setattr(jax, "process_count", lambda: 2)
+    assert Devices.take(0) == Devices.take(8) == Devices(8)
+    with pytest.raises(InputError, match=r"is 4, but 2 processes use all .*devices=0"):
+        Devices.take(4)
+    with pytest.raises(InputError, match="is 9, but these 2 processes have 8"):
+        Devices.take(9)
+    with pytest.raises(InputError, match="one process, not on 8 devices of 2"):
+        Devices.take(0, "none")
+    monkeypatch.setattr(jax, "process_count", lambda: 3)
+    with pytest.raises(InputError, match="and each the same number"):
+        Devices.take(0)
+
+
 def test_the_axis_has_a_name_only_where_there_is_one():
     assert Devices(1).axis_name is None
     assert Devices(2).axis_name == AXIS_NAME

@@ -78,11 +78,12 @@ def test_a_signal_between_the_start_and_the_run_is_not_swallowed(repo_root):
 def test_without_a_cluster_the_flag_is_refused(monkeypatch, capsys):
     def initialize(**timeouts):
         assert timeouts["initialization_timeout"] == 7
+        assert timeouts["heartbeat_timeout_seconds"] == 9
         raise ValueError("coordinator_address should be defined.")
 
     monkeypatch.setattr(jax.distributed, "initialize", initialize)
     with pytest.raises(InputError, match=r"finds no cluster .*: give --coordinator"):
-        Processes(distributed=True, start_timeout_s=7).start()
+        Processes(distributed=True, start_timeout_s=7, heartbeat_timeout_s=9).start()
     assert "a process of a cluster: host" in capsys.readouterr().err
 
 
@@ -127,6 +128,30 @@ def test_a_coordinator_that_is_named_comes_before_the_cluster(monkeypatch):
     monkeypatch.setattr(processes, "meet", meet)
     with pytest.raises(Met):
         Processes("host:1234", num_processes=2).start()
+
+
+def test_the_coordinator_is_met_first_and_named_to_jax_then(monkeypatch):
+    class Joined(Exception):
+        pass
+
+    met = []
+
+    def meet(*args, timeout_s, log):
+        met.append((args, timeout_s))
+
+    def initialize(*args, **timeouts):
+        raise Joined(args, timeouts)
+
+    monkeypatch.setattr(processes, "meet", meet)
+    monkeypatch.setattr(jax.distributed, "initialize", initialize)
+    flags = {"start_timeout_s": 7, "heartbeat_timeout_s": 9}
+    with pytest.raises(Joined) as joined:
+        Processes("[::1]:8476", num_processes=3, process_id=2, **flags).start()
+    assert met == [((("::1", 8476), 3, 2), 7)]
+    assert joined.value.args == (
+        ("[::1]:8476", 3, 2),
+        {"initialization_timeout": 7, "heartbeat_timeout_seconds": 9},
+    )
 
 
 def test_one_process_speaks_to_itself():
@@ -193,3 +218,31 @@ def test_rows_of_all_processes_keep_every_bit(monkeypatch):
     weights = np.ones(3, np.float32)
     assert gather_rows(weights).dtype == np.float32
     assert gather_rows(weights).shape == (6,)
+
+
+@pytest.mark.parametrize("size", [0, 5, 4096, 4097, 70_000])
+def test_a_message_of_any_size_arrives_in_one_of_few_rooms(monkeypatch, size):
+    rooms = []
+
+    def to_all(value):
+        if np.ndim(value):
+            rooms.append(len(value))
+        return value
+
+    monkeypatch.setattr(processes.multihost_utils, "broadcast_one_to_all", to_all)
+    data = bytes(i % 251 + 1 for i in range(size))
+    assert processes._broadcast(data) == data
+    assert rooms[0] in (4096, 4 * 4096, 16 * 4096, 64 * 4096)
+    assert size <= rooms[0] < max(4 * size, 4097)
+
+
+def test_a_flag_of_one_process_is_set_in_all(monkeypatch):
+    """As seen by one that has set none; the other has set the second of two."""
+
+    def allgather(flags):
+        return np.stack([flags, [0, 1]])
+
+    monkeypatch.setattr(jax, "process_count", lambda: 2)
+    monkeypatch.setattr(processes.multihost_utils, "process_allgather", allgather)
+    assert in_any(False, False) == (False, True)
+    assert in_any(True, False) == (True, True)

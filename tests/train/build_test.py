@@ -8,8 +8,10 @@ import pytest
 from skillearn_jax.data import load
 from skillearn_jax.framework import Program
 from skillearn_jax.hypergrad import Exact, FirstOrder
-from skillearn_jax.train.build import build_search
+from skillearn_jax.nas.schedules import skip_dropout_rate, skip_weight
+from skillearn_jax.train.build import build_search, supernet_forward
 from skillearn_jax.train.optimizers import learning_rate
+from skillearn_jax.train.stages import search_stage
 
 
 @pytest.fixture(scope="module")
@@ -68,6 +70,32 @@ def test_a_tester_that_does_not_train_rests_in_the_warmup_and_goes_on(tiny, data
     assert float(rate(2)) < float(rate(0))
 
 
+@pytest.mark.parametrize("warmup", [0, 1])
+def test_a_stage_begins_with_the_tester_and_the_exams_of_the_one_before(
+    tiny, tiny_baseline, data, warmup
+):
+    changes = {"search.warmup_epochs": warmup}
+    exams = {**changes, "lpt.curriculum.active": True}
+    tester = {"encoder", "executor", "creator", "tester"}
+    fresh = {"tester"} if warmup else {"tester", "creator"}  # optimisers
+    for config, carried in (
+        (tiny(changes), tester),
+        (tiny(exams), {*tester, "curriculum"}),
+        (tiny_baseline(changes), set()),
+    ):
+        setups = []
+        jax.eval_shape(
+            lambda key, config=config, setups=setups: setups.append(
+                build_search(config, data, key, 2)
+            ),
+            jax.random.key(0),
+        )
+        first, *later = setups[0].phases
+        assert set(first.carry) == carried
+        assert set(first.reset) == (fresh if carried else set())
+        assert [phase.carry for phase in later] == warmup * [None]  # all goes on
+
+
 def test_no_warmup_is_no_phase(baseline):
     (only,) = baseline.phases
     assert only.name == "search"
@@ -89,6 +117,78 @@ def test_the_sets_and_streams_are_those_of_the_program(lpt, baseline):
 def test_the_adjoint_is_that_of_the_config(lpt, baseline):
     assert {type(s.adjoint) for s in lpt.phases[-1].program.stages} == {Exact}
     assert {type(s.adjoint) for s in baseline.phases[-1].program.stages} == {FirstOrder}
+
+
+def test_every_set_moves_by_its_own_optimiser(tiny, data):
+    """At the rates of the search and of its epochs; the evaluation has others."""
+    changes = {
+        "search.weights.lr": 0.5,
+        "search.weights.momentum": 0.0,
+        "search.alphas.lr": 0.125,
+        "search.epochs": 4,
+        "tester.weights.lr": 0.25,
+        "tester.weights.momentum": 0.0,
+        "tester.creator.lr": 0.0625,
+        "evaluation.weights.lr": 9.0,
+        "evaluation.epochs": 9,
+    }
+    by_sgd = {"weights": 0.5, "encoder": 0.25, "executor": 0.25}
+    by_adam = {"alphas": 0.125, "creator": 0.0625}
+    setups = []
+    jax.eval_shape(
+        lambda key: setups.append(build_search(tiny(changes), data, key, 2)),
+        jax.random.key(0),
+    )
+    program = setups[0].phases[-1].program
+    learner, tester = (stage.optimizer for stage in program.stages)
+    supporting = program.validation.minimize | program.validation.maximize
+    optimizers = {"weights": learner, **tester, **supporting}
+    assert optimizers.keys() == {*by_sgd, *by_adam}
+    sets, one = {"w": jnp.zeros(1)}, {"w": jnp.ones(1)}
+    for name, optimizer in optimizers.items():
+        state, moves = optimizer.init(sets), []
+        for _ in range(3):  # of two steps an epoch
+            move, state = optimizer.update(one, state, sets)
+            moves.append(-float(move["w"][0]))
+        if name in by_sgd:
+            share = (1 + np.cos(np.pi / 4)) / 2
+            last = 0.001 + (by_sgd[name] - 0.001) * share
+            expected = [by_sgd[name], by_sgd[name], last]
+        else:  # equal gradients make equal moves
+            expected = 3 * [by_adam[name]]
+        np.testing.assert_allclose(moves, expected, rtol=1e-5, err_msg=name)
+
+
+def test_what_changes_with_the_epochs_is_that_of_the_epoch(tiny):
+    """From the first step of an epoch to its last; the steps are those of the weights."""
+    config = tiny(
+        {
+            "search.epochs": 4,
+            "search.warmup_epochs": 2,
+            "search.auxiliary_skip": "linear",
+            "search.stage_cells": (1,),
+            "search.stage_candidates": (4,),
+            "search.stage_skip_dropout": (0.6,),
+        }
+    )
+
+    class Tells:
+        def apply(
+            self, variables, images, alphas, *, skip_weight, skip_dropout_rate, **rest
+        ):
+            return jnp.stack([skip_weight, skip_dropout_rate]), {"batch_stats": {}}
+
+    stage = search_stage(config, 0, config.space.build())
+    forward = supernet_forward(Tells(), config, 3, stage)
+    for steps in range(12):
+        before = {"batch_stats": {}, "steps": jnp.int32(steps)}
+        told, after = forward({}, {}, before, jnp.zeros(1), jax.random.key(0))
+        expected = (
+            skip_weight("linear", steps // 3, 4),
+            skip_dropout_rate(0.6, steps // 3, 4, 2),
+        )
+        np.testing.assert_allclose(told, expected, rtol=1e-6)
+        assert after["steps"] == steps + 1
 
 
 def test_alphas_are_small_and_random(lpt, tiny):

@@ -8,11 +8,11 @@ from skillearn_jax.parallel import Devices
 from skillearn_jax.train.checks import check, check_batches, check_images
 
 
-def checked(config):
+def checked(config, devices=2):
     data = load("digits")
     check(config)
     check_images(config, data)
-    check_batches(config, data, Devices.take(2, "pmap"))
+    check_batches(config, data, Devices.take(devices, "pmap"))
 
 
 @pytest.mark.parametrize(
@@ -34,3 +34,28 @@ def test_keys_of_an_evaluation_stop_no_search_without_one(
     with pytest.raises(InputError, match=f"--config.{key}"):
         checked(tiny_baseline(changes))
     checked(tiny_baseline({**changes, "evaluation.epochs": 0}))
+
+
+@pytest.mark.parametrize(
+    ("key", "fits", "too_much", "more"),
+    [
+        ("evaluation.batch_size", 1438, 1439, {}),
+        ("data.batch_size", 717, 718, {}),
+        # Three epochs of five whole batches.
+        ("evaluation.accumulate", 15, 16, {"evaluation.epochs": 3}),
+        ("evaluation.weights.warmup_epochs", 3, 4, {"evaluation.epochs": 3}),
+        ("search.weights.warmup_epochs", 2, 3, {}),
+        ("evaluation.weights.min_lr", 0.025, 0.0251, {}),
+    ],
+)
+def test_what_just_fits_is_taken(tiny_baseline, key, fits, too_much, more):
+    checked(tiny_baseline({**more, key: fits}), devices=1)
+    with pytest.raises(InputError, match=f"--config.{key}"):
+        checked(tiny_baseline({**more, key: too_much}), devices=1)
+
+
+def test_an_exponential_decay_has_no_least_rate(tiny_baseline):
+    changes = {"evaluation.weights.lr": 1e-4, "evaluation.weights.min_lr": 1e-3}
+    with pytest.raises(InputError, match=r"--config.evaluation.weights.min_lr"):
+        checked(tiny_baseline(changes))
+    checked(tiny_baseline({**changes, "evaluation.weights.schedule": "exponential"}))

@@ -4,6 +4,7 @@ import json
 import shutil
 
 import jax
+import numpy as np
 import pytest
 
 from skillearn_jax.errors import InputError
@@ -149,6 +150,34 @@ def test_every_problem_has_a_right_hypergradient(name):
     exact = [row for row in report.rows if row.adjoint == "exact"]
     assert exact
     assert all(row.rel_error < 1e-4 for row in exact)
+
+
+def test_no_image_is_in_two_streams_of_a_problem():
+    batches = build_problem("lpt", 20, seed=0).batches
+    assert set(batches) == {"train", "val", "bank"}
+    images = np.concatenate([np.asarray(batch["image"]) for batch in batches.values()])
+    assert len(np.unique(images, axis=0)) == 60
+
+
+@pytest.mark.parametrize("name", ["toy", "lpt", "interleaving"])
+def test_the_seed_decides_on_parameters_and_batches(name):
+    first, same, other = (build_problem(name, 4, seed=seed) for seed in (0, 0, 1))
+    for part in ("batches", "state"):
+        of_first, of_same, of_other = (
+            [np.asarray(leaf) for leaf in jax.tree.leaves(plain(getattr(each, part)))]
+            for each in (first, same, other)
+        )
+        assert all(map(np.array_equal, of_first, of_same))
+        assert not any(map(np.array_equal, of_first, of_other))
+
+
+def plain(tree):
+    """Returns the parameters of a state, or images and the like of batches."""
+    if hasattr(tree, "params"):
+        return tree.params
+    return [
+        batch["image"] if isinstance(batch, dict) else batch for batch in tree.values()
+    ]
 
 
 @pytest.mark.long

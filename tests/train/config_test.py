@@ -38,6 +38,9 @@ def test_defaults_are_those_of_darts():
         0.999,
     )
     assert search.alphas.weight_decay == 1e-3
+    assert (config.data.batch_size, evaluation.batch_size) == (64, 96)
+    assert (evaluation.auxiliary_weight, evaluation.drop_path) == (0.4, 0.2)
+    assert evaluation.weights == dataclasses.replace(search.weights, min_lr=0.0)
 
 
 def test_defaults_pass_their_own_checks():

@@ -10,7 +10,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from skillearn_jax.train.console import Console, short_number
+from skillearn_jax.train.console import Console, _clock, _Pace, short_number
 
 
 class Terminal(io.TextIOWrapper):
@@ -132,6 +132,19 @@ def test_compiling_the_next_network_is_not_in_the_pace(monkeypatch, stream):
     assert set(paces) == {"50.0"}
 
 
+def test_the_time_to_go_is_told_by_the_pace_so_far(monkeypatch):
+    """After a minute of compiling, half a step a second: 89 steps are 178 s."""
+    now = 60.0
+    clock = SimpleNamespace(perf_counter=lambda: now)
+    monkeypatch.setattr("skillearn_jax.train.console.time", clock)
+    pace = _Pace(100)
+    pace.start(1, "search")
+    assert pace.rate(1) == ""
+    now += 20
+    pace.start(11, "search")
+    assert pace.rate(11).split() == ["0.5", "steps/s", "2:58", "left"]
+
+
 @pytest.mark.parametrize("encoding", ["ascii", "latin-1"])
 @pytest.mark.parametrize("columns", ["1", "12", "80"])
 def test_narrow_and_old_terminals_are_survived(monkeypatch, encoding, columns):
@@ -195,3 +208,17 @@ def test_metrics_are_read_only_when_shown():
 )
 def test_short_number(value, text):
     assert short_number(value) == text
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"),
+    [
+        (0.4, "0:00"),
+        (59.6, "1:00"),
+        (3599, "59:59"),
+        (3661, "1:01:01"),
+        (1e5, "27:46:40"),
+    ],
+)
+def test_time_to_go_is_that_of_a_clock(seconds, text):
+    assert _clock(seconds) == text

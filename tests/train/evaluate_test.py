@@ -1,12 +1,17 @@
 """The evaluation: no claim without evidence."""
 
+import copy
 import dataclasses
+import itertools
 from types import SimpleNamespace
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from skillearn_jax.data import load
+from skillearn_jax.framework import State
 from skillearn_jax.nas import (
     KNOWN_GENOTYPES,
     Network,
@@ -15,9 +20,11 @@ from skillearn_jax.nas import (
     random_genotype,
 )
 from skillearn_jax.parallel import Devices
-from skillearn_jax.train.evaluate import _contestants, _summarize
-from skillearn_jax.train.evaluation_data import training_batches
+from skillearn_jax.train import evaluation_training
+from skillearn_jax.train.evaluate import _contestants, _means, _summarize
+from skillearn_jax.train.evaluation_data import _deliver, training_batches
 from skillearn_jax.train.evaluation_training import Training
+from skillearn_jax.train.records import TrainingRecords
 from skillearn_jax.train.search_streams import search_streams
 
 
@@ -90,6 +97,127 @@ def test_the_cutout_of_the_evaluation_is_its_own(tiny):
     config = tiny({"data.cutout": 2, "evaluation.cutout": 3, "data.flip": True})
     data = load("digits")
     trained = training_batches(config, data).stream.augmentation
-    searched = search_streams(config, data)["train"].augmentation
+    streams = search_streams(config, data)
+    searched = streams["train"].augmentation
+    for stream in streams.values():  # what validates is augmented too, and one bank
+        assert stream.augmentation == searched
+        assert (stream.mean, stream.std) == (data.mean, data.std)
     assert (trained.cutout, searched.cutout) == (3, 2)
     assert dataclasses.replace(trained, cutout=2) == searched
+    cropped = config.data.augmentation(3, crop=False)  # as those that are streamed
+    assert cropped == dataclasses.replace(trained, padding=0) != trained
+
+
+def test_rivals_are_compared_one_by_one_and_are_no_random_cells(tiny):
+    config = tiny({"evaluation.rivals": ("/runs/x",)})
+    rows = [row("derived", [1.0, 2.0]), row("x", [3.0, 5.0]), row("random 1", [9.0])]
+    summary = _summarize(config, rows)
+    assert summary["random"] == {"mean": 9.0, "std": None, "count": 1}
+    assert "7.50 points below the random cells" in summary["verdict"]
+    (text,) = summary["comparisons"].values()
+    assert "2.50 points below that of the cells of x" in text
+
+
+def test_measures_beside_the_error_are_means_over_seeds():
+    one = {"top5_error": 3.0, "loss": 0.5, "calibration": 2.0, "error": 9.0}
+    two = {"top5_error": None, "loss": 1.0, "calibration": 4.0, "error": 9.0}
+    expected = {"top5_error": None, "loss": 0.75, "calibration": 3.0}
+    assert _means({"0": one, "1": two}) == expected
+    assert _means({"0": one, "1": one})["top5_error"] == 3.0
+    assert set(_means({}).values()) == {None}
+
+
+def test_every_training_of_every_run_reads_files_in_an_order_of_its_own():
+    seeds, devices = [], Devices(1)
+
+    def reread(seed):
+        seeds.append(seed)
+        return SimpleNamespace(deliveries=lambda step, place: iter([(step, place)]))
+
+    data = SimpleNamespace(reread=reread)
+    for run_seed, seed in itertools.product(range(3), range(3)):
+        (first,) = _deliver(run_seed, data, seed, 5, devices)
+        assert first == {"train": (5, devices.split)}
+    assert len(set(seeds)) == 9
+    assert all(0 <= seed < 2**31 for seed in seeds)
+
+
+def test_an_average_is_taken_of_updates(tiny, monkeypatch):
+    monkeypatch.setattr(evaluation_training, "averaging", lambda step, *how: how)
+    monkeypatch.setattr(
+        evaluation_training, "compile_loop", lambda *args, step, **options: step
+    )
+    config = tiny({"evaluation.average": 0.9, "evaluation.accumulate": 4})
+    data = SimpleNamespace(num_classes=10, image_shape=(8, 8, 1))
+    batches = SimpleNamespace(steps_per_epoch=2, stream=None)
+    cells = KNOWN_GENOTYPES["DARTS_V2"]
+    training = Training(config, data, cells, batches, Devices(1))
+    assert training._compile(None) == (0.9, 4)
+
+
+def test_a_training_notes_its_epochs_and_offers_every_step():
+    """Two epochs of three steps, in calls of two and of one, after ten steps of others."""
+    losses = [4.0, 2.0, 3.0, 8.0, 6.0, 1.0]
+    rows, shown, offered = [], [], []
+    training = object.__new__(Training)
+    training._config = SimpleNamespace(epochs=2)
+    training._batches = SimpleNamespace(steps_per_epoch=3, deliveries=lambda *of: None)
+    training._devices = Devices(1)
+    training._initial_state = lambda seed: State(
+        {"weights": {}}, {}, {"network": {}}, jnp.int32(0), jax.random.key(seed)
+    )
+    training._judged = lambda variables: "the judgement"
+
+    def steps(placed, count, deliveries):
+        assert (count, deliveries) == (6, None)
+        for part in ((0, 2), (2, 3), (3, 5), (5, 6)):
+            of_calls = losses[slice(*part)]
+            yield (
+                placed,
+                [{"network/loss": x, "network/error": 9 * x} for x in of_calls],
+            )
+
+    training._loop = SimpleNamespace(steps=steps, size=lambda step: 2 - step % 3 // 2)
+
+    def append_metrics(added, name="metrics.jsonl"):
+        if name == "metrics.jsonl":
+            rows.extend(added)
+
+    def offer(steps, state, note, *, offset, last):
+        offered.append((list(steps), offset, last, copy.deepcopy(note())))
+
+    records = TrainingRecords(
+        "evaluate",
+        SimpleNamespace(append_metrics=append_metrics),
+        SimpleNamespace(offer=offer),
+        lambda step, metrics, part: shown.append((step, metrics, part)),
+        None,
+    )
+    found = training.run("derived", 1, records, 10)
+    assert found == ("the judgement", {"params": {}, "batch_stats": {}})
+    of_row = {"phase": "evaluate", "network": "derived", "seed": 1}
+    assert rows == [
+        {**of_row, "step": 3, "epoch": 0, "train_loss": 3.0, "train_error": 27.0},
+        {**of_row, "step": 6, "epoch": 1, "train_loss": 5.0, "train_error": 45.0},
+    ]
+    assert shown == [
+        (12, {"loss": 2.0}, "derived/1"),
+        (13, {"loss": 3.0}, "derived/1"),
+        (15, {"loss": 6.0}, "derived/1"),
+        (16, {"loss": 1.0}, "derived/1"),
+    ]
+    note = {"network": "derived", "seed": 1}
+    so_far = [[4.0, 2.0], [], [8.0, 6.0], []]
+    assert offered == [
+        (
+            steps,
+            10,
+            steps == [6],
+            {
+                **note,
+                "step": steps[-1],
+                "values": {"loss": values, "error": [9 * x for x in values]},
+            },
+        )
+        for steps, values in zip([[1, 2], [3], [4, 5], [6]], so_far, strict=True)
+    ]

@@ -3,6 +3,7 @@
 import dataclasses
 import shutil
 from functools import partial
+from types import SimpleNamespace
 
 import jax
 import jax.numpy as jnp
@@ -12,7 +13,7 @@ import pytest
 
 from skillearn_jax import data
 from skillearn_jax.data import Mixing
-from skillearn_jax.nas import CellSpace, random_genotype
+from skillearn_jax.nas import CellSpace, Outputs, random_genotype
 from skillearn_jax.train import evaluation_training, load, run
 from skillearn_jax.train.evaluation_program import training_program
 from skillearn_jax.train.optimizers import learning_rate
@@ -87,6 +88,29 @@ def test_the_loss_of_smoothed_labels(built, batch):
     expected = jnp.mean(optax.losses.softmax_cross_entropy(logits, soft))
     found = loss_of(program, state, batch)
     np.testing.assert_allclose(found, expected, rtol=1e-6)
+
+
+def test_the_loss_of_the_auxiliary_head_is_weighed_and_smoothed_too(tiny, batch):
+    rng = np.random.default_rng(3)
+    logits, auxiliary = jnp.asarray(rng.normal(size=(2, BATCH, CLASSES)), jnp.float32)
+
+    def apply(variables, images, **options):
+        return Outputs(logits, auxiliary), {"batch_stats": {}}
+
+    changes = {"evaluation.auxiliary_weight": 0.3, "evaluation.label_smoothing": 0.1}
+    config = tiny({**changes, "evaluation.drop_path": 0.0})
+    program = training_program(SimpleNamespace(apply=apply), config, 10, None)
+    key = jax.random.key(0)
+    loss, told = program.stages[0]({"weights": {}}, {}, {"network": {}}, batch, key)
+    labels = batch["train"]["label"]
+    soft = optax.losses.smooth_labels(jax.nn.one_hot(labels, CLASSES), 0.1)
+    of_both = [
+        jnp.mean(optax.losses.softmax_cross_entropy(each, soft))
+        for each in (logits, auxiliary)
+    ]
+    np.testing.assert_allclose(loss, of_both[0] + 0.3 * of_both[1], rtol=1e-6)
+    wrong = np.mean(np.argmax(logits, -1) != labels)
+    np.testing.assert_allclose(told.metrics["error"], 100 * wrong, rtol=1e-6)
 
 
 def test_drop_path_rises_with_progress(built, batch):
@@ -223,12 +247,16 @@ def test_bfloat16_is_the_arithmetic_and_not_the_state(built, batch):
     assert optax.tree.norm(difference) < 0.1 * optax.tree.norm(moved)
 
 
-def test_accumulation_leaves_the_schedule_by_epochs(tiny):
-    weights = dataclasses.replace(tiny().evaluation.weights, lr=1.0, min_lr=0.0)
+@pytest.mark.parametrize("by_step", [False, True])
+def test_accumulation_leaves_the_schedule_by_epochs(tiny, by_step):
+    weights = dataclasses.replace(
+        tiny().evaluation.weights, lr=1.0, min_lr=0.0, by_step=by_step
+    )
     every = learning_rate(weights, 4, steps_per_epoch=5)
     rates = learning_rate(weights, 4, steps_per_epoch=5, accumulate=2)
     for update in range(10):
-        assert float(rates(jnp.int32(update))) == float(every(jnp.int32(2 * update)))
+        expected = float(every(jnp.int32(2 * update)))
+        assert float(rates(jnp.int32(update))) == pytest.approx(expected, abs=1e-7)
 
 
 def test_a_training_with_an_average_goes_on_bit_for_bit(tiny_baseline, tmp_path):

@@ -2,19 +2,21 @@
 
 import itertools
 import json
+from types import SimpleNamespace
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import pytest
 
-from skillearn_jax.data import load
+from skillearn_jax.data import from_arrays, load
 from skillearn_jax.errors import InputError
 from skillearn_jax.hypergrad import Exact, FirstOrder
 from skillearn_jax.train import run
 from skillearn_jax.train.build import build_search
 from skillearn_jax.train.checks import check
 from skillearn_jax.train.config import CurriculumConfig
-from skillearn_jax.train.exams import check_exams, load_bank
+from skillearn_jax.train.exams import append_exams, check_exams, load_bank
 from skillearn_jax.train.search_streams import streams_of
 
 pytestmark = pytest.mark.usefixtures("quick_module")
@@ -131,6 +133,12 @@ def test_what_does_not_fit_is_one_line_with_a_flag(changes, words, tiny):
     assert "\n" not in str(error.value)
 
 
+def test_what_just_fits_is_taken(tiny, data):
+    check_exams(tiny({"lpt.curriculum.active": True, "lpt.curriculum.start": 4.0}))
+    config = tiny({"lpt.bank": "digits", "data.batch_size": data.num_train})
+    assert load_bank(config, data).num_train == data.num_train
+
+
 def test_the_keys_of_a_curriculum_are_its_own():
     assert CurriculumConfig().build() is None
     built = CurriculumConfig(active=True, threshold=0.5, capacity_aware=True).build()
@@ -160,6 +168,49 @@ def test_a_bank_that_does_not_fit_is_refused(changes, words, tiny, data):
     with pytest.raises(InputError, match="--config") as error:
         load_bank(tiny(changes), data)
     assert words in str(error.value)
+
+
+def test_a_bank_that_the_learner_does_not_know_is_refused(tiny):
+    """Of other classes; or to be brought to a shape that is no square."""
+    rng = np.random.default_rng(0)
+    labels = np.arange(20) % 10
+    for shape, classes, words in (
+        ((8, 8), 5, "has 10 classes and 1 channels; the learner knows 5 classes"),
+        ((8, 6), 10, "have 8x6 pixels, and a bank is brought to a square only"),
+    ):
+        images = rng.integers(0, 256, (20, *shape), np.uint8)
+        given = images, labels % classes
+        learner = from_arrays("mine", *given, *given, num_classes=classes)
+        with pytest.raises(InputError, match=words):
+            load_bank(tiny({"lpt.bank": "digits"}), learner)
+
+
+def test_the_transcript_has_every_figure_in_its_own_place():
+    lines = []
+    workdir = SimpleNamespace(append_metrics=lambda *of: lines.append(of))
+    metrics = {
+        "validation/exam_hardness": 3.0,
+        "validation/exam_error": 0.4,
+        "validation/bank_error": 0.3,
+        "curriculum/error": 0.2,
+        "curriculum/capacity": 0.7,
+        "curriculum/passed": 1.0,
+    }
+    append_exams(workdir, [{"step": 1, "epoch": 0}])  # of a warm-up
+    assert lines == []
+    append_exams(workdir, [{"step": 5, "epoch": 2, "learner/loss": 9.0, **metrics}])
+    exam = {
+        "step": 5,
+        "epoch": 2,
+        "hardness": 3.0,
+        "exam_error": 0.4,
+        "bank_error": 0.3,
+        "running_error": 0.2,
+        "capacity": 0.7,
+        "share": 0.25,
+        "passed": True,
+    }
+    assert lines == [([exam], "exams.jsonl")]
 
 
 CURRICULUM = {

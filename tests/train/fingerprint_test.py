@@ -17,34 +17,37 @@ from skillearn_jax.train.workdir import Workdir
 TRAIN, HELDOUT = "training images", "held-out images"
 
 
-def arrays(train=None, heldout=None, classes=2):
-    """Returns six small images, with another first pixel where one is given."""
+def arrays(train=None, heldout=None, classes=2, first=0):
+    """Returns six small images, with another first pixel where one is given.
+
+    `first` is the class of the first.
+    """
     images = np.arange(6 * 4, dtype=np.uint8).reshape(6, 2, 2, 1)
     for place, pixel in ((0, train), (4, heldout)):
         if pixel is not None:
             images[place, 0, 0, 0] = pixel
-    labels = np.arange(6) % 2
+    labels = (np.arange(6) + first) % 2
     return from_arrays(
         "mine", images[:4], labels[:4], images[4:], labels[4:], num_classes=classes
     )
 
 
-def streamed(part="train", num_bytes=1000, take=-1, folder="/a"):
+def streamed(part="train", num_bytes=1000, take=-1, folder="/a", skip=0, shard=50):
     """Returns what TFDS notes of two splits, without files."""
 
-    def of(name, take=-1):
+    def of(name, skip=0, take=-1):
         file = SimpleNamespace(
             filename=f"{folder}/photos-{name}.array_record-00000-of-00001",
-            skip=0,
+            skip=skip,
             take=take,
-            examples_in_shard=50,
+            examples_in_shard=shard,
         )
         size = num_bytes if name == "train" else 400
         return SimpleNamespace(file_instructions=[file], num_bytes=size)
 
     class Splits(dict):
         def __missing__(self, key):
-            return of("train", take)
+            return of("train", skip, take)
 
     splits = Splits(train=of("train"), validation=of("validation"))
     data = object.__new__(StreamingData)
@@ -62,6 +65,7 @@ def test_every_pixel_label_and_class_counts():
         (arrays(train=9), {TRAIN}),
         (arrays(heldout=9), {HELDOUT}),
         (arrays(classes=3), {TRAIN, HELDOUT}),
+        (arrays(first=1), {TRAIN, HELDOUT}),
     ):
         found = fingerprint(other)
         assert {name for name in known if found[name] != known[name]} == changed
@@ -85,6 +89,9 @@ def test_of_files_their_notes_count_and_not_their_place():
     assert tenth[TRAIN] != known[TRAIN]
     larger = fingerprint(streamed("train[:10%]", take=5, num_bytes=1001))
     assert larger[TRAIN] != tenth[TRAIN]
+    second = fingerprint(streamed("train[10%:20%]", skip=5, take=5))
+    assert second[TRAIN] not in (tenth[TRAIN], known[TRAIN])
+    assert fingerprint(streamed(shard=60))[TRAIN] != known[TRAIN]
 
 
 @pytest.mark.parametrize(

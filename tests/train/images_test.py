@@ -5,8 +5,9 @@ import pytest
 from PIL import Image
 
 from skillearn_jax.data import load
+from skillearn_jax.errors import InputError
 from skillearn_jax.train.exams import load_bank
-from skillearn_jax.train.images import load_images
+from skillearn_jax.train.images import check_data, load_images
 
 
 @pytest.fixture
@@ -42,3 +43,9 @@ def test_photographs_are_resized_once(photos, tiny):
         learner,
     )
     np.testing.assert_array_equal(bank.train.image, learner.train.image)
+
+
+def test_hues_may_turn_half_a_circle(tiny):
+    check_data(tiny({"data.colours": (1.0, 1.0, 1.0, 0.5)}))
+    with pytest.raises(InputError, match=r"hue up to 0.5: set --config.data.colours"):
+        check_data(tiny({"data.colours": (1.0, 1.0, 1.0, 0.51)}))

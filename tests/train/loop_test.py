@@ -1,6 +1,7 @@
 """The loop: draw, step, collect, stop at nonsense; the same in chunks of any size."""
 
 import functools
+import itertools
 import re
 
 import jax
@@ -9,7 +10,7 @@ import numpy as np
 import optax
 import pytest
 
-from skillearn_jax.data import Examples, Stream
+from skillearn_jax.data import Augmentation, Delivered, Examples, Stream
 from skillearn_jax.errors import NonFiniteError
 from skillearn_jax.framework import Aux, Program, Stage
 from skillearn_jax.parallel import Devices
@@ -209,3 +210,41 @@ def test_what_came_before_a_bad_step_was_yielded(stream, backend, monkeypatch):
     with pytest.raises(NonFiniteError):
         go_on()
     assert len(taken) == (8 if backend == "cpu" else 6)
+
+
+@pytest.mark.parametrize(("count", "way"), [(1, "none"), (2, "pmap"), (2, "shard_map")])
+def test_every_step_takes_the_delivery_that_is_its_own(count, way):
+    """None is asked for that no step takes; a run that goes on begins with its own."""
+    devices, rows = Devices(count, way), jnp.arange(4, dtype=jnp.int32)
+
+    def delivery(step):
+        image = jnp.zeros((4, 1, 1, 1), jnp.uint8)
+        labels = rows + 10 * step
+        return Delivered(image, labels, rows, Augmentation(), (0.5,), (0.25,))
+
+    def deliveries(first):
+        for step in itertools.count(first):
+            asked.append(step)
+            yield {"train": devices.split(delivery(step))}
+
+    def loss_fn(moves, reads, model_state, batch, key):
+        told = {"label": jnp.mean(1.0 * batch["train"]["label"])}
+        return jnp.sum(moves["w"] ** 2), Aux(told)
+
+    stage = Stage(
+        "fit", moves=("w",), loss_fn=loss_fn, data=("train",), optimizer=optax.sgd(0.1)
+    )
+    program = Program(stages=(stage,), axis_name=devices.axis_name)
+    state = program.init({"w": jnp.ones(1)}, jax.random.key(0))
+    streams = {"train": delivery(0)}
+    loop = compile_loop(program, devices.place(state), streams, devices, 3)
+    for first in (0, 2):
+        asked = []
+        placed = devices.place(state._replace(step=jnp.int32(first)))
+        taken = [
+            of_step["fit/label"]
+            for _, metrics in loop.steps(placed, 5, deliveries(first))
+            for of_step in metrics
+        ]
+        assert taken == [10 * step + 1.5 for step in range(first, first + 5)]
+        assert asked == list(range(first, first + 5))

@@ -1,19 +1,22 @@
 """The search methods beyond plain DARTS, through the launcher's door."""
 
 import json
+from types import SimpleNamespace
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import pytest
 
 from skillearn_jax.data import load
 from skillearn_jax.errors import InputError
 from skillearn_jax.nas import drop_candidates
+from skillearn_jax.nas.space import CELL_KINDS
 from skillearn_jax.train import run
 from skillearn_jax.train.build import build_search
 from skillearn_jax.train.checkpoints import Checkpoints
 from skillearn_jax.train.checks import check, check_images
-from skillearn_jax.train.stages import search_stage
+from skillearn_jax.train.stages import next_space, note_stage, noted_stage, search_stage
 
 pytestmark = pytest.mark.usefixtures("quick_module")
 
@@ -202,6 +205,40 @@ def test_stages_grow_deeper_over_fewer_candidates_and_can_be_torn(
         assert read_rows(workdir) == rows
 
 
+def test_every_stage_has_its_cells_its_rate_and_its_candidates(tiny):
+    """The file has the candidates of the stages that came after others, in their order."""
+    config = tiny(
+        {
+            "search.cells": 7,
+            "search.stage_cells": (1, 2, 5),
+            "search.stage_candidates": (4, 3, 2),
+            "search.stage_skip_dropout": (0.0, 0.3, 0.6),
+        }
+    )
+    files = {}
+    workdir = SimpleNamespace(
+        read_json=lambda name, like: files.get(name), write_json=files.__setitem__
+    )
+    ops = config.space.ops
+    logits = ([0.0, 3.0, 2.0, 1.0], [3.0, 2.0, 1.0])  # of the first stage, the second
+    kept = (ops[1:], ops[1:3])
+    rates, spaces = (0.0, 0.3, 0.6), [config.space.build()]
+    for index in (0, 1, 0):  # and once more, as of a run that falls back
+        stage = search_stage(config, index, spaces[index])
+        assert (stage.cells, stage.skip_dropout) == ((1, 2, 5)[index], rates[index])
+        alphas = {kind: np.array(2 * [logits[index]]) for kind in CELL_KINDS}
+        spaces = [*spaces[: index + 1], next_space(config, stage, alphas, workdir)]
+        found = json.loads(json.dumps(files["stages.json"]))
+        of_edges = [2 * [list(kept[i])] for i in range(index + 1)]
+        assert found == [dict.fromkeys(CELL_KINDS, edges) for edges in of_edges]
+        note = note_stage(search_stage(config, index + 1, spaces[-1]))
+        again = noted_stage(config, json.loads(json.dumps(note)))
+        assert again == (index + 1, spaces[-1])
+    assert note_stage(search_stage(config, 0, spaces[0])) == {"stage": 0}
+    alone = search_stage(tiny({"search.cells": 7}), 0, spaces[0])
+    assert (alone.cells, alone.skip_dropout) == (7, 0.0)
+
+
 def test_only_the_tester_goes_on_from_stage_to_stage(tiny):
     config = tiny(PDARTS)
     data = load("digits")
@@ -240,6 +277,7 @@ def test_only_the_tester_goes_on_from_stage_to_stage(tiny):
 )
 def test_stages_that_do_not_fit_are_refused(changes, message, tiny):
     check(tiny(PDARTS))
+    check(tiny({**PDARTS, "search.max_skips": 1}))  # of three candidates
     with pytest.raises(InputError, match=message):
         check(tiny({**PDARTS, **changes}))
     with pytest.raises(InputError, match=r"stage_skip_dropout is \(1.0,\); .* below 1"):

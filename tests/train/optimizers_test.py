@@ -42,6 +42,16 @@ def test_by_step_the_rate_falls_within_an_epoch(x64):
     np.testing.assert_allclose(rates, expected, rtol=1e-12, atol=1e-17)
 
 
+def test_by_step_the_rate_rises_within_an_epoch_of_the_warm_up(x64):
+    config = SgdConfig(lr=0.1, min_lr=0.0, by_step=True, warmup_epochs=2)
+    schedule = learning_rate(config, 5, steps_per_epoch=4)
+    rates = [float(schedule(jnp.int32(step))) for step in range(12)]
+    expected = [
+        cosine(0.1, 0.0, step / 4, 5) * min((step / 4 + 1) / 2, 1) for step in range(12)
+    ]
+    np.testing.assert_allclose(rates, expected, rtol=1e-12)
+
+
 def test_cosine_ends_and_stays_at_its_minimum(x64):
     schedule = learning_rate(SgdConfig(lr=0.025, min_lr=0.001), 5, steps_per_epoch=3)
     for step in (15, 16, 1000):

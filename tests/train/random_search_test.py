@@ -1,6 +1,7 @@
 """Random search: what is drawn, how it is judged, that it goes on after a stop."""
 
 import contextlib
+import dataclasses
 import json
 import shutil
 
@@ -12,6 +13,7 @@ from skillearn_jax.errors import InputError
 from skillearn_jax.train import run
 from skillearn_jax.train.checkpoints import Checkpoints
 from skillearn_jax.train.checks import check
+from skillearn_jax.train.config import EvaluationConfig
 from skillearn_jax.train.console import Console
 from skillearn_jax.train.random_search import (
     best_candidate,
@@ -147,6 +149,43 @@ def test_a_torn_search_ends_as_the_whole_one(
 def test_candidates_have_the_stem_of_the_search(tiny):
     config = tiny({"skill": "random", "search.stem": "imagenet"})
     assert short_training(config).evaluation.stem == "imagenet"
+
+
+def test_candidates_are_trained_as_a_search_trains(tiny):
+    """And not by what the evaluation, which comes later, is asked for."""
+    weights = {"lr": 0.5, "momentum": 0.25, "schedule": "linear"}
+    changes = {f"search.weights.{key}": value for key, value in weights.items()}
+    config = tiny(
+        {
+            **changes,
+            "skill": "random",
+            "search.epochs": 7,
+            "search.cells": 4,
+            "search.channels": 6,
+            "data.batch_size": 32,
+            "data.cutout": 3,
+            "evaluation.cutout": 2,
+            "evaluation.drop_path": 0.3,
+            "evaluation.auxiliary_weight": 0.4,
+            "evaluation.label_smoothing": 0.1,
+            "evaluation.mixup": 1.0,
+            "evaluation.average": 0.9,
+            "evaluation.accumulate": 2,
+            "evaluation.compute": "bfloat16",
+        }
+    )
+    short = short_training(config)
+    assert short.evaluation == EvaluationConfig(
+        epochs=7,
+        batch_size=32,
+        cells=4,
+        channels=6,
+        cutout=3,
+        auxiliary_weight=0.0,
+        drop_path=0.0,
+        weights=config.search.weights,
+    )
+    assert dataclasses.replace(short, evaluation=config.evaluation) == config
 
 
 def test_candidates_are_distinct_and_more_draws_begin_alike(tiny):

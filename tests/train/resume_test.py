@@ -3,6 +3,7 @@
 import json
 
 import pytest
+from flax.traverse_util import flatten_dict
 
 from skillearn_jax.errors import InputError
 from skillearn_jax.parallel import Devices
@@ -59,6 +60,42 @@ def test_a_difference_is_accepted_or_refused(changes, evaluated, fine):
     accepted, refused = outcome(DEFAULTS, changed(**changes), evaluated)
     path = "config." + next(iter(changes)).replace("__", ".")
     assert (accepted, refused) == (([path], []) if fine else ([], [path]))
+
+
+HARMLESS = {
+    "log_every",
+    "profile",
+    *(f"checkpoint.{key}" for key in DEFAULTS["checkpoint"]),
+    "logging.tensorboard",
+    "parallel.devices",
+    "parallel.backend",
+    "parallel.tester_optimizer",
+    "data.stream.max_damaged",
+    "data.dir",
+    "data.dirs",
+    "lpt.bank_dir",
+}
+MORE = {"evaluation.num_seeds", "evaluation.num_random"}
+NO_DIFFERENCE = {"benchmark.dataset"}  # where there is no table
+
+
+@pytest.mark.parametrize("evaluated", [True, False])
+def test_of_all_keys_these_and_no_others_may_change(evaluated):
+    """Before the evaluation has begun those of it too, and the search's epochs."""
+    keys = flatten_dict(DEFAULTS, sep=".")
+    fine = HARMLESS | MORE
+    if not evaluated:
+        fine |= {key for key in keys if key.startswith("evaluation.")}
+        fine |= {"search.epochs"}
+    assert fine < set(keys)
+    for key, value in keys.items():
+        other = ["x"] if isinstance(value, list) else f"{value}x"
+        if isinstance(value, int | float):
+            other = not value if isinstance(value, bool) else value + 1
+        new = changed(**{key.replace(".", "__"): other})
+        accepted, refused = outcome(DEFAULTS, new, evaluated)
+        assert accepted == ([f"config.{key}"] if key in fine else []), key
+        assert bool(refused) is (key not in fine | NO_DIFFERENCE), key
 
 
 @pytest.mark.parametrize("key", ["data__dir", "data__dirs", "lpt__bank_dir"])

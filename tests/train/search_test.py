@@ -7,12 +7,14 @@ import pytest
 
 from skillearn_jax.data import ImageData, TrainingImages, load
 from skillearn_jax.errors import InputError
+from skillearn_jax.nas.schedules import Stability
 from skillearn_jax.parallel import Devices
 from skillearn_jax.train import experiment
 from skillearn_jax.train.console import Console
-from skillearn_jax.train.search import search
+from skillearn_jax.train.search import _Recorder, search
 from skillearn_jax.train.search_shown import shown
 from skillearn_jax.train.search_streams import search_streams
+from skillearn_jax.train.stages import search_stage
 from skillearn_jax.train.workdir import Workdir
 
 
@@ -120,3 +122,11 @@ def test_a_class_balanced_part_may_be_searched_on(tiny, training):
         np.testing.assert_array_equal(examples.image, chosen.image)
     with pytest.raises(InputError, match=r"from 1 to 13\d, .*--config.data.per_class"):
         search_streams(tiny({"data.per_class": (100, 50)}), training)
+
+
+@pytest.mark.parametrize(("skips", "stops"), [(1.0, False), (2.0, True), (3.0, True)])
+def test_so_many_skips_end_a_search(tiny_baseline, skips, stops):
+    config = tiny_baseline({"search.stop": "skips", "search.stop_skips": 2})
+    stage = search_stage(config, 0, config.space.build())
+    recorder = _Recorder(config, stage, None, None, None, 2)
+    assert recorder._stops(skips, Stability(), None) is stops

@@ -11,9 +11,10 @@ from skillearn_jax.nas.nasbench201.draw import architecture_svg
 from skillearn_jax.nas.nasbench201.table import DATASETS
 from skillearn_jax.nas.schedules import Stability
 from skillearn_jax.train import run
-from skillearn_jax.train.benchmark import load_benchmark
+from skillearn_jax.train.benchmark import describe, load_benchmark
 from skillearn_jax.train.checks import check
 from skillearn_jax.train.spaces import kind_of_cells, read_cells, space_kind
+from skillearn_jax.train.stages import SearchStage
 
 pytestmark = pytest.mark.usefixtures("quick_module")
 
@@ -76,6 +77,16 @@ def test_the_table_is_asked_for_the_data_set_of_the_run(
     assert load_benchmark(config).dataset == dataset
 
 
+def test_the_sentence_on_a_table_has_every_figure_in_its_place():
+    found = {"val_accuracy": 91.234, "val_rank": 1234.0}
+    found |= {"test_accuracy": 94.37, "test_rank": 1.0}
+    named = {f"benchmark/{name}": value for name, value in found.items()}
+    assert describe(named, "cifar100") == (
+        "table, cifar100: validation 91.23 % (rank 1,234), test 94.37 % (rank 1 of "
+        "15,625)"
+    )
+
+
 @pytest.mark.long
 def test_derived_and_random_cells_are_trained_alike(tiny_baseline, tmp_path):
     result = run(tiny_baseline(BENCH), tmp_path / "run", quiet=True)
@@ -114,6 +125,66 @@ def test_keys_of_the_other_space_are_refused(changes, message, tiny_baseline):
     with pytest.raises(InputError, match=message) as error:
         check(config)
     assert "\n" not in str(error.value)
+
+
+SIZES = {
+    "search.cells": 4,
+    "search.channels": 6,
+    "evaluation.cells": 3,
+    "evaluation.channels": 8,
+}
+
+
+@pytest.mark.parametrize("name", ["darts", "nasbench201"])
+def test_a_search_and_its_evaluation_have_sizes_of_their_own(name, tiny_baseline):
+    config = tiny_baseline({**SIZES, "space.name": name, "search.remat": True})
+    kind, space = space_kind(config), config.space.build()
+    stage = SearchStage(0, space, cells=5)
+    supernet = kind.supernet(config, stage, 7, None)
+    sizes = (supernet.num_cells, supernet.channels, supernet.num_classes)
+    assert (sizes, supernet.remat) == ((5, 6, 7), True)
+    cells = kind.random(np.random.default_rng(0), space)
+    network = kind.network(cells, config, 7, None, auxiliary=False)
+    sizes = (network.num_cells, network.channels, network.num_classes)
+    assert sizes == (3, 8, 7)
+
+
+def test_the_keys_of_a_method_are_those_of_the_supernet(tiny_baseline):
+    changes = {
+        "search.partial": 2,
+        "search.auxiliary_skip": "linear",
+        "search.initialization": "flax",
+        "search.stem": "imagenet",
+        "evaluation.stem": "cifar",
+    }
+    for config in (tiny_baseline({**SIZES, **changes}), tiny_baseline(SIZES)):
+        stage = SearchStage(0, config.space.build(), cells=1)
+        net = space_kind(config).supernet(config, stage, 10, None)
+        search = config.search
+        assert (net.partial, net.initialization) == (
+            search.partial,
+            search.initialization,
+        )
+        assert (net.stem, net.remat) == (search.stem, False)
+        assert net.auxiliary_skip is (search.auxiliary_skip != "off")
+
+
+def test_what_is_watched_is_told_by_the_kind_of_cell(tiny_baseline):
+    """Nothing is preferred in the reduction cell: ln 4 nats; in the normal one skips."""
+    config = tiny_baseline()  # one node, two edges, four operations
+    alphas = {
+        "normal": np.log([[1.0, 1.0, 7.0, 1.0], [2.0, 1.0, 4.0, 1.0]]),
+        "reduction": np.zeros((2, 4)),
+    }
+    seen = space_kind(config).watch(alphas, config.space.build())
+    shares = np.array([[0.1, 0.1, 0.7, 0.1], [0.25, 0.125, 0.5, 0.125]])
+    entropy = -np.sum(shares * np.log(shares), axis=1).mean()
+    assert seen == {
+        "alphas/entropy/normal": pytest.approx(entropy, rel=1e-12),
+        "alphas/entropy/reduction": pytest.approx(np.log(4), rel=1e-12),
+        "alphas/skips/normal": 2.0,
+        "alphas/skips/reduction": 0.0,
+    }
 
 
 def test_none_is_left_out_on_demand(tiny_baseline):

@@ -19,6 +19,17 @@ def test_one_is_the_only_singular(number, text):
     assert counted(number, "epoch") == text
 
 
+@pytest.mark.parametrize(("kept", "words"), [(True, "within"), (False, "ABOVE")])
+def test_the_mobile_limit_is_told_of_every_network(kept, words):
+    pipe = io.StringIO()
+    mobile = {"macs": 574e6, "limit": 600e6, "kept": kept}
+    row = {**ROW, "name": "derived", "mobile": mobile}
+    print_evaluation(Console(file=pipe), {"epochs": 1, "num_seeds": 1, "rows": [row]})
+    assert pipe.getvalue().splitlines()[-1] == (
+        f"derived: 574M multiply-adds at 224x224, {words} the mobile limit of 600M"
+    )
+
+
 @pytest.mark.parametrize(
     ("count", "budget", "random"),
     [

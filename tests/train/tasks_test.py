@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from skillearn_jax.data import from_arrays, load
+from skillearn_jax.data import from_arrays, halves, load
 from skillearn_jax.errors import InputError
 from skillearn_jax.nas import Supernet
 from skillearn_jax.nas.nasbench201 import Architecture
@@ -201,6 +201,37 @@ def test_an_epoch_passes_the_largest_task_and_streams_differ(config, given):
     assert streams["train_a"].examples.size == 10
     assert longest_epoch(streams) == 2
     assert streams["train_a"].mean == data["a"].mean != data["b"].mean
+    for name, each in data.items():  # the first half of each class trains
+        for part, of_task in zip(
+            ("train", "val"), halves(each.train, stratified=True), strict=True
+        ):
+            examples = streams[f"{part}_{name}"].examples
+            np.testing.assert_array_equal(examples.image, of_task.image)
+            np.testing.assert_array_equal(examples.label, of_task.label)
+
+
+def test_the_keys_of_interleaving_are_those_of_the_program(config, given):
+    """A lambda that a plain step could not take; xi is the rate of the weights."""
+    changes = {
+        "interleaving.interaction_weight": 2.0,
+        "interleaving.proximal_step": True,
+        "search.weights.lr": 0.5,
+        "search.weights.clip": 0.0,
+        "search.weights.weight_decay": 0.0,
+    }
+    data = load_images(config(), given)
+    setups = []
+    jax.eval_shape(
+        lambda key: setups.append(build_tasks(config(changes), data, key, 2)),
+        jax.random.key(0),
+    )
+    first, second, *_ = setups[0].phases[0].program.stages
+    assert (first.interaction, second.interaction_weight) == (None, 2.0)
+    sets = {name: jnp.zeros(1) for name in second.moves}
+    ones = {name: jnp.ones(1) for name in second.moves}
+    moves, _ = second.optimizer.update(ones, second.optimizer.init(sets), sets)
+    assert float(moves["encoder_2"][0]) == pytest.approx(-0.5 / (1 + 2 * 0.5 * 2))
+    assert float(moves["head_2"][0]) == pytest.approx(-0.5)
 
 
 @pytest.mark.parametrize(
@@ -243,6 +274,10 @@ def test_what_does_not_fit_is_one_line_with_a_flag(changes, words, config):
 def test_large_weights_are_fine_with_a_proximal_step(config):
     changes = {"interleaving.proximal_step": True}
     check(config({**changes, "interleaving.interaction_weight": 100.0}))
+    # Without it 2 xi lambda may be 1 and no more.
+    check(config({"interleaving.interaction_weight": 20.0}))
+    with pytest.raises(InputError, match=r"2 xi lambda is 1\.01, and above 1"):
+        check(config({"interleaving.interaction_weight": 20.2}))
 
 
 def test_given_data_must_have_the_names(config, given, tiny_baseline):

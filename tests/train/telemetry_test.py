@@ -5,6 +5,8 @@ import json
 import os
 import re
 import signal
+from pathlib import Path
+from types import SimpleNamespace
 
 import jax
 import jax.numpy as jnp
@@ -14,11 +16,11 @@ from tensorboardX.record_writer import RecordWriter
 
 from skillearn_jax.errors import InputError, Interrupted, StorageError
 from skillearn_jax.parallel import Devices
-from skillearn_jax.train import run
+from skillearn_jax.train import run, telemetry
 from skillearn_jax.train.checks import check
 from skillearn_jax.train.events import EventFiles
 from skillearn_jax.train.recompile import CompiledOnce, RecompilationWarning
-from skillearn_jax.train.telemetry import parse_profile
+from skillearn_jax.train.telemetry import observed, parse_profile
 from skillearn_jax.train.workdir import Workdir
 
 pytestmark = pytest.mark.usefixtures("quick_module")
@@ -131,6 +133,39 @@ def test_costs_are_noted_apart(logged, read_rows):
     assert not any("_s" in name for row in read_rows(logged) for name in row)
 
 
+@pytest.mark.parametrize("chunk", [1, 2])
+def test_seconds_are_those_of_the_steps_of_an_epoch(chunk, monkeypatch):
+    """A second a step; what is done between them takes ten. Two epochs and a half."""
+    now, rows, traced = 0.0, [], []
+    clock = SimpleNamespace(perf_counter=lambda: now)
+    monkeypatch.setattr(telemetry, "time", clock)
+    begin = 8  # of a run that goes on
+    step = begin
+
+    def steps():
+        nonlocal now, step
+        while step < 18:
+            now, step = now + chunk, step + chunk
+            yield "state", chunk * [{}]
+
+    monkeypatch.setattr(jax.profiler, "start_trace", lambda at: traced.append(step))
+    monkeypatch.setattr(jax.profiler, "stop_trace", lambda: traced.append(step))
+    workdir = SimpleNamespace(
+        append_metrics=lambda added, name: rows.extend(added), path=Path("run")
+    )
+    loop = SimpleNamespace(size=lambda step: chunk)
+    of_profile = range(11, 13)
+    for _ in observed(steps(), loop, workdir, "search", begin, 4, of_profile):
+        now += 10
+    assert [(row["step"], row["steps"], row["steps_s"]) for row in rows] == [
+        (12, 4, 4.0),
+        (16, 4, 4.0),
+        (18, 2, 2.0),
+    ]
+    # Whole calls: in twos, those after the steps 10 and 12.
+    assert traced == ([11, 13] if chunk == 1 else [10, 14])
+
+
 def test_a_profile_is_captured_once_of_the_steps_asked_for(logged):
     """Where xprof looks for it, and a profile that its reader takes apart."""
     (trace,) = (logged / "profile" / "plugins" / "profile").glob("*/*.xplane.pb")
@@ -148,8 +183,8 @@ def test_a_profile_is_captured_once_of_the_steps_asked_for(logged):
 
 def test_a_profile_beyond_the_search_is_refused(tiny_baseline, tmp_path, monkeypatch):
     monkeypatch.setattr(Devices, "compile", None)
-    config = tiny_baseline({"profile": "100:200"})
-    with pytest.raises(InputError, match=r"'100:200', but the search has 4 steps: set"):
+    config = tiny_baseline({"profile": "4:5"})  # the fifth step, counted from 0
+    with pytest.raises(InputError, match=r"'4:5', but the search has 4 steps: set"):
         run(config, tmp_path / "run", quiet=True)
 
 

@@ -60,6 +60,19 @@ def test_another_config_is_refused_with_the_key_that_differs(folder):
     assert files(folder) == before
 
 
+@pytest.mark.parametrize(
+    "begun", ["evaluation.json", "checkpoints/evaluation", "tasks"]
+)
+def test_an_evaluation_that_has_begun_keeps_its_config(folder, begun):
+    """Until then it may have any; of a run over several tasks it lies in `tasks`."""
+    other = Config.parse({"evaluation": {"epochs": 7}})
+    (change,) = Workdir(folder, other).changes
+    assert (change.path, change.more) == ("config.evaluation.epochs", True)
+    (folder / begun).mkdir(parents=True)
+    with pytest.raises(InputError, match=r"--config\.evaluation\.epochs=600"):
+        Workdir(folder, other)
+
+
 def test_tuples_and_the_lists_of_json_are_the_same(folder):
     Workdir(folder, Config.parse({"space": {"ops": Config().space.ops}}))
     with pytest.raises(InputError, match=r"config\.space\.ops"):
