@@ -23,7 +23,7 @@ class Phase:
     Attributes:
         name: for metrics and messages.
         program: what is stepped.
-        epochs: how long.
+        epochs: how long, for whoever steps it.
         carry: names of the parameter sets and model states that go on from the phase
             before; the others begin anew. `None` carries all that both phases have.
         reset: names of training stages and supporting sets whose optimiser begins anew

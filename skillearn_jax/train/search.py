@@ -134,8 +134,9 @@ def search(
                     config, stage, workdir, saver, update, steps_per_epoch, benchmark
                 )
                 state = _run_phases(
-                    setup, streams, run_key, devices, recorder, state or saved
+                    setup, streams, run_key, devices, recorder, state, saved
                 )
+            saved = None  # the next stage goes on from this one
             if index + 1 < num_stages:
                 space = next_space(config, stage, _alphas(state), workdir)
     assert state is not None
@@ -219,14 +220,13 @@ def _run_phases(
     key: Key,
     devices: Devices,
     recorder: "_Recorder",
-    before: State | Saved | None,
+    state: State | None,
+    saved: Saved | None,
 ) -> State:
     """Steps through what is left of the phases of a stage; returns the last state.
 
-    It goes on from `before`: the state that the stage before ended in, or a checkpoint.
+    It goes on from the state that the stage before ended in, or from a checkpoint.
     """
-    saved = None if isinstance(before, State) else before
-    state = before if isinstance(before, State) else None
     stability, stopped = Stability(), False
     if state is None:
         stability, stopped = recorder.go_on(saved)
