@@ -4,6 +4,10 @@ import re
 import subprocess
 import sys
 
+import pytest
+
+from skillearn_jax.nas import find_genotype
+
 
 def test_learning_by_teaching_finds_the_right_labels(repo_root, tmp_path):
     script = repo_root / "examples" / "learning_by_teaching.py"
@@ -24,3 +28,16 @@ def test_learning_by_teaching_finds_the_right_labels(repo_root, tmp_path):
     assert (before, after) == ("before", "after")
     assert float(more_right) > float(right) + 0.05
     assert float(more_trust) > float(trust) + 0.2
+
+
+@pytest.mark.usefixtures("quick_compilation")
+def test_a_skill_of_ones_own_searches_a_cell(repo_root, tmp_path, monkeypatch, capsys):
+    page = (repo_root / "docs" / "your_own_skill.md").read_text(encoding="utf-8")
+    (block,) = re.findall(r"^```python\n(.*?)^```", page, re.MULTILINE | re.DOTALL)
+    monkeypatch.chdir(tmp_path)
+    names = {}
+    exec(compile(block, "docs/your_own_skill.md", "exec"), names)
+    out = capsys.readouterr().out
+    assert "alphas -> teacher -> student -> objective" in out
+    assert find_genotype("cell.json") == names["found"]
+    assert names["metrics"]["validation/student"] > 0.2

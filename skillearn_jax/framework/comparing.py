@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.extend import core
 
 from skillearn_jax.errors import InputError, check_choice
 from skillearn_jax.framework import gains
@@ -98,8 +99,9 @@ class CompareReport(NamedTuple):
             that the adjoint leaves without a path to the objective.
         costs: one for each adjoint and number type; of the sets that have rows.
         warnings: a line for each set whose gradient is zero or not finite, for each
-            stage that passes (almost) no response term, and for each adjoint that leaves
-            a set without a path to the objective.
+            stage that passes (almost) no response term, for random numbers that are
+            others in another number type, and for each adjoint that leaves a set without
+            a path to the objective.
         reference: what `rel_error` and `cosine` are against.
     """
 
@@ -120,14 +122,15 @@ class CompareReport(NamedTuple):
     def __str__(self) -> str:
         totals = [row for row in self.rows if row.stage == TOTAL]
         wide = max((len(row.adjoint) for row in totals), default=len("adjoint"))
+        broad = max([12, *(len(row.supporting) for row in totals)])
         lines = [
             f"against {self.reference}",
-            f"{'adjoint':<{wide}}  {'numbers':<9} {'set':<12} {'norm':>9} "
+            f"{'adjoint':<{wide}}  {'numbers':<9} {'set':<{broad}} {'norm':>9} "
             f"{'rel. error':>10}  {'cosine':>9}",
         ]
         lines.append("-" * len(lines[1]))
         lines += [
-            f"{row.adjoint:<{wide}}  {row.dtype:<9} {row.supporting:<12} "
+            f"{row.adjoint:<{wide}}  {row.dtype:<9} {row.supporting:<{broad}} "
             f"{row.norm:>9.2e} {row.rel_error:>10.1e}  {row.cosine:>9.6f}"
             for row in totals
         ]
@@ -230,6 +233,7 @@ def compare(
         (
             *_suspicions(reference),
             *gains.warnings(program, state, batches),
+            *_other_draws(program, state, batches, dtypes),
             *refused,
         ),
         "plain autodiff in float64",
@@ -258,6 +262,29 @@ def _suspicions(reference: Terms) -> list[str]:
     return [
         f"the gradient of {name!r} is {text}" for name, text in found.items() if text
     ]
+
+
+def _other_draws(
+    program: Program, state: State, batches: Batches, dtypes: Sequence[str]
+) -> list[str]:
+    """Returns a line if other number types than the reference's draw other numbers."""
+    narrow = [dtype for dtype in dtypes if dtype != "float64"]
+    jaxpr = jax.make_jaxpr(program.objective)(state, batches).jaxpr
+    if not narrow or not _draws(jaxpr):
+        return []
+    return [
+        f"a loss draws random numbers, and may draw others in {', '.join(narrow)} than in "
+        "float64: errors there may be those of another draw. Compare without dropout or noise"
+    ]
+
+
+def _draws(jaxpr: core.Jaxpr) -> bool:
+    """Returns whether random numbers are drawn; splitting and folding keys draws none."""
+    return any(
+        eqn.primitive.name in ("random_bits", "random_gamma")
+        or any(map(_draws, core.jaxprs_in_params(eqn.params)))
+        for eqn in jaxpr.eqns
+    )
 
 
 def _terms(program: Program, state: State, batches: Batches) -> PyTree:

@@ -34,7 +34,8 @@ class Learner:
     Attributes:
         name: for people.
         sets: names of its parameter sets.
-        data: names of the data streams that it learns from.
+        data: names of the data streams that it learns from or is judged on. Where a
+            learner names any, every stream of the program is one of some learner's.
         task: what it learns to do, and with what head; for people.
     """
 
@@ -51,6 +52,8 @@ class Learner:
 @dataclass(frozen=True)
 class Stage(Objective):
     """A training stage: `W* = argmin_W L(W, R; D) + gamma * I(W, R; F)`.
+
+    Losses, interaction, and what they read are those of an `Objective`, which see.
 
     Attributes:
         name: for metrics and messages.

@@ -34,6 +34,7 @@ def with_hyperparams(owner: str, opt_state: PyTree, decided: Any) -> PyTree:
             f"{owner} returned {type(decided).__name__}; it must map names to numbers"
         )
     held: set[Any] = set()
+    known: set[Any] = set()
     scheduled: set[Any] = set()
 
     def replace(path: Any, old: Any) -> Any:
@@ -42,6 +43,7 @@ def with_hyperparams(owner: str, opt_state: PyTree, decided: Any) -> PyTree:
         if not is_hyperparam(path):
             return old
         name = getattr(path[-1], "key", None)
+        known.add(name)
         if name not in decided:
             return old
         held.add(name)
@@ -63,8 +65,12 @@ def with_hyperparams(owner: str, opt_state: PyTree, decided: Any) -> PyTree:
     missing, overruled = sorted(set(decided) - held), sorted(set(decided) & scheduled)
     if missing:
         raise InputError(
-            f"{owner} returned {missing}, which its optimizer's state does not hold: make "
-            "the optimizer by optax.inject_hyperparams"
+            f"{owner} returned {missing}, which its optimizer's state does not hold: "
+            + (
+                f"it holds {sorted(map(str, known))}"
+                if known
+                else "make the optimizer by optax.inject_hyperparams"
+            )
         )
     if overruled:
         raise InputError(

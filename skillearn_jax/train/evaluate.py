@@ -143,7 +143,9 @@ def _summarize(config: Config, rows: list[dict[str, Any]]) -> dict[str, Any]:
     }
     if rivals:
         summary["comparisons"] = {
-            row["name"]: verdict(
+            row["name"]: f"The cells of {row['name']} are the derived ones."
+            if row["genotype"] == derived["genotype"]
+            else verdict(
                 derived["errors"], row["errors"], f"that of the cells of {row['name']}"
             )
             for row in rivals

@@ -295,6 +295,31 @@ def test_an_adjoint_that_the_program_cannot_have_is_left_out_and_said(toy):
     assert "left out: commit='lookahead' would never move" in str(report)
 
 
+def test_random_numbers_that_other_types_draw_otherwise_are_told():
+    def drop(moves, reads, model_state, batch, key):
+        kept = jax.random.bernoulli(key, 0.5, moves["w"].shape)
+        return ((kept * moves["w"] - reads["an_architecture"]) ** 2).sum()
+
+    def judge(moves, reads, model_state, batch, key):
+        return (reads["w"] ** 2).sum()
+
+    name = "an_architecture"
+    stage = Stage(
+        "fit", moves=("w",), reads=(name,), loss_fn=drop, optimizer=optax.sgd(0.1)
+    )
+    descent = {name: optax.sgd(0.1)}
+    validation = Validation(judge, reads=("w",), minimize=descent, indirect=(name,))
+    program = Program((stage,), validation)
+    state = program.init({"w": np.ones(3), name: np.ones(3)}, jax.random.key(0))
+    options = {"adjoints": (Exact(),), "radii": (), "repeats": 0}
+    told = compare(program, state, {}, dtypes=("float64", "float32"), **options)
+    (line,) = told.warnings
+    assert "may draw others in float32 than in float64" in line
+    head, _, *rows = str(told).splitlines()[1:5]
+    assert all(len(row) == len(head) for row in rows)
+    assert not compare(program, state, {}, dtypes=("float64",), **options).warnings
+
+
 def test_labels_of_64_bits_are_narrowed_beside_narrow_floats(x64):
     tree = {
         "label": np.arange(3),

@@ -16,7 +16,7 @@ def page(repo_root):
 
 def test_the_code_runs(page, capsys):
     blocks = re.findall(r"^```python\n(.*?)^```", page, re.MULTILINE | re.DOTALL)
-    assert len(blocks) == 6
+    assert len(blocks) == 8
     names = {}
     with jax.numpy_rank_promotion("allow"):  # as a reader has it
         for i, block in enumerate(blocks):
@@ -31,5 +31,12 @@ def test_the_code_runs(page, capsys):
     assert forgotten < 0.9
     assert kept == 1
     assert names["turns"][-1, 0] < 0.5 * names["blocks"][-1, 0]
+    for after, before in (
+        (names["after_linen"], names["made"]["batch_stats"]),
+        (names["after_nnx"], names["statistics"]),
+    ):
+        moved = jax.tree.map(np.not_equal, after.model_state["net"], before)
+        assert all(map(np.any, jax.tree.leaves(moved)))
+        assert np.any(after.params["gates"] != 0)
     assert names["difference"].shape == (64,)
     assert abs(names["difference"]).max() < 1e-6

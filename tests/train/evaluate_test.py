@@ -85,6 +85,16 @@ def test_random_cells_are_summed_up_over_cells_and_seeds(tiny):
     assert "3.50 points below" in summary["verdict"]
 
 
+def test_rivals_with_the_derived_cells_are_said_to_have_them(tiny):
+    """Their training is the same one: nothing is to be learned from equal errors."""
+    config = tiny({"evaluation.rivals": ("a", "b")})
+    cells = [{"genotype": cell} for cell in ("x", "x", "y")]
+    rows = [row(name, [1.0]) | cells.pop(0) for name in ("derived", "a", "b")]
+    same, other = _summarize(config, rows)["comparisons"].values()
+    assert same == "The cells of a are the derived ones."
+    assert "equals that of the cells of b" in other
+
+
 def test_without_random_cells_nothing_is_compared(tiny):
     summary = _summarize(tiny(), [row("derived", [1.0])])
     assert "random" not in summary
