@@ -8,9 +8,10 @@ import pytest
 from jax import lax
 
 from skillearn_jax.nas import CIFAR_AUXILIARY, IMAGENET_AUXILIARY, CellSpace, Genotype
+from skillearn_jax.nas.auxiliary import AuxiliaryHead
 from skillearn_jax.nas.cell import MixedCell, Mixture
 from skillearn_jax.nas.network import Cell, Network
-from skillearn_jax.nas.space import cell_places
+from skillearn_jax.nas.space import CellPlace, cell_places
 from skillearn_jax.nas.supernet import Supernet
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
@@ -131,6 +132,21 @@ def written_out_stem(images, params, name):
         return (layer(images, 0, 1),) * 2
     older = layer(relu(layer(images, 0, 2)), 1, 2)
     return older, layer(relu(older), 2, 2)
+
+
+@pytest.mark.usefixtures("x64")
+def test_an_auxiliary_head_on_a_larger_map_means_over_all_places():
+    x = jnp.array(np.random.default_rng(0).normal(size=(2, 11, 11, 3)))
+    head = AuxiliaryHead(4)
+    variables = jax.jit(lambda key: head.init(key, x, train=False))(jax.random.key(0))
+
+    @jax.jit
+    def predict(x):
+        return head.apply(variables, x, train=False)
+
+    parts = [predict(x[:, i : i + 8, j : j + 8]) for i in (0, 3) for j in (0, 3)]
+    np.testing.assert_allclose(predict(x), sum(parts) / 4, rtol=1e-10)
+    assert jnp.abs(parts[0] - parts[3]).max() > 1e-3
 
 
 def drawn(shapes):
@@ -296,6 +312,32 @@ def test_a_derived_network_over_devices_is_that_of_the_whole_batch():
         strict=True,
     ):
         np.testing.assert_allclose(got, want, rtol=1e-9, atol=1e-9)
+
+
+@pytest.mark.usefixtures("x64")
+def test_a_mixed_cell_over_devices_is_that_of_the_whole_batch():
+    rng = np.random.default_rng(1)
+    images = jnp.array(rng.normal(size=(4, 4, 4, 3)))
+    space = CellSpace(num_nodes=1)
+    mixture = Mixture(jnp.array(rng.uniform(size=(2, 8))))
+    cell = MixedCell(space, CellPlace("reduction", 2, reduced_before=False))
+    shapes = jax.eval_shape(
+        lambda: cell.init(jax.random.key(0), images, images, mixture, False)
+    )
+    variables = jax.tree.map(jnp.abs, drawn(shapes))
+
+    def train(x, axis_name=None):
+        mapped = cell.clone(axis_name=axis_name)
+        return mapped.apply(variables, x, x, mixture, True, mutable=["batch_stats"])
+
+    whole, stats = jax.jit(train)(images)
+    halves = jax.vmap(lambda x: train(x, "devices"), axis_name="devices")
+    found, statistics = jax.jit(halves)(images.reshape(2, 2, 4, 4, 3))
+    np.testing.assert_allclose(found.reshape(whole.shape), whole, rtol=1e-9, atol=1e-9)
+    for got, want in zip(
+        jax.tree.leaves(statistics), jax.tree.leaves(stats), strict=True
+    ):
+        np.testing.assert_allclose(got, jnp.stack([want, want]), rtol=1e-9)
 
 
 def test_half_precision_lasts_from_the_images_to_the_heads():
