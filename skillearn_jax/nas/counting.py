@@ -51,15 +51,17 @@ def count_macs(
 
     Args:
       network: called as `network(images, *args, train=False, **kwargs)`; a module with
-        an attribute `form` is counted in the form `"depthwise"`.
+        an attribute `form` is counted in the form `"depthwise"`, one with an attribute
+        `auxiliary` without that head, which is for training only.
       image_shape: `(H, W, channels)`.
       *args: further positional arguments, such as `alphas`.
       **kwargs: further keyword arguments.
 
     Cost: one trace; nothing is compiled.
     """
-    if hasattr(network, "form"):
-        network = network.clone(form="depthwise")
+    # `init`, which is counted, makes the auxiliary head whatever `train` says.
+    counted: dict[str, Any] = {"form": "depthwise", "auxiliary": None}
+    network = network.clone(**{k: v for k, v in counted.items() if hasattr(network, k)})
 
     def forward(images: jax.Array) -> Any:
         key = jax.random.key(0)

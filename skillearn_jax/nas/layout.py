@@ -64,7 +64,7 @@ class CellLayout:
         width: of the drawing.
         height: of the drawing.
         centers: the middle of every state's symbol; the output is the last state.
-        chips: the operations, in the order of the edges.
+        chips: the operations, node by node, the upper one of each first.
         wires: the wires that leave each state.
         output_height: of the output's symbol, which grows with what it joins.
     """

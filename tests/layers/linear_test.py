@@ -7,6 +7,7 @@ from skillearn_jax.layers import (
     Conv,
     Dense,
     conv2d,
+    lecun_normal,
     torch_uniform,
 )
 
@@ -50,3 +51,20 @@ def test_conv_has_no_bias_and_dense_has_one():
     zero = Dense(3).apply(dense, jnp.zeros((1, 4)))
     np.testing.assert_array_equal(zero[0], dense["params"]["bias"])
     assert jnp.abs(zero).min() > 0
+
+
+def test_weights_and_biases_are_drawn_by_the_number_of_inputs_of_one_output():
+    def number(fan_in):
+        return lambda key, shape, dtype=float: jnp.full(shape, fan_in, dtype)
+
+    key = jax.random.key(0)
+    conv = Conv(4, size=3, draw=number).init(key, jnp.ones((1, 5, 5, 2)))
+    dense = Dense(3, number, number).init(key, jnp.ones((1, 7)))
+    assert set(np.unique(conv["params"]["kernel"])) == {18}
+    assert [set(np.unique(leaf)) for leaf in jax.tree.leaves(dense)] == [{7}, {7}]
+
+
+def test_lecun_normal_is_cut_and_has_its_variance():
+    draws = lecun_normal(16)(jax.random.key(0), (100, 1000))
+    assert np.var(draws) * 16 == pytest.approx(1, rel=0.01)
+    assert np.abs(draws).max() * 4 == pytest.approx(2 / 0.8796, rel=1e-3)

@@ -60,6 +60,30 @@ def test_batch_norm_over_devices_equals_the_whole_batch():
         np.testing.assert_allclose(got, np.stack([want] * 4), rtol=1e-5)
 
 
+@pytest.mark.usefixtures("x64")
+def test_derivatives_over_devices_are_those_of_the_whole_batch():
+    rng = np.random.default_rng(0)
+    x, direction, weights = jnp.array(rng.normal(size=(3, 3, 4, 2)))
+
+    def normalised(x, axis_name=None):
+        norm = BatchNorm(affine=False, axis_name=axis_name)
+        variables = norm.init(jax.random.key(0), x, train=False)
+        return norm.apply(variables, x, train=True)
+
+    def mapped(x):
+        return jax.vmap(lambda x: normalised(x, "d"), axis_name="d")(x)
+
+    def whole(x):
+        return normalised(x.reshape(12, 2)).reshape(3, 4, 2)
+
+    def derivatives(function):
+        gradient = jax.grad(lambda x: jnp.sum(weights * jnp.sin(function(x))))
+        return jax.jvp(gradient, (x,), (direction,))
+
+    for got, want in zip(derivatives(mapped), derivatives(whole), strict=True):
+        np.testing.assert_allclose(got, want, rtol=1e-10, atol=1e-12)
+
+
 def test_batch_norm_of_bfloat16_keeps_float32_statistics():
     x = jnp.array(_images((256, 2)), jnp.bfloat16)
     norm = BatchNorm(affine=False)
@@ -145,3 +169,23 @@ def test_arrays_of_several_sizes_are_not_normalised_together():
         ValueError, match=r"\(2, 2, 2, 3\), \(2, 3, 3, 3\)\] are not norm"
     ):
         SideBySide().init(jax.random.key(0), arrays, [None, None], train=True)
+
+
+@pytest.mark.usefixtures("x64")
+def test_running_statistics_move_from_where_they_are_and_serve_their_own_arrays():
+    arrays = [jnp.array(_images((3, 2, 2, 4), seed), float) for seed in (0, 1)]
+    scales = [jnp.array([2.0, -3.0]), None]
+    mean, var = np.arange(8.0), np.arange(1.0, 9.0)
+    stats = {"batch_stats": {"mean": jnp.array(mean), "var": jnp.array(var)}}
+    outputs = SideBySide().apply(stats, arrays, scales, train=False)
+    both = np.concatenate(arrays, axis=-1)
+    expected = (both - mean) / np.sqrt(var + 1e-5) * [2, 2, -3, -3, 1, 1, 1, 1]
+    np.testing.assert_allclose(np.concatenate(outputs, -1), expected, rtol=1e-12)
+    _, moved = SideBySide(momentum=0.3).apply(
+        stats, arrays, scales, train=True, mutable=["batch_stats"]
+    )
+    rows, moved = both.reshape(-1, 8), moved["batch_stats"]
+    expected = 0.7 * mean + 0.3 * rows.mean(0)
+    np.testing.assert_allclose(moved["mean"], expected, rtol=1e-12)
+    expected = 0.7 * var + 0.3 * rows.var(0, ddof=1)
+    np.testing.assert_allclose(moved["var"], expected, rtol=1e-12)

@@ -242,6 +242,29 @@ def test_a_normal_cell_may_have_an_odd_number_of_mixed_channels(features, partia
     assert y.shape == (1, 4, 4, 2 * features)
 
 
+def test_weights_are_drawn_by_the_number_of_inputs_of_one_output():
+    def number(fan_in):
+        return lambda key, shape, dtype=float: jnp.full(shape, fan_in, dtype)
+
+    cell = MixedCell(SPACE, CellPlace("reduction", 8, True), partial=2, draw=number)
+    older, newer = jnp.ones((1, 8, 8, 3)), jnp.ones((1, 4, 4, 5))
+    mixture = Mixture(jnp.ones((5, 8)), skip=jnp.array(1.0))
+    params = jax.jit(lambda key: cell.init(key, older, newer, mixture, True)["params"])(
+        jax.random.key(0)
+    )
+    found = jax.tree.map(lambda leaf: set(np.unique(leaf)), params)
+    assert found.pop("inputs") == {
+        "older": {"kernel": {3}},
+        "newer": {"Conv_0": {"kernel": {5}}},
+    }
+    assert found.pop("skip_connect") == found.pop("auxiliary_skip") == {4}
+    assert found == {
+        f"{op}_{kind}": {4 if kind == "pointwise" else int(op[-1]) ** 2}
+        for op in SPACE.ops[4:]
+        for kind in ("depthwise", "pointwise")
+    }
+
+
 def test_skip_dropout_is_unbiased_and_drops_the_candidate_of_each_edge_alone():
     edges = OutgoingEdges(stride=1, num_targets=2)
     ones = jnp.ones(2)

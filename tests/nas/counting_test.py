@@ -2,7 +2,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from skillearn_jax.nas.counting import count_macs, num_params
+from skillearn_jax.nas import CIFAR_AUXILIARY, Genotype, Network
+from skillearn_jax.nas.counting import count_macs, count_params, num_params
 from skillearn_jax.nas.ops import SeparableOp
 from skillearn_jax.nas.space import CellSpace
 from skillearn_jax.nas.supernet import Supernet
@@ -22,6 +23,15 @@ def test_macs_of_one_operation_by_hand():
     # Six pixels out of each convolution; 3 channels in, 4 out of the second one.
     op = SeparableOp("sep_conv_3x3", 4, stride=2)
     assert count_macs(op, (4, 6, 3)) == 6 * (9 * 3 + 3 * 3) + 6 * (9 * 3 + 3 * 4)
+
+
+def test_the_auxiliary_head_costs_nothing_at_prediction():
+    cell = (("skip_connect", 0), ("max_pool_3x3", 1))
+    network = Network(Genotype(cell, cell), 1, 2, 3)
+    with_head = network.clone(auxiliary=CIFAR_AUXILIARY)
+    shape = (16, 16, 3)
+    assert count_macs(with_head, shape) == count_macs(network, shape)
+    assert count_params(with_head, shape) > count_params(network, shape)
 
 
 def test_num_params_counts_only_the_collection_of_parameters():

@@ -56,6 +56,14 @@ def test_the_strongest_skips_stay_and_the_cell_is_derived_anew():
         derive_genotype(both, space, max_skips=-1)
 
 
+def test_of_skips_that_are_equally_weak_the_first_goes():
+    """As in the code of P-DARTS, which takes the first of the smallest."""
+    space = CellSpace(ops=OPS, num_nodes=1)
+    alphas = dict.fromkeys(("normal", "reduction"), logits(*[[0.1, 0.6, 0.3]] * 2))
+    genotype = derive_genotype(alphas, space, max_skips=1)
+    assert genotype.normal == (("skip_connect", 1), ("sep_conv_3x3", 0))
+
+
 @pytest.mark.parametrize(
     ("ops", "limit"), [(("skip_connect",), 1), (("none", "skip_connect"), 3)]
 )

@@ -86,10 +86,17 @@ def test_every_edge_is_wired_in_both_drawings(cell):
     svg = draw.cell_svg(edges, concat, "a cell")
     names = [title.text for title in ET.fromstring(svg).iter(f"{SVG}title")]
     sources = ["c_{k-2}", "c_{k-1}", *(f"node {i}" for i in range(len(edges) // 2))]
+    states = [
+        g for g in ET.fromstring(svg).iter(f"{SVG}g") if g.get("class") == "state"
+    ]
+    numbers = {g.find(f"{SVG}title").text: g.find(f"{SVG}text").text for g in states}
+    assert all(numbers[f"node {i}"] == str(i) for i in range(len(edges) // 2))
     text = draw.cell_text(edges, concat, "a cell")
     for index, (op, source) in enumerate(edges):
         assert f"{op}: {sources[source]} → node {index // 2}" in names
         assert f"{sources[source]:7} ─ {op}" in text
+    for node in range(2, 2 + len(edges) // 2):
+        assert (f"├─▶ {node - 2:<2}──" in text) == (node in concat)
     assert text.count("▶ c_{k} ") == 1
     widths = {len(line) for line in text.splitlines()}
     assert len(widths) == 1
@@ -106,6 +113,27 @@ def test_wires_never_run_through_operations(cell):
                 beside = wire.x0 <= chip.x or wire.x_start >= chip.x + chip.width
                 apart = abs(wire.y0 - chip.y) > layout.CHIP_HEIGHT / 2
                 assert beside or apart
+
+
+@hypothesis.settings(deadline=None, max_examples=60)
+@hypothesis.given(cells())
+def test_wires_lead_from_a_state_to_all_that_reads_it(cell):
+    edges, concat = cell
+    placed = layout.place_cell(edges, concat)
+    chips = [(chip.op, chip.source) for chip in placed.chips]
+    assert sorted(chips) == sorted(edges)
+    last = max(chip.x for chip in placed.chips)
+    height = placed.centers[max(placed.centers)][1]
+    for state, wires in placed.wires.items():
+        ends = [(wire.x1, wire.y1) for wire in wires if wire.ends]
+        into_output = [y for x, y in ends if x > last]
+        assert len(into_output) == (state in concat)
+        assert all(abs(y - height) <= placed.output_height / 2 for y in into_output)
+        read = [(chip.x, chip.y) for chip in placed.chips if chip.source == state]
+        assert sorted(end for end in ends if end[0] <= last) == sorted(read)
+        # Each stretch begins at the state, or where another has come to.
+        places = {placed.centers[state][1]} | {w.y1 for w in wires if not w.ends}
+        assert all(wire.y0 in places for wire in wires)
 
 
 def test_labels_fit_their_boxes():

@@ -25,9 +25,11 @@ def _normal(shape, seed=0):
 
 
 @pytest.mark.usefixtures("x64")
-@pytest.mark.parametrize(("size", "stride", "dilation"), [(3, 2, 1), (5, 1, 2)])
-def test_both_forms_of_a_separable_convolution_agree(size, stride, dilation):
-    x = _normal((2, 5, 6, 3))
+@pytest.mark.parametrize(
+    ("size", "stride", "dilation", "width"), [(3, 2, 1, 6), (5, 1, 2, 6), (5, 1, 2, 8)]
+)
+def test_both_forms_of_a_separable_convolution_agree(size, stride, dilation, width):
+    x = _normal((2, 5, width, 3))
     depthwise, pointwise = _normal((size, size, 3, 2), 1), _normal((3, 2 * 4), 2)
 
     @functools.partial(jax.jit, static_argnames="form")
@@ -41,7 +43,7 @@ def test_both_forms_of_a_separable_convolution_agree(size, stride, dilation):
         )
 
     dense, depth = map(values_and_gradients, ("dense", "depthwise"))
-    assert dense[0][1].shape == (2, -(-5 // stride), 6 // stride, 8)
+    assert dense[0][1].shape == (2, -(-5 // stride), width // stride, 8)
     jax.tree.map(
         functools.partial(np.testing.assert_allclose, rtol=1e-11, atol=1e-12),
         dense,

@@ -50,6 +50,7 @@ def test_fields_are_returned_as_data():
         _text(normal="[]"),
         _text(normal_concat="[]"),
         _text(normal_concat="range(3, 2)"),
+        _text(normal_concat="range(2, 2)"),
         _text(normal_concat="range(2)"),
         _text(normal_concat="range(2, 3, 1)"),
         _text(normal_concat="range(2, stop=3)"),

@@ -34,6 +34,28 @@ def test_any_size_depth_and_genotype(shape, num_cells):
     assert logits.shape == (shape[0], 7)
 
 
+def test_weights_fill_the_bounds_of_the_inputs_of_one_output(quick_compilation):
+    cell = (("sep_conv_3x3", 0), ("dil_conv_5x5", 1), *SKIPS)
+    network = Network(Genotype(cell, cell), 1, 4, 4, auxiliary=Auxiliary())
+    images = jnp.zeros((1, 16, 16, 3))
+    params = jax.jit(lambda key: network.init(key, images, train=False)["params"])(
+        jax.random.key(0)
+    )
+    kinds = set()
+    for path, leaf in jax.tree.leaves_with_path(params):
+        kind = path[-1].key.partition("_")[0]
+        if kind in ("scale", "bias"):
+            continue
+        fan_in = np.prod(leaf.shape[:-1])
+        if kind == "depthwise":
+            fan_in = len(leaf) ** 2
+        elif leaf.shape[2:3] == (1,):  # the two halves of a strided skip
+            fan_in = leaf.shape[1]
+        assert 0.8 < jnp.abs(leaf).max() * fan_in**0.5 <= 1.0001, path
+        kinds.add(kind)
+    assert kinds == {"kernel", "depthwise", "pointwise"}
+
+
 def test_the_head_reads_the_concatenated_nodes_only():
     cell = POOLS + SKIPS
     genotype = Genotype(cell, cell, normal_concat=(3,), reduction_concat=(2, 3))

@@ -11,6 +11,9 @@ from skillearn_jax.nas.space import (
     reduction_positions,
 )
 
+SKIP = ("skip_connect",)
+TWO = (("none", "skip_connect"), ("max_pool_3x3", "sep_conv_3x3"))
+
 
 def test_edges_go_target_by_target():
     space = CellSpace(num_nodes=2)
@@ -28,6 +31,11 @@ def test_init_alphas_are_small_and_differ_between_kinds():
     }
     assert 0.8e-3 < np.std(alphas["normal"]) < 1.2e-3
     assert np.abs(alphas["normal"] - alphas["reduction"]).max() > 0
+    space = CellSpace(edge_normalization=True)
+    alphas = space.init_alphas(jax.random.key(0), scale=0.1)
+    assert {name: leaf.shape for name, leaf in alphas.items()} == space.alpha_shapes()
+    for leaf in alphas.values():
+        assert 0.05 < np.std(leaf) < 0.15
 
 
 @pytest.mark.parametrize(
@@ -38,11 +46,21 @@ def test_init_alphas_are_small_and_differ_between_kinds():
         ({"ops": ("skip_connect", "skip_connect")}, "must not repeat"),
         ({"ops": ("none",)}, "one that is not 'none'"),
         ({"ops": ()}, "one that is not 'none'"),
+        ({"normal": TWO}, "give candidates for both cells"),
+        ({"normal": TWO, "reduction": TWO[:1]}, "reduction must .* for 2 edges, got 1"),
+        (
+            {"normal": TWO, "reduction": (TWO[0], TWO[1][::-1])},
+            r"reduction\[1\] .* order",
+        ),
+        ({"normal": (("none",), SKIP), "reduction": TWO}, r"normal\[0\] .* alone, got"),
+        ({"normal": (SKIP, TWO[0]), "reduction": TWO}, r"normal\[1\] must have 1 cand"),
+        ({"normal": TWO, "reduction": (TWO[0], SKIP)}, r"reduction\[1\] must have 2 "),
     ],
 )
 def test_a_space_that_makes_no_sense_is_refused(fields, message):
-    with pytest.raises(InputError, match=message):
-        CellSpace(**fields)
+    with pytest.raises(InputError, match=message) as error:
+        CellSpace(**{"num_nodes": 1, **fields})
+    assert "\n" not in str(error.value)
 
 
 @pytest.mark.parametrize(

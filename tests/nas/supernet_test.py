@@ -296,6 +296,8 @@ def test_initialisations_have_the_variances_that_they_promise():
         for leaf, fan_in in (("depthwise", 9), ("pointwise", 32)):
             draws = cell[f"sep_conv_3x3_{leaf}"]
             assert np.var(draws) * fan_in == pytest.approx(factor, rel=0.2)
+        stem = variables["params"]["stem"]["Conv_0"]["kernel"]
+        assert np.var(stem) * 27 == pytest.approx(factor, rel=0.2)
 
 
 def test_the_supernet_of_pcdarts_on_imagenet_has_the_parameters_that_its_logs_state():

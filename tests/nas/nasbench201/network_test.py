@@ -67,6 +67,18 @@ def test_the_supernet_has_biases_in_place_of_scales():
     assert size(BenchNetwork(10), init_alphas(jax.random.key(0))) == expected
 
 
+def test_convolutions_and_their_biases_fill_the_bounds_of_their_fan_in():
+    images, alphas = jnp.zeros((1, 8, 8, 3)), init_alphas(jax.random.key(0))
+    network = BenchNetwork(3, channels=4, num_cells=1)
+    params = jax.jit(
+        lambda key: network.init(key, images, alphas, train=False)["params"]
+    )(jax.random.key(0))
+    for op, size in SIZES.items():
+        for name in (op, f"{op}_bias"):
+            largest = jnp.abs(params["cell_1_0"][name]).max()
+            assert 0.8 < largest * size * 8**0.5 <= 1.0001
+
+
 def batch_norm(x):
     mean = x.mean((0, 1, 2), keepdims=True)
     var = ((x - mean) ** 2).mean((0, 1, 2), keepdims=True)
