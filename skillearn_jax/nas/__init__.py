@@ -13,6 +13,7 @@ from skillearn_jax.nas.derive import (
     drop_candidates,
     random_genotype,
 )
+from skillearn_jax.nas.draw import cell_svg
 from skillearn_jax.nas.functional import (
     scan_cells_by_default,
     separable_conv,
@@ -35,6 +36,7 @@ __all__ = [
     "Network",
     "Outputs",
     "Supernet",
+    "cell_svg",
     "count_macs",
     "count_params",
     "count_skips",

@@ -195,7 +195,7 @@ def duration(value: float | None) -> str:
     """Returns a time; nothing for none."""
     if value is None:
         return ""
-    if value < 60:
+    if value < 59.95:
         return f"{value:.1f} s"
     minutes, seconds = divmod(round(value), 60)
     hours, minutes = divmod(minutes, 60)

@@ -117,7 +117,13 @@ def test_counts_have_three_digits(value, text):
 
 @pytest.mark.parametrize(
     ("value", "text"),
-    [(None, ""), (59.94, "59.9 s"), (60, "1 min 0 s"), (3599.6, "1 h 0 min")],
+    [
+        (None, ""),
+        (59.94, "59.9 s"),
+        (59.96, "1 min 0 s"),
+        (60, "1 min 0 s"),
+        (3599.6, "1 h 0 min"),
+    ],
 )
 def test_times_have_two_units(value, text):
     assert duration(value) == text
