@@ -53,7 +53,7 @@ class Learner:
 class Stage(Objective):
     """A training stage: `W* = argmin_W L(W, R; D) + gamma * I(W, R; F)`.
 
-    Losses, interaction, and what they read are those of an `Objective`, which see.
+    For the loss, the interaction and what they read see `Objective`.
 
     Attributes:
         name: for metrics and messages.

@@ -1,7 +1,8 @@
 """Floor 1: how the cotangent of a one-step solution is pulled back, as a choice.
 
-An adjoint is a frozen value. Its method `attach(step)` turns a plain `OptimizerStep` into a function `(active, reads, opt_state, *data) -> (W', info)` with the
-derivative that the adjoint stands for. None of them changes how `W'` itself is found,
+An adjoint is a frozen value. Its method `attach(step)` turns a plain `OptimizerStep`
+into a function `(active, reads, opt_state, *data) -> (W', info)` with the derivative that
+the adjoint stands for. None of them changes how `W'` itself is found,
 except `FirstOrder(at="current")`, which by definition takes no step.
 """
 

@@ -106,8 +106,9 @@ def learning_by_passing_tests(
             of the old W; neither sees how the other's learner or tester has moved.
         ablation: `"difficulty_only"`: exams are made to be hard and for nothing else: the
             tester has no executor, no stage and no validation loss, and E ascends the
-            exam's loss beside C; what is said of that stage and loss, from gamma and
-            lambda to `tester_bank`, has nothing to act on. `"exam_only"`: the tester learns from its exams alone,
+            exam's loss beside C. Options of that stage and loss (gamma, lambda,
+            `exam_scores`, `tester_adjoint`, `tester_train`, `tester_bank`) then have
+            nothing to act on. `"exam_only"`: the tester learns from its exams alone,
             without L(E, X; D_tt).
         order: in which A and C move, see `Validation`; `"alternate"` moves A first.
         curriculum: exams that grow harder as the learner passes them: f becomes f^h
