@@ -42,8 +42,9 @@ def finish(step: int) -> None:
 def handled() -> Iterator[None]:
     """Turns SIGTERM, SIGINT and SIGHUP into `Interrupted`, while a run goes.
 
-    SIGHUP, of a terminal that closes, stays ignored where `nohup` has said so. Inside `deferred` a signal is only noted, for `requested` to tell; elsewhere it ends
-    the run at once. A second SIGINT always does. Handlers can be set in the main thread
+    SIGHUP, of a terminal that closes, stays ignored where `nohup` has said so. Inside
+    `deferred` a signal is only noted, for `requested` to tell; elsewhere it ends the run
+    at once. A second SIGINT always does. Handlers can be set in the main thread
     only; in others, nothing changes.
     """
     if threading.current_thread() is not threading.main_thread():
