@@ -70,13 +70,17 @@ def test_again_does_not_start_anew_what_it_was_asked_to_end(
         "trap 'exit 139' TERM\necho here\nwhile true; do sleep 0.1; done\n"
     )
     program.chmod(0o755)
-    again = subprocess.Popen(
-        [repo_root / "launch" / "again.sh", program],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        env={**os.environ, "RESTART_PAUSE": "0"},
-        preexec_fn=lambda: signal.signal(number, signal.SIG_DFL),
-    )
+    # What this process ignores, as in the background of a script, its children do too.
+    before = signal.signal(number, signal.SIG_DFL)
+    try:
+        again = subprocess.Popen(
+            [repo_root / "launch" / "again.sh", program],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            env={**os.environ, "RESTART_PAUSE": "0"},
+        )
+    finally:
+        signal.signal(number, before)
     assert again.stdout.readline() == b"here\n"
     again.send_signal(number)
     out, err = again.communicate(timeout=20)

@@ -35,6 +35,8 @@ def describe(program: Program) -> str:
     lines += _describe_validation(program)
     if program.frozen:
         lines.append(f"  frozen     {_names(program.frozen)}")
+    if program.after is not None:
+        lines.append(f"  at the end {function_name(program.after)}")
     return "\n".join(lines)
 
 

@@ -155,7 +155,7 @@ class Curriculum:
         """Returns, `[] bool`, whether the running error has come to rest."""
         return state.steady >= self.patience
 
-    def note(self, state: State, metrics: Metrics) -> tuple[State, Metrics]:
+    def note_exam(self, state: State, metrics: Metrics) -> tuple[State, Metrics]:
         """Returns what a step ends in, with the exam that it held on the books.
 
         `learning_by_passing_tests(..., curriculum=)` makes it the program's `after`.

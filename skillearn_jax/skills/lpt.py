@@ -134,7 +134,7 @@ def learning_by_passing_tests(
         larger), `exam_size` (mean of f), `tester_loss` and `tester_accuracy` on D_val;
         with a curriculum also `exam_error` (of the discrete exam, `exams.hold`),
         `bank_error`, `exam_hardness`, and `tester_bank_error` where capacity is measured,
-        and those of `Curriculum.note`.
+        and those of `Curriculum.note_exam`.
 
     Raises:
         InputError: for negative weights, and options that contradict each other; while
@@ -228,7 +228,7 @@ def learning_by_passing_tests(
                 task=tester.task,
             ),
         ),
-        after=None if curriculum is None else curriculum.note,
+        after=None if curriculum is None else curriculum.note_exam,
         axis_name=axis_name,
     )
 

@@ -874,6 +874,7 @@ def test_what_ends_a_step_keeps_books_in_a_model_state(toy, assert_same):
         state, metrics = step(state, toy.batches)
         assert_same(state.params, same.params)
         assert metrics["taken"] == state.model_state["taken"] == number
+    assert str(program).endswith("\n  at the end count")
     assert program.training_only().after is None
     with pytest.raises(InputError, match="the program has after=3; it must be a func"):
         toy.program(after=3)

@@ -70,7 +70,12 @@ def space_of(config):
 
 
 def row(name, errors):
-    return {"name": name, "errors": errors, "mean": float(np.mean(errors))}
+    return {
+        "name": name,
+        "genotype": f"cells of {name}",
+        "errors": errors,
+        "mean": float(np.mean(errors)),
+    }
 
 
 def test_random_cells_are_summed_up_over_cells_and_seeds(tiny):
@@ -153,16 +158,20 @@ def test_every_training_of_every_run_reads_files_in_an_order_of_its_own():
 
 
 def test_an_average_is_taken_of_updates(tiny, monkeypatch):
-    monkeypatch.setattr(evaluation_training, "averaging", lambda step, *how: how)
-    monkeypatch.setattr(
-        evaluation_training, "compile_loop", lambda *args, step, **options: step
-    )
+    seen = []
+
+    def averaging(*how):
+        seen.append(how)
+        return print
+
+    monkeypatch.setattr(evaluation_training, "averaging", averaging)
     config = tiny({"evaluation.average": 0.9, "evaluation.accumulate": 4})
     data = SimpleNamespace(num_classes=10, image_shape=(8, 8, 1))
     batches = SimpleNamespace(steps_per_epoch=2, stream=None)
     cells = KNOWN_GENOTYPES["DARTS_V2"]
     training = Training(config, data, cells, batches, Devices(1))
-    assert training._compile(None) == (0.9, 4)
+    assert seen == [(0.9, 4)]
+    assert training._program.after is print
 
 
 def test_a_training_notes_its_epochs_and_offers_every_step():
