@@ -269,8 +269,9 @@ def _other_draws(
 ) -> list[str]:
     """Returns a line if other number types than the reference's draw other numbers."""
     narrow = [dtype for dtype in dtypes if dtype != "float64"]
-    jaxpr = jax.make_jaxpr(program.objective)(state, batches).jaxpr
-    if not narrow or not _draws(jaxpr):
+    if not narrow:
+        return []
+    if not _draws(jax.make_jaxpr(program.objective)(state, batches).jaxpr):
         return []
     return [
         f"a loss draws random numbers, and may draw others in {', '.join(narrow)} than in "

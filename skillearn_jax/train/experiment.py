@@ -217,11 +217,10 @@ def _computed(
         summary["benchmark"] = {"dataset": benchmark.dataset, **looked_up}
         console.message(describe(looked_up, benchmark.dataset))
     if config.evaluation.epochs:
-        cells = found.genotype
         evaluation = (
-            evaluate_tasks(config, data, cells, folder, devices, console)
+            evaluate_tasks(config, data, found.genotype, folder, devices, console)
             if isinstance(data, Mapping)
-            else evaluate(config, data, cells, folder, devices, console)
+            else evaluate(config, data, found.genotype, folder, devices, console)
         )
         summary |= evaluated(evaluation)
         print_evaluation(console, evaluation)
