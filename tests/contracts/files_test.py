@@ -320,7 +320,7 @@ def python_of(name):
 
 
 @pytest.mark.parametrize("name", ["README.md", "docs/hypergradients.md"])
-def test_python_in_the_documentation_runs(name, tmp_path):
+def test_python_in_the_documentation_runs(name, tmp_path, quick_flags):
     for block in python_of(name):
         assert block
         # Each in a process of its own, as a reader would paste it, and outside the
@@ -334,6 +334,7 @@ def test_python_in_the_documentation_runs(name, tmp_path):
             check=False,
             env={
                 **os.environ,
+                "XLA_FLAGS": f"{os.environ['XLA_FLAGS']} {quick_flags}",
                 "JAX_COMPILATION_CACHE_DIR": str(ROOT / ".jax_cache"),
                 "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0.5",
             },
