@@ -129,7 +129,7 @@ def learn(
             draw = named_key(key, name)
 
             def step(state: State, i: jax.Array) -> tuple[State, None]:
-                batch = {name: stream.batch(draw, first + i)}
+                batch = {name: stream.draw(draw, first + i)}
                 return program.step(state, batch)[0], None
 
             state = program.init(given, key)

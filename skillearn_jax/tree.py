@@ -5,6 +5,7 @@ from collections.abc import Callable, Sequence
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.tree_util import keystr
 
 from skillearn_jax.errors import InputError
 from skillearn_jax.types import Array, PyTree
@@ -19,6 +20,24 @@ def form(tree: PyTree) -> PyTree:
 def is_differentiable(leaf: PyTree) -> bool:
     """Returns whether a leaf is a real or complex number: not an integer or a key."""
     return jnp.issubdtype(jnp.result_type(leaf), jnp.inexact)
+
+
+def by_path(tree: PyTree) -> dict[str, PyTree]:
+    """Returns the leaves by their paths, as in `params/weights/stem/kernel`.
+
+    Raises:
+        ValueError: if two leaves have the same path.
+    """
+    leaves = jax.tree.leaves_with_path(tree)
+    found = {keystr(path, simple=True, separator="/"): leaf for path, leaf in leaves}
+    if len(found) != len(leaves):
+        raise ValueError("two leaves have the same path")
+    return found
+
+
+def kind(leaf: PyTree) -> str:
+    """Returns type and shape of an array, as in `float32[3, 4]`."""
+    return f"{leaf.dtype.name}{list(leaf.shape)}"
 
 
 @jax.tree_util.register_pytree_with_keys_class
@@ -69,13 +88,10 @@ class Sharded:
 
     def tree_flatten_with_keys(self) -> tuple[PyTree, PyTree]:
         """Returns the leaves with their paths, and what is static."""
-        paths, _ = jax.tree_util.tree_flatten_with_path(
-            jax.tree.unflatten(self.structure, range(len(self.leaves)))
-        )
-        keys = [jax.tree_util.keystr(p, simple=True, separator="/") for p, _ in paths]
+        numbers = jax.tree.unflatten(self.structure, range(len(self.leaves)))
         named = [
-            (jax.tree_util.DictKey(key), leaf)
-            for key, leaf in zip(keys, self.leaves, strict=True)
+            (jax.tree_util.DictKey(path), self.leaves[i])
+            for path, i in by_path(numbers).items()
         ]
         return named, (self.structure, self.shapes)
 

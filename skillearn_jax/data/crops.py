@@ -10,26 +10,26 @@ import numpy as np
 ATTEMPTS = 10
 """Boxes that `random_box` tries before it takes one in the middle."""
 
+_RATIO = (3 / 4, 4 / 3)  # least and largest width / height
+
 
 def random_box(
     height: Any,
     width: Any,
     draws: Any,
     scale: tuple[float, float] = (0.08, 1.0),
-    ratio: tuple[float, float] = (3 / 4, 4 / 3),
     xp: Any = np,
 ) -> tuple[Any, Any, Any, Any]:
     """Returns the box of a random-resized-crop, as torchvision's RandomResizedCrop.
 
     The first attempt that fits into the image is taken; if none does, the largest box
-    in the middle whose ratio is allowed.
+    in the middle whose ratio is allowed. The logarithm of the ratio is uniform.
 
     Args:
         height: of the image, pixels; a `[] float64` of the library.
         width: likewise.
         draws: `[4, ATTEMPTS] float64`, uniform in [0, 1): area, ratio, top and left.
         scale: least and largest area of the box, as a share of the image.
-        ratio: least and largest width / height; its logarithm is uniform.
         xp: the array library.
 
     Returns:
@@ -43,7 +43,7 @@ def random_box(
         return xp.floor(number + 0.5)
 
     area = height * width * (scale[0] + draws[0] * (scale[1] - scale[0]))
-    low, high = np.log(ratio)
+    low, high = np.log(_RATIO)
     aspect = xp.exp(low + draws[1] * (high - low))
     box_height = whole(xp.sqrt(area / aspect))
     box_width = whole(xp.sqrt(area * aspect))
@@ -54,8 +54,8 @@ def random_box(
     def chosen(attempts: Any, otherwise: Any) -> Any:
         return xp.where(fits[first], attempts[first], otherwise)
 
-    box_height = chosen(box_height, xp.minimum(height, whole(width / ratio[0])))
-    box_width = chosen(box_width, xp.minimum(width, whole(height * ratio[1])))
+    box_height = chosen(box_height, xp.minimum(height, whole(width / _RATIO[0])))
+    box_width = chosen(box_width, xp.minimum(width, whole(height * _RATIO[1])))
     free_height, free_width = height - box_height, width - box_width
     top = chosen(xp.floor(draws[2] * (free_height + 1)), xp.floor(free_height / 2))
     left = chosen(xp.floor(draws[3] * (free_width + 1)), xp.floor(free_width / 2))

@@ -11,7 +11,7 @@ import numpy as np
 from skillearn_jax.data.augment import Augmentation, example_keys, normalize
 from skillearn_jax.data.examples import Examples
 from skillearn_jax.data.shuffle import shuffle_words, shuffled
-from skillearn_jax.errors import InputError
+from skillearn_jax.errors import InputError, check_choice
 from skillearn_jax.randomness import named_key
 from skillearn_jax.types import Array, Key
 
@@ -22,6 +22,10 @@ Part = Callable[[Array], Array]
 """`[B] -> [b]` of a batch's indices: those that a device gathers."""
 
 ORDERS = ("epochs", "random")
+
+
+def _whole(indices: Array) -> Array:
+    return indices
 
 
 @jax.tree_util.register_pytree_node_class
@@ -56,11 +60,7 @@ class Stream:
     augmentation: Augmentation = dataclasses.field(default_factory=Augmentation)
 
     def __post_init__(self) -> None:
-        if self.order not in ORDERS:
-            raise InputError(
-                f"unknown order {self.order!r} of a stream: choose "
-                + " or ".join(ORDERS)
-            )
+        check_choice("order", self.order, ORDERS)
         if not 1 <= self.batch_size <= self.examples.size:
             raise InputError(
                 f"batch size {self.batch_size} must lie between 1 and the "
@@ -73,19 +73,26 @@ class Stream:
         """Full batches in one pass over the examples."""
         return self.examples.size // self.batch_size
 
-    def batch(self, key: Key, step: Array | int) -> Batch:
-        """Returns the batch of one step.
+    def draw(self, key: Key, step: Array | int, part: Part = _whole) -> Batch:
+        """Returns the batch of one step, or what one device holds of it.
 
         Args:
             key: of the stream, the same at every step; not consumed.
             step: `[] int32`, counted from 0 over all epochs.
+            part: `[B] -> [b]` of the batch's indices.
 
         Returns:
-            `Batch`: the same bits for the same `(key, step)`.
+            `Batch` of `b` examples: the same bits for the same `(key, step)`.
 
         Cost: that of the batch; the number of examples does not matter.
         """
-        return self.gather(key, step, self.indices(key, step))
+        indices = part(self.indices(key, step))
+        drawn = self.examples.take(indices)
+        keys = augmentation_keys(key, step, indices)
+        image = self.augmentation.apply(
+            jnp.asarray(drawn.image), keys, self.mean, self.std
+        )
+        return {"image": image, "label": jnp.asarray(drawn.label), "index": indices}
 
     def indices(self, key: Key, step: Array | int) -> Array:
         """Returns which examples the batch of one step holds, `[B] int32`."""
@@ -95,30 +102,6 @@ class Stream:
         words = shuffle_words(jax.random.fold_in(order_key, shuffle))
         places = position * self.batch_size + jnp.arange(self.batch_size)
         return shuffled(places, self.examples.size, words)
-
-    def gather(self, key: Key, step: Array | int, indices: Array) -> Batch:
-        """Returns the given examples as they look at one step.
-
-        A device that holds a part of the batch passes its part of `indices`.
-
-        Args:
-            key: of the stream; not consumed.
-            step: `[] int32`.
-            indices: `[b] int32`.
-
-        Returns:
-            `Batch` of `b` examples.
-        """
-        drawn = self.examples.take(indices)
-        keys = augmentation_keys(key, step, indices)
-        image = self.augmentation.apply(
-            jnp.asarray(drawn.image), keys, self.mean, self.std
-        )
-        return {"image": image, "label": jnp.asarray(drawn.label), "index": indices}
-
-    def draw(self, key: Key, step: Array | int, part: Part) -> Batch:
-        """Returns what one device holds of the batch of one step: see `sample`."""
-        return self.gather(key, step, part(self.indices(key, step)))
 
     def tree_flatten(self) -> tuple[tuple[Examples], tuple[Any, ...]]:
         """Splits the stream into its examples and its settings, which are static."""
@@ -146,7 +129,7 @@ def sample(
     streams: Mapping[str, Drawn],
     key: Key,
     step: Array | int,
-    part: Part = lambda indices: indices,
+    part: Part = _whole,
 ) -> dict[str, Batch]:
     """Returns one batch of every stream.
 

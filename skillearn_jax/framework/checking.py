@@ -13,6 +13,7 @@ from skillearn_jax.errors import InputError
 from skillearn_jax.framework import gains
 from skillearn_jax.framework.graph import VALIDATION
 from skillearn_jax.hypergrad import Autodiff, Exact, FiniteDifference
+from skillearn_jax.tree import by_path
 from skillearn_jax.types import Array
 
 if TYPE_CHECKING:
@@ -161,8 +162,7 @@ def unread(program: Program, state: State, batches: Batches) -> tuple[str, ...]:
 
 def _leaves(program: Program, state: State, batches: Batches) -> dict[str, Array]:
     grads, _ = jax.jit(program.hypergrad)(state, batches)
-    leaves = jax.tree.leaves_with_path(grads)
-    return {jax.tree_util.keystr(p, simple=True, separator="/"): v for p, v in leaves}
+    return by_path(grads)
 
 
 def _compare(adjoint: str, leaf: str, value: Array, truth: Array) -> CheckRow:

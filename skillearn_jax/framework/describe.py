@@ -53,7 +53,7 @@ def _describe_stage(program: Program, stage: Stage, index: int) -> list[str]:
     fresh = ", its optimizer anew" if stage.restart else ""
     lines.append(f"    moves    {_names(moves)}{fresh}")
     if stage.hyperparams is not None:
-        cut = "" if graph.passes_hyperparams(stage) else f"  (cut: {stage.adjoint})"
+        cut = "" if stage.adjoint.passes.hyperparams else f"  (cut: {stage.adjoint})"
         lines.append(
             f"    tunes    its optimizer by {function_name(stage.hyperparams)}{cut}"
         )
@@ -90,7 +90,7 @@ def _describe_validation(program: Program) -> list[str]:
             if name in stage.detached:
                 lines.append(f"    {name} -> {stage.name}  (cut: held fixed)")
             unpassed = name in stage.attached and not graph.passes_reads(stage)
-            begun = name in stage.start.values() and not graph.passes_start(stage)
+            begun = name in stage.start.values() and not stage.adjoint.passes.start
             if unpassed or begun:
                 lines.append(f"    {name} -> {stage.name}  (cut: {stage.adjoint})")
     return lines
@@ -126,7 +126,7 @@ def _primed(
 
 
 def _call(fn: object, data: tuple[str, ...]) -> str:
-    name = getattr(fn, "__name__", None) or type(fn).__name__
+    name = function_name(fn)
     return f"{name} on {_names(data)}" if data else name
 
 

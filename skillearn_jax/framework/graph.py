@@ -57,24 +57,14 @@ def passes_reads(stage: Stage) -> bool:
     """
     if stage.adjoint.passes.reads:
         return True
-    return stage.hyperparams is not None and passes_hyperparams(stage)
-
-
-def passes_hyperparams(stage: Stage) -> bool:
-    """Returns whether gradient flows from a stage's result to what tunes its optimiser."""
-    return stage.adjoint.passes.hyperparams
-
-
-def passes_start(stage: Stage) -> bool:
-    """Returns whether gradient flows from a stage's result to where it started."""
-    return stage.adjoint.passes.start
+    return stage.hyperparams is not None and stage.adjoint.passes.hyperparams
 
 
 def takes(stage: Stage, name: str) -> bool:
     """Returns whether gradient flows from a stage's result to a set, as a read or start."""
     if name in stage.attached and passes_reads(stage):
         return True
-    return name in stage.start.values() and passes_start(stage)
+    return name in stage.start.values() and stage.adjoint.passes.start
 
 
 def active_learners(program: Program, stage: Stage) -> tuple[str, ...]:
@@ -124,7 +114,7 @@ def _readers(program: Program, index: int) -> tuple[list[int], bool]:
     for later_index in range(index + 1, len(program.stages)):
         later = program.stages[later_index]
         starts = {later.start.get(name, name) for name in later.moves}
-        continues = alive & starts and passes_start(later)
+        continues = alive & starts and later.adjoint.passes.start
         if continues or (alive & set(later.attached) and passes_reads(later)):
             readers.append(later_index)
         alive -= set(later.moves)

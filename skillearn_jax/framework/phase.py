@@ -146,6 +146,5 @@ def _take(
     fresh: Mapping[str, PyTree], old: Mapping[str, PyTree], names: set[str]
 ) -> dict[str, PyTree]:
     return {
-        name: old[name] if name in names and name in old else value
-        for name, value in fresh.items()
+        name: old[name] if name in names else value for name, value in fresh.items()
     }

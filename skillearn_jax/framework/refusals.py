@@ -137,12 +137,9 @@ def check_inputs(program: Program, state: State, batches: Mapping[str, Any]) -> 
             f"batches is a {type(batches).__name__}; it must map the streams' names, "
             f"{sorted(streams(program))}, to what is read of them"
         )
-    readers = {stage.name for stage in program.stages}
-    if program.validation is not None:
-        readers.add(VALIDATION)
     for what, needed, given in (
         ("sets", set(known_sets(program)), set(state.params)),
-        ("optimizer states", readers, set(state.opt_states)),
+        ("optimizer states", set(parts(program)), set(state.opt_states)),
     ):
         if not needed <= given:
             raise InputError(

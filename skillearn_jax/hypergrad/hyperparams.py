@@ -33,36 +33,12 @@ def with_hyperparams(owner: str, opt_state: PyTree, decided: Any) -> PyTree:
         raise InputError(
             f"{owner} returned {type(decided).__name__}; it must map names to numbers"
         )
-    held: set[Any] = set()
-    known: set[Any] = set()
-    scheduled: set[Any] = set()
-
-    def replace(path: Any, old: Any) -> Any:
-        if _stands_in(path, _SCHEDULED):
-            scheduled.update(getattr(key, "key", None) for key in path)
-        if not is_hyperparam(path):
-            return old
-        name = getattr(path[-1], "key", None)
-        known.add(name)
-        if name not in decided:
-            return old
-        held.add(name)
-        value, wanted = jnp.asarray(decided[name]), jnp.result_type(old)
-        if not jnp.can_cast(value.dtype, wanted, "same_kind"):
-            raise InputError(
-                f"{owner} returned {name!r} as {value.dtype}, but the optimizer holds it "
-                f"as {wanted}: give optax.inject_hyperparams a number with a point, 1.0"
-            )
-        value = value.astype(wanted)
-        if value.shape not in ((), jnp.shape(old)):
-            raise InputError(
-                f"{owner} returned {name!r} of shape {value.shape}, but the optimizer's "
-                f"own has the shape {jnp.shape(old)}"
-            )
-        return jnp.broadcast_to(value, jnp.shape(old))
-
-    new = jax.tree.map_with_path(replace, opt_state)
-    missing, overruled = sorted(set(decided) - held), sorted(set(decided) & scheduled)
+    paths = [path for path, _ in jax.tree.leaves_with_path(opt_state)]
+    known = {_name(path[-1]) for path in paths if is_hyperparam(path)}
+    scheduled = {
+        _name(key) for path in paths if _stands_in(path, _SCHEDULED) for key in path
+    }
+    missing, overruled = sorted(set(decided) - known), sorted(set(decided) & scheduled)
     if missing:
         raise InputError(
             f"{owner} returned {missing}, which its optimizer's state does not hold: "
@@ -77,7 +53,30 @@ def with_hyperparams(owner: str, opt_state: PyTree, decided: Any) -> PyTree:
             f"{owner} returned {overruled}, which the optimizer has a schedule for: give "
             "optax.inject_hyperparams a number there"
         )
-    return new
+
+    def replace(path: Any, old: Any) -> Any:
+        name = _name(path[-1]) if is_hyperparam(path) else None
+        if name not in decided:
+            return old
+        value, wanted = jnp.asarray(decided[name]), jnp.result_type(old)
+        if not jnp.can_cast(value.dtype, wanted, "same_kind"):
+            raise InputError(
+                f"{owner} returned {name!r} as {value.dtype}, but the optimizer holds it "
+                f"as {wanted}: give optax.inject_hyperparams a number with a point, 1.0"
+            )
+        value = value.astype(wanted)
+        if value.shape not in ((), jnp.shape(old)):
+            raise InputError(
+                f"{owner} returned {name!r} of shape {value.shape}, but the optimizer's "
+                f"own has the shape {jnp.shape(old)}"
+            )
+        return jnp.broadcast_to(value, jnp.shape(old))
+
+    return jax.tree.map_with_path(replace, opt_state)
+
+
+def _name(key: Any) -> Any:
+    return getattr(key, "key", None)
 
 
 def _stands_in(path: tuple[Any, ...], group: str) -> bool:

@@ -12,6 +12,8 @@ from jax import lax
 from skillearn_jax.layers.axes import Axis, PerDevice
 from skillearn_jax.subroutines import subroutine
 
+_EPSILON = 1e-5  # added to variances, as in PyTorch
+
 
 class SideBySide(nn.Module):
     """Batch normalisation of several arrays, each scaled as the caller says.
@@ -30,7 +32,6 @@ class SideBySide(nn.Module):
 
     Attributes:
       momentum: weight of the new batch in the running statistics (PyTorch's meaning).
-      epsilon: added to the variance.
       axis_name: mapped axis over which the statistics are synchronised, or None. All
         its devices hold the same number of values, and n counts them all. A `PerDevice`
         axis does not synchronise: n counts the values of one device.
@@ -39,7 +40,6 @@ class SideBySide(nn.Module):
     """
 
     momentum: float = 0.1
-    epsilon: float = 1e-5
     axis_name: Axis = None
 
     @nn.compact
@@ -82,7 +82,7 @@ class SideBySide(nn.Module):
         var = self.variable("batch_stats", "var", jnp.ones, channels, dtype)
         if train and not self.is_initializing():
             results = [
-                normalise_batch(x, scale, self.epsilon, self._synchronised_axis)
+                normalise_batch(x, scale, self._synchronised_axis)
                 for x, scale in zip(wide, scales, strict=True)
             ]
             outputs = [y for y, _, _ in results]
@@ -95,7 +95,7 @@ class SideBySide(nn.Module):
                 var.value += self.momentum * (new_var - var.value)
         else:
             cuts = np.cumsum([x.shape[-1] for x in wide])[:-1]
-            factors = lax.rsqrt(var.value + self.epsilon)
+            factors = lax.rsqrt(var.value + _EPSILON)
             outputs = [
                 (x - _row(mu, x)) * (_row(factor, x) * _spread(scale, x))
                 for x, scale, mu, factor in zip(
@@ -141,9 +141,9 @@ class BatchNorm(SideBySide):
 _Normalised = tuple[jax.Array, jax.Array, jax.Array]
 
 
-@functools.partial(jax.custom_jvp, nondiff_argnums=(2, 3))
+@functools.partial(jax.custom_jvp, nondiff_argnums=(2,))
 def _normalise_batch(
-    x: jax.Array, scale: jax.Array | None, epsilon: float, axis_name: str | None
+    x: jax.Array, scale: jax.Array | None, axis_name: str | None
 ) -> _Normalised:
     """Returns `scale * z` with `z = (x - mean) / sqrt(var + epsilon)`, mean and variance.
 
@@ -158,7 +158,6 @@ def _normalise_batch(
     Args:
       x: `[..., C]`.
       scale: `[n]`, one for C / n neighbouring channels, or None for 1.
-      epsilon: added to the variance.
       axis_name: mapped axis over which means are taken, or None.
 
     Returns:
@@ -173,25 +172,24 @@ def _normalise_batch(
             f"channel, got an input of shape {x.shape}"
         )
     if scale is not None:
-        z, mean, var = _normalise_batch(x, None, epsilon, axis_name)
+        z, mean, var = _normalise_batch(x, None, axis_name)
         return z * _spread(scale, x), mean, var
     # Two passes: exact where |mean| is large.
     mean = _channel_mean(x, axis_name)
     centred = x - mean
     var = _channel_mean(centred**2, axis_name)
-    return centred * lax.rsqrt(var + epsilon), mean.reshape(-1), var.reshape(-1)
+    return centred * lax.rsqrt(var + _EPSILON), mean.reshape(-1), var.reshape(-1)
 
 
 @_normalise_batch.defjvp
 def _normalise_batch_jvp(
-    epsilon: float,
     axis_name: str | None,
     primals: tuple[jax.Array, jax.Array | None],
     tangents: tuple[jax.Array, jax.Array | None],
 ) -> tuple[_Normalised, _Normalised]:
     (x, scale), (t, scale_t) = primals, tangents
-    z, mean, var = _normalise_batch(x, None, epsilon, axis_name)
-    deviation = jnp.sqrt(_row(var, x) + epsilon)
+    z, mean, var = _normalise_batch(x, None, axis_name)
+    deviation = jnp.sqrt(_row(var, x) + _EPSILON)
     mean_t = _channel_mean(t, axis_name)
     overlap = _channel_mean(z * t, axis_name)
     stats_t = (mean_t.reshape(-1), (2 * deviation * overlap).reshape(-1))
@@ -204,16 +202,16 @@ def _normalise_batch_jvp(
     return (z * _spread(scale, x), mean, var), (y_t, *stats_t)
 
 
-_copied = jax.jit(_normalise_batch, static_argnums=(2, 3))
-_called = subroutine(_normalise_batch, static_argnums=(2, 3))
+_copied = jax.jit(_normalise_batch, static_argnums=(2,))
+_called = subroutine(_normalise_batch, static_argnums=(2,))
 
 
 def normalise_batch(
-    x: jax.Array, scale: jax.Array | None, epsilon: float, axis_name: str | None
+    x: jax.Array, scale: jax.Array | None, axis_name: str | None
 ) -> _Normalised:
     """See `_normalise_batch`; in a subroutine where it does not talk to other devices."""
     normalise = _called if axis_name is None else _copied
-    return normalise(x, scale, epsilon, axis_name)
+    return normalise(x, scale, axis_name)
 
 
 def _channel_mean(x: jax.Array, axis_name: str | None) -> jax.Array:

@@ -53,87 +53,64 @@ CONVENTION = (
 
 
 def describe(
-    genotype: Genotype, task: Task, *, cells: int = 0, channels: int = 0
+    found: Genotype | Architecture, task: Task, *, cells: int = 0, channels: int = 0
 ) -> dict[str, Any]:
-    """Returns parameters and multiply-adds of the network that a genotype makes.
+    """Returns parameters and multiply-adds of the network that cells make.
 
     Args:
-      genotype: the cells.
+      found: the cells, of either space.
       task: classes, image size, stem.
-      cells: depth; 0 takes that of the papers.
+      cells: depth, in NAS-Bench-201 of each of the three stages; 0 takes that of the
+        papers.
       channels: of the first cell; 0 takes that of the papers.
 
     Returns:
-      `params` (as deployed), `params_aux` (with the auxiliary head), `macs` and what
-      they depend on; on ImageNet `mobile`, see `mobile_setting`.
+      `params` (as deployed), `params_aux` (with the auxiliary head, which networks of
+      NAS-Bench-201 have not), `macs` and what they depend on; on ImageNet `mobile`, see
+      `mobile_setting`.
+
+    Raises:
+      InputError: for a cell of NAS-Bench-201 on ImageNet, which it is not made for.
     """
-    network = Network(
-        genotype,
-        num_cells=cells or task.cells,
-        channels=channels or task.channels,
-        num_classes=task.classes,
-        stem=task.stem,
-    )
     image_shape = (task.side, task.side, 3)
+    network: Network | BenchNetwork
+    if isinstance(found, Genotype):
+        network = Network(
+            found,
+            num_cells=cells or task.cells,
+            channels=channels or task.channels,
+            num_classes=task.classes,
+            stem=task.stem,
+        )
+        auxiliary = network.clone(auxiliary=task.auxiliary)
+        more = {"params_aux": count_params(auxiliary, image_shape)}
+    elif task.stem == "imagenet":
+        raise InputError(
+            "a cell of NAS-Bench-201 is counted on CIFAR: set --dataset=cifar10 or cifar100"
+        )
+    else:
+        network = BenchNetwork(
+            task.classes,
+            found,
+            channels=channels or BenchNetwork.channels,
+            num_cells=cells or BenchNetwork.num_cells,
+        )
+        more = {}
     if task.stem == "imagenet":  # judged at the size of the task's images
         mobile = {"mobile": mobile_setting(network)}
         macs = mobile["mobile"]["macs"]
     else:
         mobile, macs = {}, count_macs(network, image_shape)
     return {
-        **_row(network, task),
-        "params_aux": count_params(
-            network.clone(auxiliary=task.auxiliary), image_shape
-        ),
-        "macs": macs,
-        **mobile,
-        "convention": CONVENTION,
-    }
-
-
-def describe_architecture(
-    architecture: Architecture, task: Task, *, cells: int = 0, channels: int = 0
-) -> dict[str, Any]:
-    """Returns parameters and multiply-adds of a network in the space of NAS-Bench-201.
-
-    Args:
-      architecture: the cell.
-      task: classes and image size.
-      cells: of each of the three stages; 0 takes the benchmark's.
-      channels: of the first stage; 0 takes the benchmark's.
-
-    Returns:
-      As `describe`, without `params_aux`: these networks have no auxiliary head.
-
-    Raises:
-      InputError: on ImageNet, whose images the space is not made for.
-    """
-    if task.stem == "imagenet":
-        raise InputError(
-            "a cell of NAS-Bench-201 is counted on CIFAR: set --dataset=cifar10 or cifar100"
-        )
-    network = BenchNetwork(
-        task.classes,
-        architecture,
-        channels=channels or BenchNetwork.channels,
-        num_cells=cells or BenchNetwork.num_cells,
-    )
-    return {
-        **_row(network, task),
-        "macs": count_macs(network, (task.side, task.side, 3)),
-        "convention": CONVENTION,
-    }
-
-
-def _row(network: Network | BenchNetwork, task: Task) -> dict[str, Any]:
-    """Returns what the rows of both spaces begin with."""
-    image_shape = (task.side, task.side, 3)
-    return {
         "cells": network.num_cells,
         "channels": network.channels,
         "image": list(image_shape),
         "classes": task.classes,
         "params": count_params(network, image_shape),
+        **more,
+        "macs": macs,
+        **mobile,
+        "convention": CONVENTION,
     }
 
 
@@ -176,10 +153,7 @@ def main(argv: Sequence[str] | None = None) -> int:
                 )
         found, task = _find(flags.genotype), TASKS[flags.dataset]
         size = {"cells": flags.cells, "channels": flags.channels}
-        if isinstance(found, Architecture):
-            row = describe_architecture(found, task, **size)
-        else:
-            row = describe(found, task, **size)
+        row = describe(found, task, **size)
         print(json.dumps({"genotype": flags.genotype, "dataset": flags.dataset, **row}))
 
     return run_command(parser, command)

@@ -2,7 +2,6 @@
 
 from collections.abc import Mapping, Sequence
 
-import jax
 import jax.numpy as jnp
 
 from skillearn_jax.framework import Aux, Program, Stage
@@ -14,10 +13,10 @@ from skillearn_jax.skills.tasks import (
     TaskSets,
     blocked,
     by_name,
-    losses_of,
     sum_of_losses,
+    task_means,
 )
-from skillearn_jax.types import Array, Key, ParamSets, PyTree
+from skillearn_jax.types import Array, Key, ParamSets
 
 
 def joint_learning(
@@ -54,29 +53,18 @@ def joint_learning(
         batch: Batch,
         key: Key,
     ) -> tuple[Array, Aux]:
-        total, metrics = jnp.zeros(()), {}
-        changed: dict[str, PyTree] = {}
-        for i, (name, task) in enumerate(named.items()):
-            losses, new_state = losses_of(
-                task,
-                moves["encoder"],
-                moves[sets[name].head],
-                reads,
-                {**model_state, **changed},
-                batch[task.train],
-                jax.random.fold_in(key, i),
-            )
-            metrics[f"loss_{name}"] = jnp.mean(losses)
-            total += metrics[f"loss_{name}"]
-            changed |= new_state
-        return total, Aux(metrics, changed)
+        means, changed = task_means(
+            named, streams, sets, moves, reads, model_state, batch, key
+        )
+        return sum(means.values(), jnp.zeros(())), Aux(means, changed)
 
+    streams = {name: task.train for name, task in named.items()}
     stage = Stage(
         "joint",
         moves=("encoder", *(s.head for s in sets.values())),
         reads=tuple(supporting),
         loss_fn=sum_of_training_losses,
-        data=tuple(task.train for task in named.values()),
+        data=tuple(streams.values()),
         optimizer=optimizer,
         adjoint=adjoint,
     )

@@ -77,6 +77,45 @@ def losses_of(
     return per_example(name, losses, batch), new_state
 
 
+def task_means(
+    tasks: Mapping[str, TaskModel],
+    streams: Mapping[str, str],
+    sets: Mapping[str, TaskSets],
+    values: ParamSets,
+    supporting: ParamSets,
+    model_state: ModelState,
+    batch: Batch,
+    key: Key,
+) -> tuple[dict[str, Array], dict[str, PyTree]]:
+    """Returns each task's mean loss as `loss_NAME`, and the model states that changed.
+
+    Args:
+        tasks: by name.
+        streams: per task, which it is judged on.
+        sets: per task, where its weights are found.
+        values: the sets.
+        supporting: A.
+        model_state: all model states; a task sees what those before have changed.
+        batch: by stream.
+        key: folded with the task's place.
+    """
+    means: dict[str, Array] = {}
+    changed: dict[str, PyTree] = {}
+    for i, (name, task) in enumerate(tasks.items()):
+        losses, new_state = losses_of(
+            task,
+            values[sets[name].encoder],
+            values[sets[name].head],
+            supporting,
+            {**model_state, **changed},
+            batch[streams[name]],
+            jax.random.fold_in(key, i),
+        )
+        means[f"loss_{name}"] = jnp.mean(losses)
+        changed |= new_state
+    return means, changed
+
+
 def sum_of_losses(
     tasks: Mapping[str, TaskModel],
     sets: Mapping[str, TaskSets],
@@ -97,25 +136,17 @@ def sum_of_losses(
         batch: Batch,
         key: Key,
     ) -> tuple[Array, Aux]:
-        means = {}
-        for i, (name, task) in enumerate(tasks.items()):
-            losses, _ = losses_of(
-                task,
-                reads[sets[name].encoder],
-                reads[sets[name].head],
-                moves,
-                model_state,
-                batch[task.val],
-                jax.random.fold_in(key, i),
-            )
-            means[f"loss_{name}"] = jnp.mean(losses)
+        means, _ = task_means(
+            tasks, streams, sets, reads, moves, model_state, batch, key
+        )
         return sum(means.values(), jnp.zeros(())), Aux(means)
 
+    streams = {name: task.val for name, task in tasks.items()}
     reads = dict.fromkeys(name for task in tasks for name in sets[task])
     return Validation(
         validation_losses,
         reads=tuple(reads),
-        data=tuple(task.val for task in tasks.values()),
+        data=tuple(streams.values()),
         minimize=supporting,
     )
 

@@ -38,8 +38,8 @@ def build_program(
     data: SearchImages,
     key: Key,
     steps_per_epoch: int,
-    axis_name: str | None = None,
-    stage: SearchStage | None = None,
+    axis_name: str | None,
+    stage: SearchStage,
 ) -> SearchSetup:
     """Returns `build_search` of one data set, or `build_tasks` of several."""
     if isinstance(data, Mapping):

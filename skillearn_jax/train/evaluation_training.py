@@ -58,10 +58,8 @@ class Training:
         self._root = jax.random.key(config.seed) if key is None else key
         self._data, self._batches, self._devices = data, batches, devices
         self._genotype = genotype
-        kind, axis = (
-            space_kind(config),
-            config.parallel.statistics_axis(devices.axis_name),
-        )
+        kind = space_kind(config)
+        axis = config.parallel.statistics_axis(devices.axis_name)
         rest = (genotype, config, data.num_classes)
         self._network = kind.network(*rest, axis, auxiliary=True)
         # As deployed: without the auxiliary head.
@@ -112,17 +110,13 @@ class Training:
             )
         taken: Steps = iter(())
         if self._loop is not None:
+            deliveries = self._batches.deliveries(seed, step, self._devices)
             taken = observed(
-                self._loop.steps(
-                    placed,
-                    total - step,
-                    self._batches.deliveries(seed, step, self._devices),
-                ),
                 self._loop,
+                self._loop.steps(placed, total - step, deliveries),
                 records.workdir,
                 f"{records.phase}/{name}/{seed}",
                 step,
-                steps_per_epoch,
             )
         with interrupt.deferred():
             for latest, metrics in taken:

@@ -12,6 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from skillearn_jax.train.json_files import fits
+from skillearn_jax.tree import by_path, kind
 from skillearn_jax.types import PyTree
 
 FORMAT = 2
@@ -34,22 +35,6 @@ class DamagedError(Exception):
     """A checkpoint is not what was saved; the message says in what, in a few words."""
 
 
-def leaves(tree: PyTree) -> dict[str, Any]:
-    """Returns the leaves of a tree by path, as in `params/weights/stem/kernel`.
-
-    Raises:
-        ValueError: if two leaves have the same path.
-    """
-    named, _ = jax.tree_util.tree_flatten_with_path(tree)
-    found = {
-        jax.tree_util.keystr(path, simple=True, separator="/"): leaf
-        for path, leaf in named
-    }
-    if len(found) != len(named):
-        raise ValueError("two leaves of the state have the same path")
-    return found
-
-
 def to_arrays(tree: PyTree) -> Arrays:
     """Returns copies of a tree's leaves on the host, random keys as their numbers.
 
@@ -58,7 +43,7 @@ def to_arrays(tree: PyTree) -> Arrays:
     # A copy, because the step that follows is given the leaves to overwrite.
     return {
         name: np.array(jax.random.key_data(leaf) if _is_key(leaf) else leaf)
-        for name, leaf in leaves(tree).items()
+        for name, leaf in by_path(tree).items()
     }
 
 
@@ -72,13 +57,13 @@ def to_tree(arrays: Arrays, like: PyTree) -> PyTree:
     Raises:
         DamagedError: if the arrays are of another tree.
     """
-    wanted = leaves(like)
+    wanted = by_path(like)
     for name in sorted(wanted.keys() ^ arrays.keys()):
         missing = name in wanted
         raise DamagedError(f"it {'lacks' if missing else 'has'} {name}, of another run")
     for name, leaf in wanted.items():
         plain = jax.random.key_data(leaf) if _is_key(leaf) else leaf
-        is_, should = _kind(arrays[name]), _kind(plain)
+        is_, should = kind(arrays[name]), kind(plain)
         if is_ != should:
             raise DamagedError(f"{name} is {is_}, and {should} in this run")
     restored = [
@@ -215,7 +200,3 @@ def _files(folder: Path) -> dict[str, str]:
 
 def _is_key(leaf: Any) -> bool:
     return jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key)
-
-
-def _kind(leaf: Any) -> str:
-    return f"{leaf.dtype.name}{list(leaf.shape)}"

@@ -7,6 +7,7 @@ from typing import Any
 
 import jax
 
+from skillearn_jax.tree import by_path, kind
 from skillearn_jax.types import PyTree
 
 
@@ -64,12 +65,7 @@ class CompiledOnce:
 
     def _describe(self, *args: PyTree) -> dict[str, str]:
         named = dict(zip(self._names, args, strict=True))
-        return {
-            jax.tree_util.keystr(path, simple=True, separator="/"): (
-                f"{leaf.dtype.name}{list(leaf.shape)}"
-            )
-            for path, leaf in jax.tree_util.tree_flatten_with_path(named)[0]
-        }
+        return {path: kind(leaf) for path, leaf in by_path(named).items()}
 
     def _changes(self, now: dict[str, str]) -> list[str]:
         return [

@@ -256,12 +256,11 @@ def _run_phases(
         note_compilation(recorder.workdir, phase.name, step, loop)
         with interrupt.deferred():
             for state, metrics in observed(
-                loop.steps(placed, left),
                 loop,
+                loop.steps(placed, left),
                 recorder.workdir,
                 phase.name,
                 step,
-                recorder.steps_per_epoch,
                 parse_profile(recorder.config.profile),
             ):
                 step += len(metrics)

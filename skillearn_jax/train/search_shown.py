@@ -16,10 +16,9 @@ _SHOWN = {
 def shown(metrics: StepMetrics) -> StepMetrics:
     """Returns what the progress bar shows; `loss` is the learner's, or all stages' mean."""
     losses = {
-        stage: value
+        name.removesuffix("/loss"): value
         for name, value in metrics.items()
-        for stage, _, leaf in (name.rpartition("/"),)
-        if leaf == "loss" and stage != VALIDATION
+        if name.endswith("/loss") and name != f"{VALIDATION}/loss"
     }
     rest = {label: metrics[name] for label, name in _SHOWN.items() if name in metrics}
     if not losses:

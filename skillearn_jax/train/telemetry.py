@@ -44,12 +44,11 @@ def note_compilation(
 
 
 def observed(
-    steps: Steps,
     loop: CompiledLoop,
+    steps: Steps,
     workdir: Workdir,
     phase: str,
     begin: int,
-    steps_per_epoch: int,
     profile: range = range(0),
 ) -> Steps:
     """Yields what a loop yields, and notes in `timing.jsonl` what it cost.
@@ -59,12 +58,11 @@ def observed(
     metrics.jsonl, which is the same in two runs of a config.
 
     Args:
+        loop: that takes the steps.
         steps: of `loop.steps`.
-        loop: that yields them.
         workdir: gets `timing.jsonl`, and `profile/` for xprof.
         phase: for the rows.
         begin: steps taken before.
-        steps_per_epoch: as it says.
         profile: steps to profile, counted from 0; whole calls of the loop.
     """
     step, taken, seconds, tracing = begin, 0, 0.0, False
@@ -84,7 +82,7 @@ def observed(
             if tracing and step >= profile.stop:
                 jax.profiler.stop_trace()
                 tracing = False
-            if step % steps_per_epoch == 0:
+            if step % loop.steps_per_epoch == 0:
                 row = {"phase": phase, "step": step, "steps": taken, "steps_s": seconds}
                 workdir.append_metrics([row | _device_bytes()], TIMING)
                 taken, seconds = 0, 0.0

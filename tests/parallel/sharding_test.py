@@ -10,8 +10,7 @@ from skillearn_jax.errors import InputError
 from skillearn_jax.hypergrad import one_step
 from skillearn_jax.parallel import AXIS_NAME, Devices, sharded
 from skillearn_jax.train.checkpoints import Checkpoints
-from skillearn_jax.train.manifest import leaves
-from skillearn_jax.tree import Sharded, is_sharded
+from skillearn_jax.tree import Sharded, by_path, is_sharded
 
 SEVERAL = pytest.mark.parametrize("backend", ["pmap", "shard_map"])
 STEPS = 6
@@ -19,7 +18,7 @@ STEPS = 6
 
 def check_close(got, want, rel):
     """Compares leaves by path: that of a sharded state is that of a plain one."""
-    got, want = leaves(got), leaves(want)
+    got, want = by_path(got), by_path(want)
     assert got.keys() == want.keys()
     for name, value in want.items():
         scale = max(np.max(np.abs(value), initial=0), 1e-3)

@@ -174,7 +174,7 @@ def test_batches_are_those_of_the_key_and_the_step(stream, monkeypatch):
     again = program.init({"w": jnp.zeros(4)}, jax.random.key(1))
     key = named_key(named_key(again.key, "data"), "train")
     for step in range(3):
-        batches = {"train": stream.batch(key, step), "step": step}
+        batches = {"train": stream.draw(key, step), "step": step}
         again, wanted = program.step(again, batches)
         assert metrics[step]["fit/loss"] == pytest.approx(
             float(wanted["fit/loss"]), rel=1e-5

@@ -153,9 +153,9 @@ def test_seconds_are_those_of_the_steps_of_an_epoch(chunk, monkeypatch):
     workdir = SimpleNamespace(
         append_metrics=lambda added, name: rows.extend(added), path=Path("run")
     )
-    loop = SimpleNamespace(size=lambda step: chunk)
+    loop = SimpleNamespace(size=lambda step: chunk, steps_per_epoch=4)
     of_profile = range(11, 13)
-    for _ in observed(steps(), loop, workdir, "search", begin, 4, of_profile):
+    for _ in observed(loop, steps(), workdir, "search", begin, of_profile):
         now += 10
     assert [(row["step"], row["steps"], row["steps_s"]) for row in rows] == [
         (12, 4, 4.0),

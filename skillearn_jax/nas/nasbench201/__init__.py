@@ -5,9 +5,6 @@ from skillearn_jax.nas.nasbench201.architecture import (
     NUM_ARCHITECTURES,
     OPS,
     Architecture,
-    derive_architecture,
-    init_alphas,
-    random_architecture,
 )
 from skillearn_jax.nas.nasbench201.network import BenchNetwork
 from skillearn_jax.nas.nasbench201.space import BenchSpace
@@ -21,8 +18,5 @@ __all__ = [
     "BenchNetwork",
     "BenchSpace",
     "Table",
-    "derive_architecture",
-    "init_alphas",
     "load_table",
-    "random_architecture",
 ]

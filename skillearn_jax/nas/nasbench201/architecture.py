@@ -4,13 +4,9 @@ import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
-import jax
-import numpy as np
-
 from skillearn_jax.errors import InputError
 from skillearn_jax.nas.cell_files import read_cell_file
 from skillearn_jax.nas.shown import shown
-from skillearn_jax.nas.space import Alphas
 
 OPS = ("none", "skip_connect", "nor_conv_1x1", "nor_conv_3x3", "avg_pool_3x3")
 """The candidate operations, in the order that the benchmark indexes them."""
@@ -159,52 +155,3 @@ def find_architecture(text_or_path: str) -> Architecture:
         kind="architecture",
         otherwise="the text of one, |OP~0|+|OP~0|OP~1|+|OP~0|OP~1|OP~2|",
     )
-
-
-def init_alphas(key: jax.Array, scale: float = 1e-3) -> Alphas:
-    """Returns logits drawn from `scale * N(0, 1)`, `[6, 5]` under `ALPHAS_KEY`.
-
-    Args:
-      key: PRNG key; consumed.
-      scale: standard deviation.
-    """
-    return {ALPHAS_KEY: scale * jax.random.normal(key, (len(EDGES), len(OPS)))}
-
-
-def check_alphas(alphas: Mapping[str, Any]) -> None:
-    """Raises `InputError` unless the logits have the shape that `init_alphas` draws."""
-    got: Any = "nothing"
-    if isinstance(alphas, Mapping) and ALPHAS_KEY in alphas:
-        got = getattr(alphas[ALPHAS_KEY], "shape", "no array")
-    if got != (len(EDGES), len(OPS)):
-        raise InputError(
-            f"alphas[{ALPHAS_KEY!r}] must have shape {(len(EDGES), len(OPS))}, got {got}"
-        )
-
-
-def derive_architecture(
-    alphas: Mapping[str, Any], *, allow_none: bool = True
-) -> Architecture:
-    """Returns the architecture with the largest logit on every edge.
-
-    Ties go to the operation that comes first in `OPS`.
-
-    Args:
-      alphas: see `init_alphas`; rows in the order of `EDGES`, columns in that of `OPS`.
-      allow_none: let `none` be chosen too, as the benchmark's own searches do.
-
-    Raises:
-      InputError: for another shape, or logits that are not finite.
-    """
-    check_alphas(alphas)
-    logits = np.array(alphas[ALPHAS_KEY], np.float64)
-    if not np.isfinite(logits).all():
-        raise InputError(f"alphas[{ALPHAS_KEY!r}] must be finite")
-    if not allow_none:
-        logits[:, OPS.index("none")] = -np.inf
-    return Architecture(tuple(OPS[column] for column in logits.argmax(axis=1)))
-
-
-def random_architecture(rng: np.random.Generator) -> Architecture:
-    """Returns one of all architectures, each as likely; advances the generator."""
-    return Architecture.from_index(int(rng.integers(NUM_ARCHITECTURES)))

@@ -25,8 +25,8 @@ from skillearn_jax.nas.nasbench201.architecture import (
     EDGES,
     OPS,
     Architecture,
-    check_alphas,
 )
+from skillearn_jax.nas.nasbench201.space import BenchSpace
 
 _SIZES = {"nor_conv_1x1": 1, "nor_conv_3x3": 3}
 _FREE: dict[str, Callable[[jax.Array], jax.Array]] = {
@@ -210,7 +210,7 @@ class BenchNetwork(nn.Module):
 
         Args:
           images: `[B, H, W, channels]`, sides multiples of 4.
-          alphas: of the supernet only, see `init_alphas`; the softmax over operations is
+          alphas: of the supernet only, see `BenchSpace.init_alphas`; the softmax over operations is
             taken here.
           train: use batch statistics, and record them if `batch_stats` is mutable.
 
@@ -220,7 +220,7 @@ class BenchNetwork(nn.Module):
         """
         weights = None
         if self.architecture is None:
-            check_alphas({} if alphas is None else alphas)
+            BenchSpace().check_alphas({} if alphas is None else alphas)
             assert alphas is not None
             weights = jax.nn.softmax(alphas[ALPHAS_KEY], axis=-1)
         elif alphas is not None:

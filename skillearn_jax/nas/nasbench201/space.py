@@ -7,13 +7,17 @@ from typing import Any
 import jax
 import numpy as np
 
-from skillearn_jax.nas.nasbench201 import architecture
+from skillearn_jax.errors import InputError
 from skillearn_jax.nas.nasbench201.architecture import (
+    ALPHAS_KEY,
+    EDGES,
+    NUM_ARCHITECTURES,
+    OPS,
     Architecture,
-    derive_architecture,
-    random_architecture,
 )
 from skillearn_jax.nas.space import Alphas
+
+_SHAPE = (len(EDGES), len(OPS))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -30,13 +34,45 @@ class BenchSpace:
     allow_none: bool = True
 
     def init_alphas(self, key: jax.Array, scale: float = 1e-3) -> Alphas:
-        """Returns logits drawn from `scale * N(0, 1)`; consumes the key."""
-        return architecture.init_alphas(key, scale)
+        """Returns logits drawn from `scale * N(0, 1)`, `[6, 5]` under `ALPHAS_KEY`.
+
+        Rows are in the order of `EDGES`, columns in that of `OPS`.
+
+        Args:
+          key: PRNG key; consumed.
+          scale: standard deviation.
+        """
+        return {ALPHAS_KEY: scale * jax.random.normal(key, _SHAPE)}
+
+    def check_alphas(self, alphas: Mapping[str, Any]) -> None:
+        """Raises `InputError` unless the logits have the shape that `init_alphas` draws."""
+        got: Any = "nothing"
+        if isinstance(alphas, Mapping) and ALPHAS_KEY in alphas:
+            got = getattr(alphas[ALPHAS_KEY], "shape", "no array")
+        if got != _SHAPE:
+            raise InputError(
+                f"alphas[{ALPHAS_KEY!r}] must have shape {_SHAPE}, got {got}"
+            )
 
     def derive(self, alphas: Mapping[str, Any]) -> Architecture:
-        """Returns the operation with the largest logit on every edge."""
-        return derive_architecture(alphas, allow_none=self.allow_none)
+        """Returns the cell with the largest logit on every edge.
+
+        Ties go to the operation that comes first in `OPS`.
+
+        Args:
+          alphas: see `init_alphas`.
+
+        Raises:
+          InputError: for another shape, or logits that are not finite.
+        """
+        self.check_alphas(alphas)
+        logits = np.array(alphas[ALPHAS_KEY], np.float64)
+        if not np.isfinite(logits).all():
+            raise InputError(f"alphas[{ALPHAS_KEY!r}] must be finite")
+        if not self.allow_none:
+            logits[:, OPS.index("none")] = -np.inf
+        return Architecture(tuple(OPS[column] for column in logits.argmax(axis=1)))
 
     def random(self, rng: np.random.Generator) -> Architecture:
         """Returns one of all cells, each as likely; advances the generator."""
-        return random_architecture(rng)
+        return Architecture.from_index(int(rng.integers(NUM_ARCHITECTURES)))

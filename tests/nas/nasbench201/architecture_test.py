@@ -12,9 +12,7 @@ from skillearn_jax.nas.nasbench201 import (
     NUM_ARCHITECTURES,
     OPS,
     Architecture,
-    derive_architecture,
-    init_alphas,
-    random_architecture,
+    BenchSpace,
 )
 
 TEXT = (
@@ -131,12 +129,12 @@ def test_derivation_takes_the_largest_with_or_without_none():
     logits = np.full((6, 5), -3.0)
     logits[:, 0], logits[:, 2] = -1, -2
     logits[4, 4] = 0
-    derived = derive_architecture({"cell": logits})
+    derived = BenchSpace().derive({"cell": logits})
     assert derived.ops == ("none",) * 4 + ("avg_pool_3x3", "none")
-    derived = derive_architecture({"cell": logits}, allow_none=False)
+    derived = BenchSpace(allow_none=False).derive({"cell": logits})
     assert derived.ops == ("nor_conv_1x1",) * 4 + ("avg_pool_3x3", "nor_conv_1x1")
     assert logits[0, 0] == -1, "the caller's logits stay as they are"
-    assert derive_architecture({"cell": np.zeros((6, 5))}).index == 0
+    assert BenchSpace().derive({"cell": np.zeros((6, 5))}).index == 0
 
 
 @pytest.mark.parametrize(
@@ -151,18 +149,18 @@ def test_derivation_takes_the_largest_with_or_without_none():
 )
 def test_logits_that_do_not_fit_are_refused(alphas, message):
     with pytest.raises(InputError, match=re.escape(f"alphas['cell'] {message}")):
-        derive_architecture(alphas)
+        BenchSpace().derive(alphas)
 
 
 def test_fresh_logits_are_small_and_fit():
-    alphas = init_alphas(jax.random.key(0))
+    alphas = BenchSpace().init_alphas(jax.random.key(0))
     assert set(alphas) == {"cell"}
     assert 0.5e-3 < np.std(alphas["cell"]) < 2e-3
-    derive_architecture(alphas)
+    BenchSpace().derive(alphas)
 
 
 def test_random_cells_hold_every_operation():
     rng = np.random.default_rng(0)
-    drawn = [random_architecture(rng) for _ in range(50)]
+    drawn = [BenchSpace().random(rng) for _ in range(50)]
     for edge in range(6):
         assert {architecture.ops[edge] for architecture in drawn} == set(OPS)

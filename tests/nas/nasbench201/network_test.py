@@ -10,7 +10,7 @@ from jax import lax
 
 from skillearn_jax.errors import InputError
 from skillearn_jax.nas import count_macs, num_params
-from skillearn_jax.nas.nasbench201 import OPS, Architecture, BenchNetwork, init_alphas
+from skillearn_jax.nas.nasbench201 import OPS, Architecture, BenchNetwork, BenchSpace
 from skillearn_jax.nas.nasbench201.architecture import EDGES
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
@@ -64,11 +64,16 @@ def test_the_supernet_has_biases_in_place_of_scales():
     channels = 5 * (16 + 32 + 64)
     # Of each convolution 2 C for scale and shift become C for the bias.
     expected = sum(sizes.values()) - around - 2 * 6 * channels
-    assert size(BenchNetwork(10), init_alphas(jax.random.key(0))) == expected
+    assert (
+        size(BenchNetwork(10), BenchSpace().init_alphas(jax.random.key(0))) == expected
+    )
 
 
 def test_convolutions_and_their_biases_fill_the_bounds_of_their_fan_in():
-    images, alphas = jnp.zeros((1, 8, 8, 3)), init_alphas(jax.random.key(0))
+    images, alphas = (
+        jnp.zeros((1, 8, 8, 3)),
+        BenchSpace().init_alphas(jax.random.key(0)),
+    )
     network = BenchNetwork(3, channels=4, num_cells=1)
     params = jax.jit(
         lambda key: network.init(key, images, alphas, train=False)["params"]
@@ -276,7 +281,7 @@ def test_rematerialised_and_mapped_networks_are_the_same():
 def test_networks_take_what_they_should():
     images = jnp.zeros((1, 8, 8, 3))
     supernet = BenchNetwork(3, channels=2, num_cells=1)
-    alphas = init_alphas(jax.random.key(0))
+    alphas = BenchSpace().init_alphas(jax.random.key(0))
     logits, variables = jax.eval_shape(
         lambda: supernet.init_with_output(
             jax.random.key(0), images, alphas, train=False

@@ -10,7 +10,7 @@ from skillearn_jax.nas.nasbench201 import (
     OPS,
     Architecture,
     BenchNetwork,
-    init_alphas,
+    BenchSpace,
 )
 
 C = 2
@@ -71,7 +71,7 @@ def test_network(ops, dtype, twins):
     images, others = jnp.asarray(array), []
     others.append((images, torch.empty(0)))
     if ops is None:
-        logits = init_alphas(jax.random.key(2), scale=1.0)[ALPHAS_KEY]
+        logits = BenchSpace().init_alphas(jax.random.key(2), scale=1.0)[ALPHAS_KEY]
         others.append((logits, twin.alphas))
     arguments = {} if ops else {"alphas": {ALPHAS_KEY: others[-1][0]}}
     variables = jax.jit(network.init, static_argnames="train")(
