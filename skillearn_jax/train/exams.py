@@ -36,6 +36,11 @@ def check_exams(config: Config) -> None:
         )
     if config.skill != "lpt":
         return
+    if options.bank_dir and not options.bank:
+        raise InputError(
+            f"config.lpt.bank_dir is {options.bank_dir!r}, but which data set lies there "
+            "is not said: set --config.lpt.bank, to npz or folder for instance"
+        )
     curriculum = options.curriculum
     if curriculum.active and curriculum.start > curriculum.max_hardness:
         raise InputError(

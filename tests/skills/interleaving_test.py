@@ -535,6 +535,10 @@ def test_schedules():
         ({"weights": "shared"}, "nothing to pull to"),
         ({"weights": "all"}, "weights='all'; it must be one of 'copies', 'per_task'"),
         ({"transfer": "copy", "coupling": "stop_gradient"}, "'copy' has none"),
+        (
+            {"transfer": "copy", "proximal_step": True, "step_size": 0.1},
+            "solves an interaction, and transfer='copy' has none",
+        ),
         ({"optimizer": {"encoder": optax.sgd(1.0)}}, "needs 'encoder' and 'head'"),
     ],
 )

@@ -98,6 +98,7 @@ def test_the_weights_of_the_config_are_those_of_the_program(tiny, data):
     ("changes", "words"),
     [
         ({"search.stop": "curriculum"}, "lpt.curriculum.active"),
+        ({"lpt.bank_dir": "images"}, "bank_dir is 'images', but"),
         ({"lpt.variant": "released_code", "lpt.exam_loss": "mean"}, "variant=paper"),
         ({"lpt.variant": "released_code_first_order"}, "adjoint=first_order"),
         (
