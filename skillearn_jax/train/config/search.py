@@ -75,7 +75,8 @@ class HypergradConfig:
 class SearchConfig:
     """The search phase.
 
-    A random search reads `epochs`, `cells`, `channels`, `weights` and `num_random` only.
+    A random search reads `epochs`, `cells`, `channels`, `stem`, `weights` and `num_random`
+    only.
 
     Attributes:
         epochs: passes over the training half, warm-up included.
