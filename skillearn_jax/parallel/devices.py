@@ -22,6 +22,18 @@ BACKENDS = ("pmap", "shard_map", "none")
 """Ways to run a step on several devices; `"none"`: on one, under `jit`."""
 
 
+def check_alike() -> None:
+    """Raises `InputError` if the processes of a run differ in their number of devices."""
+    of_each = Counter(device.process_index for device in jax.devices())
+    if len(set(of_each.values())) > 1:
+        counts = ", ".join(str(of_each[process]) for process in sorted(of_each))
+        raise InputError(
+            f"the processes of this run have {counts} devices, and each must have the same "
+            "number: start it on hosts that are alike, or let each see as many, by "
+            "CUDA_VISIBLE_DEVICES for instance"
+        )
+
+
 @dataclass(frozen=True)
 class Devices:
     """The devices of a run, those of all its processes: one under `jit`, or several.
@@ -64,14 +76,7 @@ class Devices:
                 f"config.parallel.devices is {requested}, but {processes} processes use "
                 f"all their devices, {present}: set --config.parallel.devices=0"
             )
-        of_each = Counter(device.process_index for device in jax.devices())
-        if len(set(of_each.values())) > 1:
-            counts = ", ".join(str(of_each[i]) for i in sorted(of_each))
-            raise InputError(
-                f"the processes of this run have {counts} devices, and each must have the "
-                "same number: start it on hosts that are alike, or let each see as many, "
-                "by CUDA_VISIBLE_DEVICES for instance"
-            )
+        check_alike()
         return cls(count, backend)
 
     @property
