@@ -239,11 +239,12 @@ def _check_devices() -> None:
 
 def _without_devices(error: Exception) -> InputError | None:
     """Returns what to say of an error that a device's start was, if it was one."""
-    if not str(error).startswith("Unable to initialize backend"):
+    # Behind the reason comes JAX's own advice, for other programs than this.
+    reason = re.split(r"\n| \((?:set|you may) ", str(error))[0]
+    if not reason.startswith("Unable to initialize backend"):
         return None
     return InputError(
-        f"JAX finds no devices ({str(error).splitlines()[0][:160]}): mend their driver, or "
-        "set JAX_PLATFORMS=cpu"
+        f"JAX finds no devices ({reason}): mend their driver, or set JAX_PLATFORMS=cpu"
     )
 
 

@@ -503,14 +503,17 @@ def test_told_to_take_a_gpu_it_does_not_go_on_without(
     assert f"JAX_PLATFORMS is '{platforms}', but JAX finds no {name} device" in line
 
 
-def test_a_device_that_does_not_start_is_one_line(tmp_path, digits, capfd, monkeypatch):
+@pytest.mark.parametrize("more", ["\nof libtpu", " (set JAX_PLATFORMS='' to choose)"])
+def test_a_device_that_does_not_start_is_one_line(
+    tmp_path, digits, capfd, monkeypatch, more
+):
     def broken(config, workdir):
-        raise RuntimeError("Unable to initialize backend 'tpu': no lock\nof libtpu")
+        raise RuntimeError(f"Unable to initialize backend 'tpu': no lock (13){more}")
 
     monkeypatch.setattr(cli, "run", broken)
     code, line = call(capfd, digits, f"--workdir={tmp_path}/run")
     assert code == 2
-    assert "(Unable to initialize backend 'tpu': no lock): mend" in line
+    assert "(Unable to initialize backend 'tpu': no lock (13)): mend" in line
 
 
 def test_a_bug_shows_its_traceback(tmp_path, digits, monkeypatch):
