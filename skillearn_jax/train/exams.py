@@ -35,6 +35,11 @@ def check_exams(config: Config) -> None:
             "--config.lpt.curriculum.active, or --config.search.stop=epochs"
         )
     if config.skill != "lpt":
+        if options.bank:
+            raise InputError(
+                f"config.lpt.bank is {options.bank!r}, but {config.skill} has no exams: set "
+                "--config.lpt.bank=, or --config.skill=lpt"
+            )
         return
     if options.bank_dir and not options.bank:
         raise InputError(
@@ -95,11 +100,6 @@ def load_bank(config: Config, data: OneSet) -> TrainingImages | None:
     name = config.lpt.bank
     if not name:
         return None
-    if config.skill != "lpt":
-        raise InputError(
-            f"config.lpt.bank is {name!r}, but {config.skill} has no exams: set "
-            "--config.lpt.bank=, or --config.skill=lpt"
-        )
     height, width, channels = data.image_shape
     with flags_of_data("--config.lpt.bank", "--config.lpt.bank_dir"):
         bank = load(
