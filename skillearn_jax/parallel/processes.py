@@ -79,7 +79,8 @@ class Processes:
         Says on stderr who this process is before it waits for another.
 
         Raises:
-            MissingProcessError: if a process does not come in time.
+            MissingProcessError: if a process does not come in time. Where the cluster is
+                asked, JAX ends this one then, with code 134.
             InputError: if the addresses cannot be meant, no cluster is found, or the
                 processes differ in their number of devices.
         """
