@@ -125,7 +125,7 @@ def interleaving_learning(
     check_names("schedule", schedule)
     turns = tuple(schedule)
     check_schedule(turns, named)
-    _check_options(transfer, coupling, weights, proximal_step)
+    _check_options(transfer, coupling, weights)
     damping = _damping(interaction_weight, step_size, proximal_step)
     weighs = not is_left_out(interaction_weight)
     sets = [_turn_sets(i, turn, weights) for i, turn in enumerate(turns, start=1)]
@@ -240,7 +240,7 @@ def _optimizer(
     return optax.chain(optax.partition(scales, {n: n for n in sets}), optimizer)
 
 
-def _check_options(transfer: str, coupling: str, weights: str, proximal: bool) -> None:
+def _check_options(transfer: str, coupling: str, weights: str) -> None:
     check_choice("transfer", transfer, get_args(Transfer))
     check_choice("coupling", coupling, get_args(Coupling))
     check_choice("weights", weights, get_args(Weights))
@@ -248,11 +248,6 @@ def _check_options(transfer: str, coupling: str, weights: str, proximal: bool) -
         raise InputError(
             "coupling='stop_gradient' holds an interaction fixed, and transfer='copy' has "
             "none: leave coupling= out, or set transfer='proximal'"
-        )
-    if proximal and transfer == "copy":
-        raise InputError(
-            "proximal_step=True solves an interaction, and transfer='copy' has none: leave "
-            "proximal_step= out, or set transfer='proximal'"
         )
     if weights == "shared" and transfer == "proximal":
         raise InputError(
