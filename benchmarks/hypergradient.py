@@ -8,10 +8,10 @@
 of its own: the supporting set. `supernet`: the architecture gradient of a DARTS search on
 noise of CIFAR's size. `chain`: K stages of a small network, each of which reads the one
 before; one line for each K. `unroll`: k steps with momentum of a linear model of 256 x 256
-parameters in a scan, every step stored or about sqrt(k) of them: `peak_bytes` beside
+parameters in a scan, every step stored or about sqrt(k) of them: `peak_bytes` divided by
 4 * 256 * 256 is the memory in copies of the parameters.
 
-The first line's adjoint is plain autodiff. Errors are against float64 autodiff on the same
+The first line's adjoint is plain autodiff, but for `unroll`, which has `Exact()` alone. Errors are against float64 autodiff on the same
 numbers; on accelerators matrix products are taken at the precision `--precision`.
 `--peers` adds the same gradient in PyTorch, where that is installed: by
 autograd through the step, and by the finite difference that search codes use. `step_s` is the median of calls

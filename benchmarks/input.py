@@ -3,7 +3,7 @@
     python benchmarks/input.py [--seconds=5] [--only=device,tf.data,grain]
 
 The device streams hold CIFAR-size sets of noise and augment as CIFAR's evaluation does.
-The others read synthetic JPEGs of 500x375 pixels, 77 KB each, from TFDS files made on
+The others read synthetic JPEGs of 500x375 pixels, 79 KB each, from TFDS files made on
 the fly, decode them, take a random-resized-crop of 224x224 and put the bytes on the
 device. What comes then, flip and colours, is measured by itself as `colours`.
 

@@ -4,7 +4,7 @@
 
 Searches on photographs, those of `cifar10_pack.py`: with the architecture's gradient of first order,
 of second order by finite differences and exact; with learning by passing tests; by random search.
-All take the same steps of a learner's weights on a batch, random search as one part for each of its
+All take as many steps of a learner's weights on a batch, which random search shares out over its
 cells. One JSON line for each, with the accuracy that its derived cells have in the table on the test
 images of CIFAR-10, after their full training at full size; and one for a cell drawn at random, over
 the whole table. Whatever was done already in the workdir is not done again.

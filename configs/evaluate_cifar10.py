@@ -6,8 +6,8 @@ Hardware: a GPU for about a day and a half as published; the variants run on a l
 Expected: docs/experiments.md. Nothing here has been run at full length.
 Command:  python launch/run.py --config=configs/evaluate_cifar10.py --workdir=runs/darts_v2 --config.data.dir=DIR --config.genotype=DARTS_V2
 
-`--config.genotype` takes a published name, a file, the workdir of a search, or
-`random:SEED` (`random`: of the run's seed). Variants:
+`--config.genotype` takes a published name (an unknown one is answered with all that there
+are), a file, the workdir of a search, or `random:SEED` (`random`: of the run's seed). Variants:
   (none)  the published recipe.
   short   the images at 8x8 pixels, 5 cells of 4 channels for 3 epochs in batches of 250, beside
           5 random cells of its size, each three times: a quarter of an hour on one CPU core.

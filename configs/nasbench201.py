@@ -33,7 +33,7 @@ common = run_path(str(Path(__file__).with_name("common.py")))
 
 
 def short(config):
-    """Shrinks a config to 1,872 steps of what a CPU core computes ten a second of.
+    """Shrinks a config to 1,872 steps, of which a CPU core computes three to nine a second.
 
     The architecture's steps are ten times larger, for there are a tenth as many.
     """

@@ -266,5 +266,5 @@ axes[1, 0].set_title("left out", loc="left")
 losses = learner_losses(
     state.params["weights"], state.params["alphas"], images[bank], labels[bank]
 )
-print(f"learner's error on the bank's images: loss {float(jnp.mean(losses)):.3f}")
+print(f"learner's mean loss on the images of the bank: {float(jnp.mean(losses)):.3f}")
 assert history[-1]["learner/loss"] < 0.5 * history[0]["learner/loss"]

@@ -39,8 +39,9 @@ Searches a cell with a learning skill, trains the derived network, writes a repo
   python launch/run.py --config=configs/compare_hypergradients.py --workdir=runs/compare
   python launch/run.py --config=FILE[:VARIANT] --workdir=DIR --config.search.epochs=5
 
-Any key of the config is a flag: --config.GROUP.KEY=VALUE. A workdir that holds an
-unfinished run of the same config is continued. Compiled programs are cached in
+Any key of the config is a flag: --config.GROUP.KEY=VALUE, several values in brackets, as
+in --config.data.per_class='(500,250)'. A workdir that holds an unfinished run of the same
+config is continued. Compiled programs are cached in
 ~/.cache/skillearn_jax, or where JAX_COMPILATION_CACHE_DIR says.
 
 On several machines, the same command on each, with a workdir that all see, and
@@ -50,7 +51,7 @@ On several machines, the same command on each, with a workdir that all see, and
 or, on Slurm and TPU pods, --distributed, which is not needed under srun and on GKE
 (--nodistributed: each process is a run of its own). On one machine: launch/local.sh N,
 with the flags of the command. See docs/scaling.md. Processes wait --start_timeout
-seconds for each other, and --heartbeat_timeout for one that is silent.
+seconds (300) for each other, and --heartbeat_timeout (60) for one that is silent.
 
 All keys, with meaning and default: skillearn_jax/train/config/*.py. Exit codes: 0 done;
 2 a mistake in what was given; 3 a loss is not finite; 4 the disk is full or not writable;

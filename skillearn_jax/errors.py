@@ -56,8 +56,8 @@ def told_with(before: str, after: str = "") -> Iterator[None]:
 class NonFiniteError(UserError, ArithmeticError):
     """A loss or a gradient norm became NaN or infinite.
 
-    The message is one line that names the step and the term. The last checkpoint is that
-    of the epoch before.
+    The message is one line that names the step and the term. The last checkpoint is of
+    before that step.
     """
 
     exit_code = 3

@@ -57,8 +57,12 @@ def main(argv: Sequence[str] | None = None) -> int:
         "Writes a trained network as StableHLO; prints what it takes as JSON.",
     )
     parser.add_argument("--workdir", required=True, help="of a search or an evaluation")
-    parser.add_argument("--network", default="derived", help="or 'random 1', ...")
-    parser.add_argument("--seed", type=int, default=0, help="of its training")
+    parser.add_argument(
+        "--network", default="derived", help="derived (default), 'random 1' or a rival"
+    )
+    parser.add_argument(
+        "--seed", type=int, default=0, help="of its training; default 0"
+    )
     parser.add_argument("--output", default="", help="file; default WORKDIR/export/...")
     flags = parser.parse_args(argv)
 

@@ -23,7 +23,14 @@ def folder_name(name: str) -> str:
 
 @contextlib.contextmanager
 def replaced(path: pathlib.Path) -> Iterator[pathlib.Path]:
-    """Yields where to write a file, which then takes the place of `path` in one move."""
+    """Yields where to write a file, which then takes the place of `path` in one move.
+
+    Where writing fails, nothing is left of it.
+    """
     partial = path.with_name(f".{path.name}.partial")
-    yield partial
+    try:
+        yield partial
+    except BaseException:
+        partial.unlink(missing_ok=True)
+        raise
     partial.replace(path)

@@ -124,9 +124,15 @@ def main(argv: Sequence[str] | None = None) -> int:
     )
     parser.add_argument("--workdir", required=True, help="of a search or an evaluation")
     parser.add_argument("--images", required=True, help="folder of PNG and JPEG files")
-    parser.add_argument("--network", default="derived", help="or 'random 1', ...")
-    parser.add_argument("--seed", type=int, default=0, help="of its training")
-    parser.add_argument("--format", choices=WRITERS, default="text")
+    parser.add_argument(
+        "--network", default="derived", help="derived (default), 'random 1' or a rival"
+    )
+    parser.add_argument(
+        "--seed", type=int, default=0, help="of its training; default 0"
+    )
+    parser.add_argument(
+        "--format", choices=WRITERS, default="text", help="default text"
+    )
     flags = parser.parse_args(argv)
     if isinstance(sys.stdout, io.TextIOWrapper):  # of names that it cannot say
         sys.stdout.reconfigure(errors="backslashreplace")

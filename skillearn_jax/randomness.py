@@ -22,6 +22,7 @@ class Use(enum.IntEnum):
     ORDER = 4  # of streamed examples; then the epoch
     CROPS = 5  # of streamed examples; then the epoch and the index
     PROBLEMS = 6  # on which adjoints are compared
+    TRAININGS = 7  # the order of a training's streamed examples; then its seed
 
 
 def generator(seed: int, use: Use, *more: int) -> np.random.Generator:

@@ -13,6 +13,13 @@ from PIL import Image
 from skillearn_jax.nas.nasbench201 import NUM_ARCHITECTURES, Architecture
 
 
+@pytest.fixture(scope="module", autouse=True)
+def _quick_processes(quick_flags):
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("XLA_FLAGS", f"{os.environ['XLA_FLAGS']} {quick_flags}")
+        yield
+
+
 def lines(repo_root, script, *flags):
     done = subprocess.run(
         [sys.executable, f"benchmarks/{script}", *flags],

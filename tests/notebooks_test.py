@@ -11,7 +11,7 @@ NOTEBOOKS = ("01_one_step", "02_compose_a_skill", "03_compare_estimators")
 
 
 @pytest.mark.parametrize("name", NOTEBOOKS)
-def test_a_notebook_runs(name, repo_root, tmp_path):
+def test_a_notebook_runs(name, repo_root, tmp_path, quick_flags):
     """Its assertions are its own; here it only has to get through, in 90 seconds."""
     done = subprocess.run(
         [
@@ -26,11 +26,12 @@ def test_a_notebook_runs(name, repo_root, tmp_path):
             "MPLBACKEND": "agg",
             "HOME": str(tmp_path),
             "JAX_PLATFORMS": "cpu",
+            "XLA_FLAGS": quick_flags,
             "JAX_COMPILATION_CACHE_DIR": str(repo_root / ".jax_cache"),
         },
         capture_output=True,
         text=True,
-        timeout=240,  # of a busy machine; a quiet one needs a fifth
+        timeout=240,  # of a busy machine; a quiet one needs a tenth
         check=False,
     )
     assert done.returncode == 0, done.stderr[-2000:]

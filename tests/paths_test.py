@@ -7,7 +7,7 @@ import pytest
 from skillearn_jax.data import load
 from skillearn_jax.errors import InputError
 from skillearn_jax.nas import find_genotype
-from skillearn_jax.paths import user_path
+from skillearn_jax.paths import replaced, user_path
 
 
 @pytest.fixture
@@ -32,3 +32,16 @@ def test_a_genotype_is_found_at_home(home):
     genotype = find_genotype("DARTS_V2")
     (home / "cell.txt").write_text(genotype.to_text())
     assert find_genotype("~/cell.txt") == genotype
+
+
+def test_a_file_that_cannot_be_written_leaves_the_old_one_alone(tmp_path):
+    (tmp_path / "a.json").write_text("old")
+
+    def disk_full():
+        with replaced(tmp_path / "a.json") as partial:
+            partial.write_text("half")
+            raise OSError
+
+    with pytest.raises(OSError):  # noqa: PT011 (it has no text)
+        disk_full()
+    assert {p.name: p.read_text() for p in tmp_path.iterdir()} == {"a.json": "old"}

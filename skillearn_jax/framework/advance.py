@@ -89,6 +89,8 @@ def advance(
         )
         return new, info.opt_state, info.aux
 
+    changed_names: set[str] = set()  # noted while the steps are traced
+
     def body_of(adjoint: Adjoint) -> Any:
         step = step_of(adjoint)
 
@@ -97,6 +99,7 @@ def advance(
             new, info = step(active, reads, opt_state, seen, *data)
             # As between stages: statistics are no path for gradients.
             changed = jax.lax.stop_gradient(dict(info.aux.model_state))
+            changed_names.update(changed)
             return (new, info.opt_state, {**seen, **changed}), info.aux.metrics
 
         return body
@@ -109,4 +112,5 @@ def advance(
         (dict(batches), keys),
     )
     metrics = {name: jnp.mean(values) for name, values in metrics.items()}
-    return new, opt_state, Aux(metrics, after)
+    changed = {name: after[name] for name in after if name in changed_names}
+    return new, opt_state, Aux(metrics, changed)

@@ -134,7 +134,7 @@ def check(
 def unread(program: Program, state: State, batches: Batches) -> tuple[str, ...]:
     """Returns the supporting sets that the objective is given and never reads.
 
-    They belong into `Validation(indirect=...)`: the printout, and the refusal of a set
+    They belong in `Validation(indirect=...)`: the printout, and the refusal of a set
     without any path, go by what is declared.
 
     Args:

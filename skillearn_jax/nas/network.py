@@ -10,7 +10,6 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from skillearn_jax.errors import InputError
 from skillearn_jax.layers import Axis, Dense, example_numbers, run_module
 from skillearn_jax.nas.auxiliary import Auxiliary, AuxiliaryHead
 from skillearn_jax.nas.functional import Form
@@ -22,6 +21,7 @@ from skillearn_jax.nas.ops import (
     apply_stem,
     operation,
 )
+from skillearn_jax.nas.schedules import check_rate, is_zero
 from skillearn_jax.nas.space import CellPlace, cell_places
 
 
@@ -157,10 +157,9 @@ class Network(nn.Module):
             ImageNet stem, and images that are too small for the auxiliary head.
         """
         masks = None
-        if isinstance(drop_path_rate, jax.Array) or drop_path_rate != 0:
-            _check_rate(drop_path_rate)
-            if train:
-                masks = self._drop_path_masks(images.shape[0], drop_path_rate)
+        check_rate("drop_path_rate", drop_path_rate)
+        if train and not is_zero(drop_path_rate):
+            masks = self._drop_path_masks(images.shape[0], drop_path_rate)
         width = self.channels
         if self.stem == "cifar":
             width *= STEM_MULTIPLIER
@@ -279,8 +278,3 @@ class Network(nn.Module):
             )
 
         return jax.vmap(draw, out_axes=1)(examples) / (1 - rate)
-
-
-def _check_rate(rate: float | jax.Array) -> None:
-    if not isinstance(rate, jax.Array) and not 0 <= rate < 1:
-        raise InputError(f"drop_path_rate must be in [0, 1), got {rate}")

@@ -3,7 +3,8 @@
 import math
 from typing import Any, Literal, NamedTuple, get_args
 
-from skillearn_jax.errors import check_choice
+from skillearn_jax.errors import InputError, check_choice
+from skillearn_jax.tracing import is_traced
 
 Decay = Literal["constant", "linear", "cosine", "slow_cosine"]
 """How the auxiliary skip of DARTS- fades."""
@@ -55,6 +56,17 @@ def skip_weight(decay: Decay, epoch: int, epochs: int) -> float:
         "cosine": (1 + math.cos(math.pi * done)) / 2,
         "slow_cosine": math.cos(math.pi * done / 2),
     }[decay]
+
+
+def is_zero(rate: Any) -> bool:
+    """Returns whether a rate is known to be 0, so that nothing has to be dropped."""
+    return not is_traced(rate) and float(rate) == 0
+
+
+def check_rate(name: str, rate: Any) -> None:
+    """Raises `InputError` unless a rate is in `[0, 1)`; a traced one cannot be looked at."""
+    if not is_traced(rate) and not 0 <= float(rate) < 1:
+        raise InputError(f"{name} must be in [0, 1), got {rate}")
 
 
 class Stability(NamedTuple):

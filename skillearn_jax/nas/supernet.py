@@ -20,6 +20,7 @@ from skillearn_jax.nas.cell import MixedCell, Mixture
 from skillearn_jax.nas.edges import SkipDropout
 from skillearn_jax.nas.functional import Form
 from skillearn_jax.nas.ops import STEM_MULTIPLIER, StemName, apply_stem
+from skillearn_jax.nas.schedules import check_rate, is_zero
 from skillearn_jax.nas.space import (
     CELL_KINDS,
     EDGE_LOGITS,
@@ -171,9 +172,7 @@ class Supernet(nn.Module):
                 "skip_weight weighs the auxiliary skip, and there is none: set "
                 "auxiliary_skip=True"
             )
-        rate = skip_dropout_rate
-        if not isinstance(rate, jax.Array) and not 0 <= rate < 1:
-            raise InputError(f"skip_dropout_rate must be in [0, 1), got {rate}")
+        check_rate("skip_dropout_rate", skip_dropout_rate)
 
     def _mixture(
         self, kind: str, alphas: Alphas, skip_weight: float | jax.Array
@@ -186,7 +185,7 @@ class Supernet(nn.Module):
         return Mixture(ops, edges, skip)
 
     def _skip_dropout(self, rate: float | jax.Array) -> SkipDropout | None:
-        if not isinstance(rate, jax.Array) and rate == 0:
+        if is_zero(rate):
             return None
         return SkipDropout(jnp.asarray(rate), self.make_rng("skip_dropout"))
 

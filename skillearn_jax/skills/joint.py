@@ -17,7 +17,7 @@ from skillearn_jax.skills.tasks import (
     losses_of,
     sum_of_losses,
 )
-from skillearn_jax.types import Array, Key, ParamSets
+from skillearn_jax.types import Array, Key, ParamSets, PyTree
 
 
 def joint_learning(
@@ -54,21 +54,22 @@ def joint_learning(
         batch: Batch,
         key: Key,
     ) -> tuple[Array, Aux]:
-        total, states, metrics = jnp.zeros(()), dict(model_state), {}
+        total, metrics = jnp.zeros(()), {}
+        changed: dict[str, PyTree] = {}
         for i, (name, task) in enumerate(named.items()):
             losses, new_state = losses_of(
                 task,
                 moves["encoder"],
                 moves[sets[name].head],
                 reads,
-                states,
+                {**model_state, **changed},
                 batch[task.train],
                 jax.random.fold_in(key, i),
             )
             metrics[f"loss_{name}"] = jnp.mean(losses)
             total += metrics[f"loss_{name}"]
-            states |= new_state
-        return total, Aux(metrics, states)
+            changed |= new_state
+        return total, Aux(metrics, changed)
 
     stage = Stage(
         "joint",

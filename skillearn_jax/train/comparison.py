@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import jax
 from ml_collections import ConfigDict
 
-from skillearn_jax.errors import InputError, cannot_write
+from skillearn_jax.errors import InputError
 from skillearn_jax.framework import CompareReport, compare
 from skillearn_jax.framework.comparing import ADJOINTS
 from skillearn_jax.paths import user_path
@@ -26,8 +26,8 @@ from skillearn_jax.train.config.compare import CompareConfig
 from skillearn_jax.train.console import Console
 from skillearn_jax.train.experiment import run
 from skillearn_jax.train.json_files import read_json, write_json
-from skillearn_jax.train.lock import LOCK, locked
-from skillearn_jax.train.workdir import holds_comparison
+from skillearn_jax.train.lock import locked
+from skillearn_jax.train.workdir import holds_comparison, open_folder
 
 _SEARCHES = ("exact", "finite_difference", "first_order")
 
@@ -192,13 +192,7 @@ def _searches(
 
 def _check_folder(folder: Path, plain: Mapping[str, Any]) -> None:
     """Makes the folder, or checks that it holds this comparison and no other."""
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        names = sorted(entry.name for entry in folder.iterdir())
-    except OSError as error:
-        advice = "set --workdir to another folder"
-        raise cannot_write(f"the workdir {folder}", error, advice) from error
-    present = [name for name in names if name != LOCK]
+    present = open_folder(folder)
     old = read_json(folder / "config.json")
     if present and not holds_comparison(folder):
         raise InputError(

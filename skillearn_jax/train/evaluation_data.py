@@ -16,6 +16,7 @@ from skillearn_jax.data import (
     eval_batches,
 )
 from skillearn_jax.parallel import Devices, gather_rows
+from skillearn_jax.randomness import Use, generator
 from skillearn_jax.train.config import Config
 from skillearn_jax.train.images import OneSet
 
@@ -56,8 +57,8 @@ def _deliver(
     run_seed: int, data: StreamingData, seed: int, step: int, devices: Devices
 ) -> Iterator[dict[str, Drawn]]:
     """Reads the files from a step on, in the order of a training's seed."""
-    mixed = np.random.SeedSequence((run_seed, seed)).generate_state(1)[0]
-    read = data.reread(seed=int(mixed >> 1))  # below 2^31
+    own = generator(run_seed, Use.TRAININGS, seed).integers(2**31)
+    read = data.reread(seed=int(own))
     for delivered in read.deliveries(step, devices.split):
         yield {"train": delivered}
 

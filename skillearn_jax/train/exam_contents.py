@@ -28,6 +28,19 @@ from skillearn_jax.train.workdir import Workdir
 from skillearn_jax.types import Array
 
 EXAM = "exam.json"
+_ROW = {"index": 0.0, "label": 0.0, "loss": 0.0, "score": 0.0}
+EXAM_LIKE = {
+    **dict.fromkeys(
+        ("size", "bank_size", "bank_loss", "exam_loss", "correlation"), 0.0
+    ),
+    "class_rates": [0.0],
+    "class_shares": [0.0],
+    "hardest": [_ROW],
+    "easiest": [_ROW],
+    "sheet": "",
+}
+"""What a page reads in it."""
+
 _SHOWN = 12
 _DEFAULT_SHARE = 0.5  # of a curriculum at hardness 1, the exam of the paper
 

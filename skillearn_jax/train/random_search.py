@@ -23,7 +23,7 @@ from skillearn_jax.train.wording import counted
 from skillearn_jax.train.workdir import Workdir
 
 CANDIDATES = "candidates.json"
-_CANDIDATE = {"genotype": {}, "params": 0.0, "macs": 0.0, "error": 0.0, "loss": 0.0}
+CANDIDATE = {"genotype": {}, "params": 0.0, "macs": 0.0, "error": 0.0, "loss": 0.0}
 
 
 def random_search(
@@ -70,7 +70,7 @@ def random_search(
     epochs = counted(short.evaluation.epochs, "epoch")
     per_run = short.evaluation.epochs * batches.steps_per_epoch
     key = named_key(jax.random.key(config.seed), "random_search")
-    found: dict[str, dict[str, Any]] = workdir.read_object(CANDIDATES, {"": _CANDIDATE})
+    found: dict[str, dict[str, Any]] = workdir.read_object(CANDIDATES, {"": CANDIDATE})
     if not found:
         refuse_to_repeat(workdir, CANDIDATES)
     workdir.write_config(

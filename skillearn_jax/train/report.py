@@ -10,8 +10,8 @@ from skillearn_jax.parallel import on_first
 from skillearn_jax.paths import user_path
 from skillearn_jax.train import exam_contents, report_figures, report_page
 from skillearn_jax.train.json_files import fits, read_json, read_rows, write_text
-from skillearn_jax.train.random_search import CANDIDATES, best_candidate
-from skillearn_jax.train.report_confusion import confusion
+from skillearn_jax.train.random_search import CANDIDATE, CANDIDATES, best_candidate
+from skillearn_jax.train.report_confusion import HELDOUT_LIKE, confusion
 from skillearn_jax.train.spaces import Cells, kind_of_cells, read_cells
 from skillearn_jax.train.trained import kept_class_names
 
@@ -145,9 +145,9 @@ def _read(workdir: Path) -> _Records:
         summary=summary,
         config=read_json(workdir / "config.json", {}) or {},
         genotype=read_cells(genotype) if genotype else None,
-        exam=read_json(workdir / exam_contents.EXAM, {}),
-        candidates=read_json(workdir / CANDIDATES, {}),
-        heldout=read_json(workdir / "heldout.json", {}) or {},
+        exam=read_json(workdir / exam_contents.EXAM, exam_contents.EXAM_LIKE),
+        candidates=read_json(workdir / CANDIDATES, {"": CANDIDATE}),
+        heldout=read_json(workdir / "heldout.json", HELDOUT_LIKE) or {},
         class_names=kept_class_names(workdir),
         metrics=metrics,
         skipped=skipped + len(lines) - len(metrics),

@@ -10,6 +10,18 @@ from matplotlib.figure import Figure
 
 from skillearn_jax.train import report_figures
 
+HELDOUT_LIKE = {
+    "": {
+        "": {
+            "confusion": [[0.0]],
+            "loss": 0.0,
+            "top5_error": None,
+            "calibration": 0.0,
+        }
+    }
+}
+"""What it reads in `heldout.json`: of each network, of each seed."""
+
 _MOST_LABELS, _LONGEST_LABEL = 20, 12  # of classes; characters
 
 

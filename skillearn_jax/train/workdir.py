@@ -79,13 +79,7 @@ class Workdir:
 
     def _open(self) -> list[Difference]:
         """Opens or makes the folder, in the first process; returns what has changed."""
-        try:
-            self.path.mkdir(parents=True, exist_ok=True)
-            present = {entry.name for entry in self.path.iterdir()}
-            _check_writable(self.path)
-        except OSError as error:
-            advice = "set --workdir to another folder"
-            raise cannot_write(f"the workdir {self.path}", error, advice) from error
+        present = open_folder(self.path)
         if (self.path / "checkpoints").is_file():
             raise InputError(
                 f"{self.path / 'checkpoints'} is a file, but a folder is needed there: "
@@ -93,10 +87,10 @@ class Workdir:
             )
         if "config.json" in present:
             return self._compared()
-        if present - {".config.json.partial", LOCK}:  # of a run killed at once
+        if present:
             raise InputError(
                 f"the workdir {self.path} is not empty and holds no run "
-                f"({sorted(present)[0]}, ...): set --workdir to a new folder"
+                f"({present[0]}, ...): set --workdir to a new folder"
             )
         return []
 
@@ -218,6 +212,23 @@ class Workdir:
         check_fingerprint(self.path, self._config, record["data"], self._data)
         self._history = record.get("changes", [])
         return accepted
+
+
+def open_folder(folder: Path) -> list[str]:
+    """Makes a workdir, or returns the names in one, without what a run killed at once leaves.
+
+    Raises:
+        InputError: if it cannot be written.
+        StorageError: if the disk is full, or can only be read.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        names = {entry.name for entry in folder.iterdir()}
+        _check_writable(folder)
+    except OSError as error:
+        advice = "set --workdir to another folder"
+        raise cannot_write(f"the workdir {folder}", error, advice) from error
+    return sorted(names - {".config.json.partial", LOCK})
 
 
 def holds_comparison(folder: Path) -> bool:

@@ -16,6 +16,8 @@ from skillearn_jax.data import (
 from skillearn_jax.data.augment import crop, cutout, flip
 from skillearn_jax.errors import InputError
 
+pytestmark = pytest.mark.usefixtures("quick_module")
+
 MEAN, STD = (0.5, 0.25, 0.125), (0.25, 0.5, 0.75)
 FULL = Augmentation(padding=2, flip=True, cutout=3)
 

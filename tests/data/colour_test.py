@@ -10,6 +10,8 @@ from skillearn_jax.data import Augmentation, colour, example_keys
 from skillearn_jax.data.colour import ColourJitter, jitter_in_order, luma, shift_hue
 from skillearn_jax.errors import InputError
 
+pytestmark = pytest.mark.usefixtures("quick_module")
+
 IMAGENET = ColourJitter(0.4, 0.4, 0.4, 0.2)
 
 

@@ -16,6 +16,8 @@ from skillearn_jax.data import (
 )
 from skillearn_jax.errors import InputError
 
+pytestmark = pytest.mark.usefixtures("quick_module")
+
 KEY = jax.random.key(0)
 STATS = {"mean": (0.5,), "std": (0.25,)}
 AUGMENTATION = Augmentation(padding=1, flip=True, cutout=2)

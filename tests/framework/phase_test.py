@@ -9,6 +9,8 @@ import pytest
 from skillearn_jax.errors import InputError
 from skillearn_jax.framework import Phase, Program
 
+pytestmark = pytest.mark.usefixtures("quick_module")
+
 
 def fresh_params(toy):
     return jax.tree.map(lambda leaf: leaf + 100, toy.params)

@@ -8,6 +8,7 @@ import pytest
 
 from skillearn_jax.errors import InputError
 from skillearn_jax.framework import Aux, Program, Stage, Validation
+from skillearn_jax.framework.advance import advance
 from skillearn_jax.hypergrad import (
     Autodiff,
     ConjugateGradient,
@@ -131,6 +132,24 @@ def test_the_real_steps_are_those_of_the_optimizer(chain, assert_close):
     assert_close(got, (w, opt_state, seen))
     assert metrics["many/size"] == pytest.approx(np.mean(sizes))
     assert after.model_state["seen"] == pytest.approx(float(jnp.sum(batches["many"])))
+
+
+def test_several_steps_return_the_model_states_that_they_change(chain):
+    """The others are not averaged over devices."""
+    program, state, batches = chain()
+    stage = program.stages[0]
+    _, _, aux = advance(
+        stage,
+        Exact(),
+        None,
+        {"w": state.params["w"]},
+        {"a": state.params["a"]},
+        state.opt_states["many"],
+        {**state.model_state, "other": jnp.ones(2)},
+        {"many": batches["many"]},
+        state.key,
+    )
+    assert set(aux.model_state) == {"seen"}
 
 
 def test_one_step_is_a_solver_of_one(chain, assert_close):

@@ -133,7 +133,7 @@ def test_drop_path_is_off_in_evaluation(drop_path):
     np.testing.assert_array_equal(out, network.apply(variables, images, train=False))
 
 
-@pytest.mark.parametrize("rate", [-0.1, 1.0, 2])
+@pytest.mark.parametrize("rate", [-0.1, 1.0, 2, jnp.float32(1.5)])
 def test_a_rate_outside_its_range_is_refused(drop_path, rate):
     network, variables, images, _, _ = drop_path
     with pytest.raises(InputError, match="drop_path_rate must be in"):

@@ -333,6 +333,7 @@ def test_the_imagenet_stem_of_a_search_is_three_times_as_wide_as_the_derived_one
     [
         ({}, {"skip_dropout_rate": 1.0}, "must be in .0, 1., got 1.0"),
         ({}, {"skip_dropout_rate": -0.1}, "must be in .0, 1., got -0.1"),
+        ({}, {"skip_dropout_rate": jnp.array(1.5)}, "must be in .0, 1., got 1.5"),
         ({}, {"skip_weight": 0.5}, "set auxiliary_skip=True"),
         ({}, {"skip_weight": jnp.array(1.0)}, "set auxiliary_skip=True"),
         (

@@ -350,6 +350,28 @@ def test_model_states_go_on_from_task_to_task():
         assert tuple(float(after[name]) for name in none) == counts
 
 
+def test_joint_learning_returns_the_model_states_that_it_changes():
+    """The others are not averaged over devices."""
+
+    def counted(encoder, head, supporting, model_state, batch, key):
+        return jnp.zeros(5), {"seen": model_state["seen"] + 1}
+
+    skill = joint_learning(
+        [TaskModel(name, counted) for name in ("a", "b")],
+        supporting={"alphas": optax.sgd(0.1)},
+        optimizer=optax.sgd(XI),
+    )
+    (stage,) = skill.stages
+    before = {"seen": jnp.zeros(()), "other": jnp.ones(2)}
+    batch = {name: jnp.ones(5) for name in ("train_a", "train_b")}
+    moves = {name: jnp.ones(1) for name in stage.moves}
+    reads = {"alphas": jnp.ones(1)}
+    _, aux = stage.loss_fn(moves, reads, before, batch, jax.random.key(0))
+    assert {name: float(value) for name, value in aux.model_state.items()} == {
+        "seen": 2
+    }
+
+
 def test_every_task_draws_from_a_key_of_its_own():
     def drawn(encoder, head, supporting, model_state, batch, key):
         return jax.random.uniform(key, (5,)), {}

@@ -20,6 +20,8 @@ from sklearn.datasets import make_moons
 
 from skillearn_jax.skills import LearnerModel, TesterModel, learning_by_passing_tests
 
+pytestmark = pytest.mark.usefixtures("quick_module")
+
 STEPS = 600
 cross_entropy = optax.losses.softmax_cross_entropy_with_integer_labels
 
@@ -85,7 +87,7 @@ def program():
 
 
 @pytest.fixture(scope="module")
-def trained():
+def trained(quick_module):
     """The last state, the metrics of every step, and held-out data."""
     keys = jax.random.split(jax.random.key(0), 4)
     params = {

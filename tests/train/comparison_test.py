@@ -1,6 +1,7 @@
 """A comparison leaves what it promises, once, and refuses what it cannot mean."""
 
 import json
+import os
 import shutil
 
 import jax
@@ -108,6 +109,13 @@ def test_another_one_in_the_same_folder_is_refused(workdir, tmp_path):
     with pytest.raises(InputError, match=r"holds no comparison \(mine.txt"):
         run_comparison(SMALL, tmp_path, quiet=True)
     assert [p.name for p in tmp_path.iterdir()] == ["mine.txt"]
+
+
+def test_a_folder_that_cannot_be_written_is_refused(tmp_path, monkeypatch):
+    monkeypatch.setattr(os, "access", lambda path, mode: False)
+    with pytest.raises(InputError, match=rf"^cannot write the workdir {tmp_path} \("):
+        run_comparison(SMALL, tmp_path, quiet=True)
+    assert not list(tmp_path.iterdir())
 
 
 def test_a_run_in_its_folder_is_refused(workdir, tiny_baseline):

@@ -17,6 +17,8 @@ from skillearn_jax.train.random_search import draw_candidates
 from skillearn_jax.train.rivals import random_cells
 from skillearn_jax.train.spaces import read_cells
 
+pytestmark = pytest.mark.usefixtures("quick_module")
+
 
 def test_a_published_name_a_seed_a_file_and_a_workdir(tiny, tmp_path):
     assert given_cells(tiny()) is None

@@ -360,3 +360,19 @@ def test_damaged_summary_is_refused_in_one_line(tmp_path, damage, message):
         write_report(tmp_path)
     assert "\n" not in str(error.value)
     assert not (tmp_path / "report").exists()
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("exam.json", {"step": 3, "sheet": ""}),
+        ("candidates.json", {"candidate 1": {"error": 3.0}}),
+        ("heldout.json", {"derived": {"0": {"loss": 0.5}}}),
+    ],
+)
+def test_damaged_files_are_refused_in_one_line(workdir, name, content):
+    (workdir / name).write_text(json.dumps(content))
+    with pytest.raises(
+        InputError, match=f"{name} does not hold what a run writes there"
+    ):
+        write_report(workdir)

@@ -17,6 +17,8 @@ from skillearn_jax.train.search_streams import search_streams
 from skillearn_jax.train.stages import search_stage
 from skillearn_jax.train.workdir import Workdir
 
+pytestmark = pytest.mark.usefixtures("quick_module")
+
 
 class Watched(Console):
     """Notes what each step is a part of."""
