@@ -4,12 +4,21 @@
 #   launch/again.sh .venv/bin/python launch/run.py --distributed --config=... --workdir=...
 #
 # A run goes on from its last checkpoint. Not run again: 0 done, 2 a mistake in the flags or
-# the data, 3 a loss that is not finite, 4 a full disk, 129, 130 and 143 stopped on purpose.
+# the data, 3 a loss that is not finite, 4 a full disk, 126 and 127 a command that cannot be
+# started, 129, 130 and 143 stopped on purpose.
 # Everything else is: a process that was killed, and the others that end because it did;
 # not, however it ends, what this script was asked to end.
 # RESTARTS=10 at most.
 set -u
 restarts=${RESTARTS:-10}
+if [[ $# -eq 0 ]]; then
+  echo "usage: launch/again.sh COMMAND ..." >&2
+  exit 2
+fi
+if [[ ! $restarts =~ ^(0|[1-9][0-9]*)$ ]]; then
+  echo "again.sh: RESTARTS is $restarts; it must be a whole number" >&2
+  exit 2
+fi
 asked=
 for ((attempt = 0; ; attempt++)); do
   child=
@@ -25,7 +34,7 @@ for ((attempt = 0; ; attempt++)); do
     code=$?
   done
   trap - TERM INT HUP
-  case ${asked:-$code} in yes | 0 | 2 | 3 | 4 | 129 | 130 | 143) exit $code ;; esac
+  case ${asked:-$code} in yes | 0 | 2 | 3 | 4 | 126 | 127 | 129 | 130 | 143) exit $code ;; esac
   if ((attempt >= restarts)); then
     echo "again.sh: exit code $code, and $restarts restarts are used up: set RESTARTS" >&2
     exit $code

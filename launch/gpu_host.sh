@@ -17,6 +17,7 @@ if [[ -z ${PYTHON-} ]]; then
   PYTHON=$root/.venv/bin/python
   [[ -x $PYTHON ]] || PYTHON=python3
 fi
-# JAX would go on without a GPU, on the CPU and a hundred times slower.
+# Without a GPU, JAX would go on upon the CPU, a hundred times slower; the launcher refuses to
+# where this names another device first.
 export JAX_PLATFORMS=${JAX_PLATFORMS:-cuda,cpu}
 exec "$root/launch/again.sh" "$PYTHON" "$root/launch/run.py" "$@"

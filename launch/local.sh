@@ -22,6 +22,10 @@ if [[ -z ${PYTHON-} ]]; then
   [[ -x $PYTHON ]] || PYTHON=python3
 fi
 restarts=${RESTARTS:-10}
+if [[ ! $restarts =~ ^(0|[1-9][0-9]*)$ ]]; then
+  echo "local.sh: RESTARTS is $restarts; it must be a whole number" >&2
+  exit 2
+fi
 pids=()
 
 # Ends what is left: first asked to, then, after some seconds, made to.
@@ -76,7 +80,7 @@ for ((attempt = 0; ; attempt++)); do
   ((code == 0)) && exit 0
   # Not run again, as in again.sh; where one was asked to end, the others are saving.
   case $code in
-    2 | 3 | 4 | 129 | 130 | 143)
+    2 | 3 | 4 | 126 | 127 | 129 | 130 | 143)
       stop 60
       exit $code
       ;;

@@ -17,8 +17,11 @@ if [[ $# -eq 0 ]]; then
   echo "$usage" >&2
   exit 2
 fi
+folder=${DIR:-skillearn_jax}
+# The hosts begin in their home folders; a ~ would be quoted with the rest.
+folder=$(printf %q "${folder#"~/"}")
 flags=$(printf ' %q' "$@")
-command="cd ${DIR:-skillearn_jax} && RESTARTS=${RESTARTS:-10} launch/again.sh"
+command="cd $folder && RESTARTS=$(printf %q "${RESTARTS:-10}") launch/again.sh"
 command+=" .venv/bin/python launch/run.py --distributed$flags"
 exec "${GCLOUD:-gcloud}" compute tpus tpu-vm ssh "$TPU" --zone="$ZONE" --worker=all \
   --command="$command"

@@ -81,6 +81,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         _cache_compilations()
         _quiet_libraries()
         command.processes.start()
+        _check_devices()
         if "problem" in command.config:
             going_on = "starts again, but for the searches in it"
             run_comparison(command.config, command.workdir)
@@ -91,9 +92,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         return _fail(f"interrupted; the same command {going_on}", 130)
     except Exception as error:
-        gone = lost(error)
-        if gone is not None:
-            return _fail(gone, gone.exit_code)
+        known = lost(error) or _without_devices(error)
+        if known is not None:
+            return _fail(known, known.exit_code)
         if jax.distributed.is_initialized():
             traceback.print_exc()
             end_all(1, f"{type(error).__name__}, see its traceback")
@@ -215,6 +216,37 @@ def _check_key(config: ConfigDict, override: str) -> None:
         if name not in group:
             raise no_key(path, name, group)
         group, path = group[name], f"{path}.{name}"
+
+
+def _check_devices() -> None:
+    """Raises `InputError` where JAX goes on upon the CPU, though told to take others.
+
+    A `cuda` that it is told to take it leaves out, without a word, where it sees no GPU.
+    """
+    platforms = os.environ.get("JAX_PLATFORMS", "")
+    wanted = platforms.split(",")[0]
+    if wanted in ("", "cpu"):
+        return
+    try:
+        found = jax.default_backend()
+    except AssertionError:  # JAX's own: it has left out all that it was told to take
+        found = "cpu"
+    if found == "cpu":
+        raise InputError(
+            f"JAX_PLATFORMS is {platforms!r}, but JAX finds no {wanted} device here: mend "
+            "its driver, or set JAX_PLATFORMS=cpu"
+        )
+
+
+def _without_devices(error: Exception) -> InputError | None:
+    """Returns what to say of an error that a device's start was, if it was one."""
+    # Behind the reason comes JAX's own advice, for other programs than this.
+    reason = re.split(r"\n| \((?:set|you may) ", str(error))[0]
+    if not reason.startswith("Unable to initialize backend"):
+        return None
+    return InputError(
+        f"JAX finds no devices ({reason}): mend their driver, or set JAX_PLATFORMS=cpu"
+    )
 
 
 def _cache_compilations() -> None:

@@ -492,6 +492,31 @@ def test_an_interruption_exits_with_130(tmp_path, digits, capfd, monkeypatch):
     assert "the same command goes on" in line
 
 
+@pytest.mark.parametrize(("platforms", "name"), [("cuda,cpu", "cuda"), ("tpu", "tpu")])
+def test_told_to_take_a_gpu_it_does_not_go_on_without(
+    tmp_path, digits, capfd, monkeypatch, platforms, name
+):
+    """JAX itself leaves out a platform that it sees no device of, and says nothing."""
+    monkeypatch.setattr(cli, "run", lambda config, workdir: None)
+    monkeypatch.setenv("JAX_PLATFORMS", platforms)
+    code, line = call(capfd, digits, f"--workdir={tmp_path}/run")
+    assert code == 2
+    assert f"JAX_PLATFORMS is '{platforms}', but JAX finds no {name} device" in line
+
+
+@pytest.mark.parametrize("more", ["\nof libtpu", " (set JAX_PLATFORMS='' to choose)"])
+def test_a_device_that_does_not_start_is_one_line(
+    tmp_path, digits, capfd, monkeypatch, more
+):
+    def broken(config, workdir):
+        raise RuntimeError(f"Unable to initialize backend 'tpu': no lock (13){more}")
+
+    monkeypatch.setattr(cli, "run", broken)
+    code, line = call(capfd, digits, f"--workdir={tmp_path}/run")
+    assert code == 2
+    assert "(Unable to initialize backend 'tpu': no lock (13)): mend" in line
+
+
 def test_a_bug_shows_its_traceback(tmp_path, digits, monkeypatch):
     def broken(config, workdir):
         raise RuntimeError("a bug")

@@ -44,7 +44,7 @@ def stand_in(tmp_path):
     return make
 
 
-@pytest.mark.parametrize("code", [0, 2, 3, 4, 129, 130, 143])
+@pytest.mark.parametrize("code", [0, 2, 3, 4, 126, 127, 129, 130, 143])
 def test_again_leaves_what_another_start_cannot_mend(script, stand_in, code):
     program = stand_in("program", code)
     assert script("again.sh", program, "--x=a b") == (code, "--x=a b\n", "")
@@ -94,6 +94,23 @@ def test_again_gives_up(script, stand_in):
     assert "exit code 5, and 2 restarts are used up: set RESTARTS" in err
 
 
+@pytest.mark.parametrize("restarts", ["many", "1.5", "08", "-1"])
+@pytest.mark.parametrize("name", ["again.sh", "local.sh"])
+def test_a_number_of_restarts_that_is_none_is_refused(script, stand_in, name, restarts):
+    """Else it would be compared in vain, and there were no end of them."""
+    program = stand_in("program", 137, 0)
+    command = (program,) if name == "again.sh" else ("1", "--config=c")
+    code, out, err = script(name, *command, RESTARTS=restarts, PYTHON=program)
+    assert (code, out) == (2, "")
+    assert err == f"{name}: RESTARTS is {restarts}; it must be a whole number\n"
+
+
+def test_local_does_not_start_again_what_cannot_be_started(script, tmp_path):
+    code, _, err = script("local.sh", "1", PYTHON=str(tmp_path / "none"), PORT="1")
+    assert code == 127
+    assert "restart" not in err
+
+
 def test_gpu_host_passes_its_flags_on(script, stand_in, repo_root):
     python = stand_in("python", 137, 0)
     code, out, _ = script("gpu_host.sh", "--config=c", "--workdir=a b", PYTHON=python)
@@ -139,6 +156,13 @@ def test_tpu_pod_runs_the_command_on_all_workers(script, stand_in):
     )
 
 
+@pytest.mark.parametrize("folder", ["my runs/code", "~/my runs/code"])
+def test_the_folder_on_the_hosts_may_have_spaces(script, stand_in, folder):
+    env = {"TPU": "pod", "ZONE": "z", "GCLOUD": stand_in("gcloud", 0), "DIR": folder}
+    *_, command = script("tpu_pod.sh", "--config=c", **env)[1].splitlines()
+    assert command.startswith("--command=cd my\\ runs/code && RESTARTS=10 launch/")
+
+
 def test_slurm_names_the_first_node(script, stand_in, tmp_path):
     (tmp_path / "scontrol").write_text("#!/bin/sh\nprintf 'node7\\nnode8\\n'\n")
     (tmp_path / "scontrol").chmod(0o755)
@@ -160,7 +184,9 @@ def test_slurm_names_the_first_node(script, stand_in, tmp_path):
     ]
 
 
-@pytest.mark.parametrize("name", ["gpu_host.sh", "tpu_pod.sh", "slurm.sbatch"])
+@pytest.mark.parametrize(
+    "name", ["again.sh", "gpu_host.sh", "tpu_pod.sh", "slurm.sbatch"]
+)
 def test_without_flags_the_usage_is_said(script, name):
     code, out, err = script(name, TPU="pod", ZONE="z", GCLOUD="false")
     assert (code, out) == (2, "")

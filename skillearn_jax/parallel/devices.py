@@ -1,5 +1,6 @@
 """Floor 1: one place that knows on how many devices a step runs, and in which way."""
 
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -21,6 +22,18 @@ BACKENDS = ("pmap", "shard_map", "none")
 """Ways to run a step on several devices; `"none"`: on one, under `jit`."""
 
 
+def check_alike() -> None:
+    """Raises `InputError` if the processes of a run differ in their number of devices."""
+    of_each = Counter(device.process_index for device in jax.devices())
+    if len(set(of_each.values())) > 1:
+        counts = ", ".join(str(of_each[process]) for process in sorted(of_each))
+        raise InputError(
+            f"the processes of this run have {counts} devices, and each must have the same "
+            "number: start it on hosts that are alike, or let each see as many, by "
+            "CUDA_VISIBLE_DEVICES for instance"
+        )
+
+
 @dataclass(frozen=True)
 class Devices:
     """The devices of a run, those of all its processes: one under `jit`, or several.
@@ -39,7 +52,7 @@ class Devices:
 
         Raises:
             InputError: if there are fewer, if several processes are to share fewer than
-                they have, or if `"none"` is to run on several.
+                they have or have not as many each, or if `"none"` is to run on several.
         """
         present, processes = jax.device_count(), jax.process_count()
         if not 0 <= requested <= present:
@@ -58,12 +71,12 @@ class Devices:
                 )
             requested = 1
         count = requested or present
-        if processes > 1 and (count < present or present % processes):
+        if processes > 1 and count < present:
             raise InputError(
                 f"config.parallel.devices is {requested}, but {processes} processes use "
-                f"all their devices, {present}, and each the same number: set "
-                "--config.parallel.devices=0"
+                f"all their devices, {present}: set --config.parallel.devices=0"
             )
+        check_alike()
         return cls(count, backend)
 
     @property

@@ -21,6 +21,7 @@ from skillearn_jax import errors
 from skillearn_jax.commands import complain
 from skillearn_jax.errors import InputError, UserError
 from skillearn_jax.parallel.backends import AXIS_NAME
+from skillearn_jax.parallel.devices import check_alike
 from skillearn_jax.parallel.ending import listen
 from skillearn_jax.parallel.rendezvous import meet
 
@@ -78,8 +79,10 @@ class Processes:
         Says on stderr who this process is before it waits for another.
 
         Raises:
-            MissingProcessError: if a process does not come in time.
-            InputError: if the addresses cannot be meant, or no cluster is found.
+            MissingProcessError: if a process does not come in time. Where the cluster is
+                asked, JAX ends this one then, with code 134.
+            InputError: if the addresses cannot be meant, no cluster is found, or the
+                processes differ in their number of devices.
         """
         asks = self.distributed
         if asks is None:
@@ -125,6 +128,7 @@ class Processes:
             f"{jax.local_device_count()} of {jax.device_count()} devices "
             f"({jax.default_backend()})"
         )
+        check_alike()  # else JAX meets it in the next line, without a word
         # The first message among some devices has a short time-out of its own in some
         # backends. Here the processes are close together; later one may still compile.
         jax.pmap(lambda x: jax.lax.psum(x, AXIS_NAME), AXIS_NAME)(

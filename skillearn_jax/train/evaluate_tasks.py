@@ -15,7 +15,7 @@ from skillearn_jax.train.report import report_by_first
 from skillearn_jax.train.spaces import Cells
 from skillearn_jax.train.summary import evaluated, summary_of
 from skillearn_jax.train.tasks import task_config
-from skillearn_jax.train.workdir import Workdir
+from skillearn_jax.train.workdir import SUMMARY, Workdir
 
 
 def evaluate_tasks(
@@ -56,7 +56,7 @@ def evaluate_tasks(
         with contextlib.closing(folder):
             entry = evaluate(own, of_task, genotype, folder, devices, console)
         summary = summary_of(config, [of_task], genotype) | evaluated(entry)
-        folder.write_json("summary.json", summary)
+        folder.write_json(SUMMARY, summary)
         report_by_first(folder.path)
         entries[name] = {**entry, "num_heldout": of_task.num_heldout}
         errors[name] = folder.read_json("evaluation.json")

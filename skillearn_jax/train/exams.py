@@ -35,7 +35,17 @@ def check_exams(config: Config) -> None:
             "--config.lpt.curriculum.active, or --config.search.stop=epochs"
         )
     if config.skill != "lpt":
+        if options.bank:
+            raise InputError(
+                f"config.lpt.bank is {options.bank!r}, but {config.skill} has no exams: set "
+                "--config.lpt.bank=, or --config.skill=lpt"
+            )
         return
+    if options.bank_dir and not options.bank:
+        raise InputError(
+            f"config.lpt.bank_dir is {options.bank_dir!r}, but which data set lies there "
+            "is not said: set --config.lpt.bank, to npz or folder for instance"
+        )
     curriculum = options.curriculum
     if curriculum.active and curriculum.start > curriculum.max_hardness:
         raise InputError(
@@ -90,11 +100,6 @@ def load_bank(config: Config, data: OneSet) -> TrainingImages | None:
     name = config.lpt.bank
     if not name:
         return None
-    if config.skill != "lpt":
-        raise InputError(
-            f"config.lpt.bank is {name!r}, but {config.skill} has no exams: set "
-            "--config.lpt.bank=, or --config.skill=lpt"
-        )
     height, width, channels = data.image_shape
     with flags_of_data("--config.lpt.bank", "--config.lpt.bank_dir"):
         bank = load(

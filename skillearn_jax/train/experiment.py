@@ -38,9 +38,7 @@ from skillearn_jax.train.spaces import (
 from skillearn_jax.train.summary import evaluated, print_evaluation, summary_of
 from skillearn_jax.train.telemetry import search_seconds, wall_clock
 from skillearn_jax.train.wording import counted
-from skillearn_jax.train.workdir import Workdir
-
-_SUMMARY = "summary.json"
+from skillearn_jax.train.workdir import SUMMARY, Workdir
 
 
 class Result(NamedTuple):
@@ -93,7 +91,7 @@ def run(
         config = Config.parse(config)
     check(config)
     console = Console(quiet=quiet or not is_first())
-    if data is None and on_first(lambda: os.path.exists(workdir / _SUMMARY)):
+    if data is None and on_first(lambda: os.path.exists(workdir / SUMMARY)):
         # A finished run needs no data to be read, which may be gone.
         with _locked(workdir, config, None, console) as folder:
             finished = _finished(folder, console)
@@ -129,10 +127,10 @@ def _locked(
 
 def _finished(folder: Workdir, console: Console) -> Result | None:
     """Reports a run that has nothing left to do; returns `None` for another."""
-    summary = folder.read_object(_SUMMARY)
+    summary = folder.read_object(SUMMARY)
     if summary and "genotype" not in summary:
         raise InputError(
-            f"{folder.path / _SUMMARY} is not the summary of a run: remove it, and "
+            f"{folder.path / SUMMARY} is not the summary of a run: remove it, and "
             "the same command writes it again"
         )
     if not summary or any(change.more for change in folder.changes):
@@ -174,7 +172,7 @@ def _run(
         summary["wall_s"] = wall_s()
         peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
         summary["peak_bytes"] = 1024 * peak
-        folder.write_json(_SUMMARY, summary)
+        folder.write_json(SUMMARY, summary)
     return _report(folder, summary, console)
 
 

@@ -39,10 +39,10 @@ def random_search(
     `search.num_random` cells are drawn from the space, each as likely; one that is drawn
     twice is trained once. Each is trained from scratch on the training half for
     `search.epochs`, at the size and with the weights' optimiser of a search (`search.cells`,
-    `search.channels`, `search.weights`), without auxiliary head and drop path, and judged on
-    the whole validation half, not augmented. Of equal errors, the lower loss wins. The
-    held-out images are not read. Neither these cells nor their weights are those that the
-    evaluation draws at random.
+    `search.channels`, `search.stem`, `search.weights`), without auxiliary head and drop path,
+    and judged on the whole validation half, not augmented. Of equal errors, the lower loss
+    wins. The held-out images are not read. Neither these cells nor their weights are those
+    that the evaluation draws at random.
 
     It costs `num_random * epochs` epochs of a network of one operation an edge.
 

@@ -23,13 +23,14 @@ from skillearn_jax.nas import (
     scan_cells_by_default,
 )
 from skillearn_jax.nas.derive import rank_operations, softmax
+from skillearn_jax.nas.genotype import EDGES_PER_NODE
 from skillearn_jax.nas.nasbench201 import (
     ALPHAS_KEY,
     OPS,
     Architecture,
     BenchNetwork,
 )
-from skillearn_jax.nas.nasbench201.architecture import find_architecture
+from skillearn_jax.nas.nasbench201.architecture import EDGES, find_architecture
 from skillearn_jax.nas.nasbench201.draw import architecture_svg, architecture_text
 from skillearn_jax.nas.space import CELL_KINDS
 from skillearn_jax.train.config import Config
@@ -121,6 +122,8 @@ class _Darts:
                     f"config.{phase}.channels is {group.channels}; the ImageNet stem "
                     f"halves them: set an even --config.{phase}.channels"
                 )
+        skips = "skip_connect" in config.space.ops
+        _check_stop(config, skips * EDGES_PER_NODE * config.space.num_nodes)
 
     def check_images(self, data: OneSet) -> None:
         del data
@@ -220,6 +223,7 @@ class _Bench:
                 "evaluation.drop_path": 0.0,
             }
         check_only(config, plain, "the space nasbench201")
+        _check_stop(config, len(EDGES))
 
     def check_images(self, data: OneSet) -> None:
         if any(side % 4 for side in data.image_shape[:2]):
@@ -320,6 +324,17 @@ def read_cells(data: Mapping[str, Any]) -> Cells:
     if isinstance(data, Mapping) and "ops" in data:
         return Architecture.from_json(data)
     return Genotype.from_json(data)
+
+
+def _check_stop(config: Config, most_skips: int) -> None:
+    """Raises `InputError` for a rule that waits for more skips than a cell can have."""
+    search = config.search
+    if search.stop == "skips" and search.stop_skips > most_skips:
+        raise InputError(
+            f"config.search.stop_skips is {search.stop_skips}, but a normal cell of this "
+            f"space has {most_skips} skip connections at most, so that no search would "
+            "stop: set --config.search.stop_skips, or --config.search.stop=epochs"
+        )
 
 
 def _entropies(alphas: Mapping[str, Any], keys: Iterable[str]) -> dict[str, float]:

@@ -78,6 +78,12 @@ def _check_interleaving(config: Config) -> None:
             "config.interleaving.coupling is 'stop_gradient', which holds an interaction "
             "fixed, and 'copy' has none: set --config.interleaving.transfer=proximal"
         )
+    if options.proximal_step and options.transfer == "copy":
+        raise InputError(
+            "config.interleaving.proximal_step solves an interaction, and 'copy' has none: "
+            "set --config.interleaving.transfer=proximal, or "
+            "--noconfig.interleaving.proximal_step"
+        )
     if options.weights == "shared" and options.transfer == "proximal":
         raise InputError(
             "config.interleaving.weights is 'shared', which leaves 'proximal' nothing to "

@@ -26,6 +26,9 @@ from skillearn_jax.train.json_files import (
 from skillearn_jax.train.lock import LOCK
 from skillearn_jax.train.resume import Difference, differences
 
+SUMMARY = "summary.json"
+"""What a run has found; it is there when nothing is left to do."""
+
 _PACKAGES = ("jax", "flax", "optax", "orbax-checkpoint", "numpy", "skillearn-jax")
 
 
@@ -92,7 +95,14 @@ class Workdir:
         return []
 
     def write_config(self, program: str) -> None:
-        """Writes what was run, with which versions and on which devices."""
+        """Writes what is run, with which versions and on which devices.
+
+        What was summed up of less is removed before: a run that is ended from here on is
+        known to be unfinished, although nothing of its config differs any more.
+        """
+        if any(change.more for change in self.changes) and is_first():
+            with storage(self.path / SUMMARY):
+                (self.path / SUMMARY).unlink(missing_ok=True)
         device = jax.local_devices()[0]
         record: dict[str, Any] = {
             "config": self._config,

@@ -2,6 +2,7 @@
 
 import contextlib
 import gc
+from types import SimpleNamespace
 
 import jax
 import jax.numpy as jnp
@@ -41,8 +42,24 @@ def test_several_processes_take_all_their_devices(monkeypatch):
         Devices.take(9)
     with pytest.raises(InputError, match="one process, not on 8 devices of 2"):
         Devices.take(0, "none")
-    monkeypatch.setattr(jax, "process_count", lambda: 3)
-    with pytest.raises(InputError, match="and each the same number"):
+
+
+@pytest.mark.parametrize("counts", [(3, 1), (1, 2, 3), (2, 2)])
+def test_processes_have_the_same_number_of_devices(counts, monkeypatch):
+    """The same sum as with equal ones is not enough; all processes say it."""
+    devices = [
+        SimpleNamespace(process_index=process)
+        for process, count in enumerate(counts)
+        for _ in range(count)
+    ]
+    monkeypatch.setattr(jax, "devices", lambda: devices)
+    monkeypatch.setattr(jax, "device_count", lambda: len(devices))
+    monkeypatch.setattr(jax, "process_count", lambda: len(counts))
+    if len(set(counts)) == 1:
+        assert Devices.take(0) == Devices(4)
+        return
+    said = f"have {', '.join(map(str, counts))} devices, and each must"
+    with pytest.raises(InputError, match=said):
         Devices.take(0)
 
 

@@ -59,3 +59,21 @@ def test_an_exponential_decay_has_no_least_rate(tiny_baseline):
     with pytest.raises(InputError, match=r"--config.evaluation.weights.min_lr"):
         checked(tiny_baseline(changes))
     checked(tiny_baseline({**changes, "evaluation.weights.schedule": "exponential"}))
+
+
+@pytest.mark.parametrize(
+    ("changes", "most"),
+    [
+        ({"space.num_nodes": 3}, 6),
+        ({"space.ops": ("none", "max_pool_3x3")}, 0),
+        ({"space.name": "nasbench201", "evaluation.drop_path": 0.0}, 6),
+    ],
+)
+def test_a_rule_that_no_cell_could_meet_is_refused(tiny_baseline, changes, most):
+    changes = {"search.stop": "skips", **changes}
+    if most:
+        check(tiny_baseline({**changes, "search.stop_skips": most}))
+    too_many = {**changes, "search.stop_skips": most + 1}
+    with pytest.raises(InputError, match=f"has {most} skip .*--config.search.stop="):
+        check(tiny_baseline(too_many))
+    check(tiny_baseline({**too_many, "search.stop": "epochs"}))

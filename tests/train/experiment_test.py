@@ -394,6 +394,25 @@ def test_a_search_without_its_checkpoints_is_not_repeated(finished, tiny, tmp_pa
     assert left_by(workdir) == before
 
 
+def test_a_run_that_was_ended_while_it_grew_is_not_finished(
+    finished, tiny, tmp_path, monkeypatch
+):
+    """The config is that of the grown run by then; what was summed up is of the old."""
+    workdir = tmp_path / "run"
+    shutil.copytree(finished.workdir, workdir)
+    begun = []
+
+    def ended(*args):
+        begun.append(args)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(experiment, "evaluate", ended)
+    for _ in range(2):
+        with pytest.raises(KeyboardInterrupt):
+            run(tiny({"evaluation.num_seeds": 3}), workdir, quiet=True)
+    assert len(begun) == 2
+
+
 @pytest.mark.parametrize("trained", [True, False])
 def test_an_interrupted_evaluation_goes_on(
     finished, tiny, tmp_path, count_traces, trained

@@ -260,6 +260,10 @@ def test_the_keys_of_interleaving_are_those_of_the_program(config, given):
             {"interleaving.coupling": "stop_gradient", "interleaving.transfer": "copy"},
             "transfer=proximal",
         ),
+        (
+            {"interleaving.proximal_step": True, "interleaving.transfer": "copy"},
+            "and 'copy' has none: set --config.interleaving.transfer=proximal",
+        ),
         ({"interleaving.weights": "shared"}, "transfer=copy"),
         ({"evaluation.rivals": ("nowhere",)}, "nowhere"),
     ],

@@ -73,6 +73,18 @@ def test_an_evaluation_that_has_begun_keeps_its_config(folder, begun):
         Workdir(folder, other)
 
 
+@pytest.mark.parametrize(
+    ("change", "stays"),
+    [({"evaluation": {"epochs": 7}}, False), ({"log_every": 2}, True)],
+)
+def test_what_is_not_all_any_more_is_no_summary(folder, change, stays):
+    (folder / "summary.json").write_text("{}")
+    workdir = Workdir(folder, Config.parse(change), {})
+    assert (folder / "summary.json").exists()
+    workdir.write_config("the program")
+    assert (folder / "summary.json").exists() == stays
+
+
 def test_tuples_and_the_lists_of_json_are_the_same(folder):
     Workdir(folder, Config.parse({"space": {"ops": Config().space.ops}}))
     with pytest.raises(InputError, match=r"config\.space\.ops"):
