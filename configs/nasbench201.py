@@ -9,7 +9,8 @@ Expected: DARTS ends in the cell of skip connections only, whose test accuracy o
           find: docs/experiments.md.
 Command:  python launch/run.py --config=configs/nasbench201.py --workdir=runs/nb201
 
-Add `--config.benchmark.table=FILE.csv` for the true accuracies. The columns of that file:
+Add `--config.benchmark.table=FILE.csv` for the true accuracies: means over seeds after 200
+epochs, out of the benchmark's file (github.com/D-X-Y/NAS-Bench-201). The columns:
 `arch_str`, `cifar10_val`, `cifar10_test`, `cifar100_val`, `cifar100_test`, `in16_val`,
 `in16_test`.
 

@@ -21,7 +21,8 @@ folder=${DIR:-skillearn_jax}
 # The hosts begin in their home folders; a ~ would be quoted with the rest.
 folder=$(printf %q "${folder#"~/"}")
 flags=$(printf ' %q' "$@")
-command="cd $folder && RESTARTS=$(printf %q "${RESTARTS:-10}") launch/again.sh"
+# Without its TPU, JAX would go on upon the CPU: see gpu_host.sh.
+command="cd $folder && JAX_PLATFORMS=tpu,cpu RESTARTS=$(printf %q "${RESTARTS:-10}") launch/again.sh"
 command+=" .venv/bin/python launch/run.py --distributed$flags"
 exec "${GCLOUD:-gcloud}" compute tpus tpu-vm ssh "$TPU" --zone="$ZONE" --worker=all \
   --command="$command"

@@ -151,8 +151,8 @@ def test_tpu_pod_runs_the_command_on_all_workers(script, stand_in):
         "--worker=all",
     ]
     assert command == (
-        "--command=cd skillearn_jax && RESTARTS=10 launch/again.sh .venv/bin/python "
-        "launch/run.py --distributed --config=c:full --workdir=/a\\ b"
+        "--command=cd skillearn_jax && JAX_PLATFORMS=tpu,cpu RESTARTS=10 "
+        "launch/again.sh .venv/bin/python launch/run.py --distributed --config=c:full --workdir=/a\\ b"
     )
 
 
@@ -160,7 +160,7 @@ def test_tpu_pod_runs_the_command_on_all_workers(script, stand_in):
 def test_the_folder_on_the_hosts_may_have_spaces(script, stand_in, folder):
     env = {"TPU": "pod", "ZONE": "z", "GCLOUD": stand_in("gcloud", 0), "DIR": folder}
     *_, command = script("tpu_pod.sh", "--config=c", **env)[1].splitlines()
-    assert command.startswith("--command=cd my\\ runs/code && RESTARTS=10 launch/")
+    assert command.startswith("--command=cd my\\ runs/code && JAX_PLATFORMS=tpu,cpu ")
 
 
 def test_slurm_names_the_first_node(script, stand_in, tmp_path):

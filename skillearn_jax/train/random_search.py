@@ -101,9 +101,13 @@ def random_search(
         f"error on validation images, {epochs}",
         ("cells", "parameters", "multiply-adds", "error %"),
         [
-            (f"{name} *" if name == best else name, row["params"], row["macs"], error)
+            (
+                f"{name} *" if name == best else name,
+                row["params"],
+                row["macs"],
+                f"{row['error']:.2f}",
+            )
             for name, row in found.items()
-            for error in (f"{row['error']:.2f}",)
         ],
     )
     genotype = read_cells(found[best]["genotype"])

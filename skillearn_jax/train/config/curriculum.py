@@ -30,7 +30,7 @@ class CurriculumConfig:
     ease: float = number(0.0, at_least=0)
     start: float = number(1.0, at_least=0)
     max_hardness: float = number(4.0, at_least=0, at_most=64)
-    decay: float = number(0.9, at_least=0, at_most=1)
+    decay: float = number(0.9, at_least=0, below=1)
     tolerance: float = number(1e-3, at_least=0)
     patience: int = number(50, at_least=1)
     capacity_aware: bool = False

@@ -29,7 +29,7 @@ class SgdConfig:
     lr: float = number(0.025, above=0)
     min_lr: float = number(0.001, at_least=0)
     schedule: str = choice("cosine", ("cosine", "linear", "exponential"))
-    decay: float = number(0.97, above=0)
+    decay: float = number(0.97, above=0, at_most=1)
     tail_epochs: int = number(0, at_least=0)
     warmup_epochs: int = number(0, at_least=0)
     by_step: bool = False
