@@ -248,10 +248,10 @@ def assert_close(got, want):
     chex.assert_trees_all_close(got, want, rtol=1e-10, atol=1e-12)
 
 
-LONG = [pytest.param(seed, marks=pytest.mark.long) for seed in range(8, 60)]
+LONG = [pytest.param(seed, marks=pytest.mark.long) for seed in range(10, 60)]
 
 
-@pytest.mark.parametrize("seed", [*range(8), *LONG])
+@pytest.mark.parametrize("seed", [*range(10), *LONG])
 def test_a_random_program_is_its_loop_written_out(draw, seed):
     program, state, batches = draw(seed)
     supports = {s: state.params[s] for s in program.validation.supporting}
