@@ -9,12 +9,10 @@ import optax
 
 from skillearn_jax.data import Batch, LabelledImages
 from skillearn_jax.framework import Aux, Phase, Program
-from skillearn_jax.hypergrad import Adjoint
 from skillearn_jax.models import Creator, Executor, SmallEncoder, resnet_encoder
 from skillearn_jax.nas.schedules import skip_dropout_rate, skip_weight
 from skillearn_jax.skills import (
     LPT_VARIANTS,
-    Curriculum,
     LearnerModel,
     TesterModel,
     baseline,
@@ -38,15 +36,25 @@ class SearchSetup(NamedTuple):
         phases: warm-up (if any) and search.
         params: fresh parameter sets.
         model_state: fresh running statistics.
-        curriculum: what the exams of the search follow, if they do.
-        models: learner and tester, of learning by passing tests.
     """
 
     phases: tuple[Phase, ...]
     params: dict[str, PyTree]
     model_state: dict[str, PyTree]
-    curriculum: Curriculum | None = None
-    models: tuple[LearnerModel, TesterModel] | None = None
+
+
+class SearchModels(NamedTuple):
+    """Who learns in a search, as functions: nothing is drawn yet.
+
+    Attributes:
+        learner: the supernet.
+        tester: of learning by passing tests.
+        init: `key -> (parameter sets, running statistics)`.
+    """
+
+    learner: LearnerModel
+    tester: TesterModel | None
+    init: Callable[[Key], tuple[dict[str, PyTree], dict[str, PyTree]]]
 
 
 def build_search(
@@ -69,57 +77,58 @@ def build_search(
     """
     if stage is None:
         stage = search_stage(config, 0, config.space.build())
-    weights_key, alphas_key, tester_key = jax.random.split(key, 3)
-    images = jax.ShapeDtypeStruct((2, *data.image_shape), jnp.float32)
-    space = stage.space
-    supernet = make_supernet(config, stage, data.num_classes, axis_name)
-    alphas = space.init_alphas(alphas_key)
-    # Draw by draw: one program of all draws takes longer to compile.
-    variables = supernet.lazy_init(weights_key, images, alphas, train=False)
-    params = {"weights": variables["params"], "alphas": alphas}
-    model_state: dict[str, Any] = {
-        "learner": {"batch_stats": variables["batch_stats"], "steps": jnp.int32(0)}
-    }
-    learner = _supernet_learner(supernet, config, steps_per_epoch, stage)
-    adjoint, curriculum, models = config.hypergrad.build(), None, None
-    if config.skill == "baseline":
+    learner, tester, init = search_models(
+        config, data, steps_per_epoch, axis_name, stage
+    )
+    adjoint = config.hypergrad.build()
+    if tester is None:
         program = baseline(learner, adjoint=adjoint, axis_name=axis_name)
     else:
-        tester, tester_params, model_state["tester"] = _tester(
-            config, data, tester_key, steps_per_epoch, axis_name
+        options = {
+            **config.lpt.options(),
+            "adjoint": adjoint,
+            "tester_adjoint": adjoint,
+            **LPT_VARIANTS[config.lpt.variant],
+        }
+        program = learning_by_passing_tests(
+            learner, tester, axis_name=axis_name, **options
         )
-        params |= tester_params
-        models = (learner, tester)
-        program, curriculum = _passing_tests(
-            config, learner, tester, adjoint, axis_name
-        )
-        if curriculum is not None:
-            model_state[CURRICULUM] = curriculum.init()
-    return SearchSetup(
-        phases_of(program, config),
-        params,
-        model_state,
-        curriculum,
-        models,
-    )
+    params, model_state = init(key)
+    return SearchSetup(phases_of(program, config), params, model_state)
 
 
-def _passing_tests(
+def search_models(
     config: Config,
-    learner: LearnerModel,
-    tester: TesterModel,
-    adjoint: Adjoint,
+    data: LabelledImages,
+    steps_per_epoch: int,
     axis_name: str | None,
-) -> tuple[Program, Curriculum | None]:
-    """Returns learning by passing tests as the config has it."""
-    options = {
-        **config.lpt.options(),
-        "adjoint": adjoint,
-        "tester_adjoint": adjoint,
-        **LPT_VARIANTS[config.lpt.variant],
-    }
-    program = learning_by_passing_tests(learner, tester, axis_name=axis_name, **options)
-    return program, options["curriculum"]
+    stage: SearchStage,
+) -> SearchModels:
+    """Returns the models of a search; the arguments are those of `build_search`."""
+    supernet = make_supernet(config, stage, data.num_classes, axis_name)
+    learner = _supernet_learner(supernet, config, steps_per_epoch, stage)
+    images = jax.ShapeDtypeStruct((2, *data.image_shape), jnp.float32)
+    tester, init_tester = None, None
+    if config.skill == "lpt":
+        tester, init_tester = _tester(config, data, steps_per_epoch, axis_name)
+
+    def init(key: Key) -> tuple[dict[str, PyTree], dict[str, PyTree]]:
+        weights_key, alphas_key, tester_key = jax.random.split(key, 3)
+        alphas = stage.space.init_alphas(alphas_key)
+        # Draw by draw: one program of all draws takes longer to compile.
+        variables = supernet.lazy_init(weights_key, images, alphas, train=False)
+        params = {"weights": variables["params"], "alphas": alphas}
+        statistics = {"batch_stats": variables["batch_stats"], "steps": jnp.int32(0)}
+        model_state: dict[str, PyTree] = {"learner": statistics}
+        if init_tester is not None:
+            of_tester, model_state["tester"] = init_tester(tester_key)
+            params |= of_tester
+            curriculum = config.lpt.curriculum.build()
+            if curriculum is not None:
+                model_state[CURRICULUM] = curriculum.init()
+        return params, model_state
+
+    return SearchModels(learner, tester, init)
 
 
 def make_supernet(
@@ -269,11 +278,10 @@ def _of_epoch(config: Config, stage: SearchStage) -> dict[str, Array]:
 def _tester(
     config: Config,
     data: LabelledImages,
-    key: Key,
     steps_per_epoch: int,
     axis_name: str | None,
-) -> tuple[TesterModel, dict[str, PyTree], PyTree]:
-    """Returns the tester, its parameter sets and its encoder's statistics."""
+) -> tuple[TesterModel, Callable[[Key], tuple[dict[str, PyTree], PyTree]]]:
+    """Returns the tester, and what draws its sets and its encoder's statistics."""
     encoder: Any
     split_over = axis_name if config.parallel.tester_optimizer == "sharded" else None
     axis = config.parallel.statistics_axis(axis_name)
@@ -333,5 +341,4 @@ def _tester(
         }
         return params, variables["batch_stats"]
 
-    params, statistics = init(key)
-    return tester, params, statistics
+    return tester, init

@@ -20,7 +20,7 @@ from skillearn_jax.skills.exams import (
     hold,
     score_loss_correlation,
 )
-from skillearn_jax.train.build import build_search
+from skillearn_jax.train.build import search_models
 from skillearn_jax.train.config import Config
 from skillearn_jax.train.search_streams import longest_epoch
 from skillearn_jax.train.stages import SearchStage
@@ -67,11 +67,15 @@ def write_exam(
     if workdir.read_object(EXAM).get("step") == step:
         return
     # Without a device axis: the bank is scored on one device.
-    steps_per_epoch = longest_epoch(streams)
-    setup = build_search(config, data, jax.random.key(0), steps_per_epoch, None, stage)
-    assert setup.models is not None
+    models = search_models(config, data, longest_epoch(streams), None, stage)
+    assert models.tester is not None
     contents = exam_contents(
-        *setup.models, state, streams["bank"], data.num_classes, setup.curriculum
+        models.learner,
+        models.tester,
+        state,
+        streams["bank"],
+        data.num_classes,
+        config.lpt.curriculum.build(),
     )
     workdir.write_json(EXAM, {"step": step, **contents})
 

@@ -142,7 +142,7 @@ def search(
     assert state is not None
     genotype = derived(state, space, config)
     workdir.write_json("genotype.json", genotype.to_json())
-    if setup.models is not None and not isinstance(data, Mapping):
+    if config.skill == "lpt" and not isinstance(data, Mapping):
         write_exam(config, data, state, streams, workdir, stage)
     steps = int(state.step)
     if steps < total:
