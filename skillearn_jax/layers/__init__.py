@@ -2,6 +2,7 @@
 
 from skillearn_jax.layers.axes import Axis, PerDevice, example_numbers
 from skillearn_jax.layers.calling import run_module
+from skillearn_jax.layers.drawing import draw_variables
 from skillearn_jax.layers.linear import (
     Conv,
     Dense,
@@ -23,6 +24,7 @@ __all__ = [
     "PerDevice",
     "SideBySide",
     "conv2d",
+    "draw_variables",
     "example_numbers",
     "lecun_normal",
     "run_module",

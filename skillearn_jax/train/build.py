@@ -9,6 +9,7 @@ import optax
 
 from skillearn_jax.data import Batch, LabelledImages
 from skillearn_jax.framework import Aux, Phase, Program
+from skillearn_jax.layers import draw_variables
 from skillearn_jax.models import Creator, Executor, SmallEncoder, resnet_encoder
 from skillearn_jax.nas.schedules import skip_dropout_rate, skip_weight
 from skillearn_jax.skills import (
@@ -115,8 +116,7 @@ def search_models(
     def init(key: Key) -> tuple[dict[str, PyTree], dict[str, PyTree]]:
         weights_key, alphas_key, tester_key = jax.random.split(key, 3)
         alphas = stage.space.init_alphas(alphas_key)
-        # Draw by draw: one program of all draws takes longer to compile.
-        variables = supernet.lazy_init(weights_key, images, alphas, train=False)
+        variables = draw_variables(supernet, weights_key, images, alphas, train=False)
         params = {"weights": variables["params"], "alphas": alphas}
         statistics = {"batch_stats": variables["batch_stats"], "steps": jnp.int32(0)}
         model_state: dict[str, PyTree] = {"learner": statistics}

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 
 from skillearn_jax.data import Batch, LabelledImages
 from skillearn_jax.framework import Program
+from skillearn_jax.layers import draw_variables
 from skillearn_jax.models import MLP
 from skillearn_jax.skills import (
     TaskModel,
@@ -82,7 +83,7 @@ def build_tasks(
     supernet = make_supernet(config, stage, num_classes=0, axis_name=axis_name)
     alphas = stage.space.init_alphas(alphas_key)
     images = jax.ShapeDtypeStruct((2, *shape), jnp.float32)
-    variables = supernet.lazy_init(weights_key, images, alphas, train=False)
+    variables = draw_variables(supernet, weights_key, images, alphas, train=False)
     features = jax.eval_shape(
         partial(supernet.apply, train=False), variables, images, alphas
     )
@@ -92,7 +93,7 @@ def build_tasks(
         classes = data[name].num_classes
         head = MLP((width, classes) if width else (classes,))
         head_key = jax.random.fold_in(heads_key, i)
-        heads[name] = head.lazy_init(head_key, features)["params"]
+        heads[name] = draw_variables(head, head_key, features)["params"]
         model_state[_state_of(name)] = {
             "batch_stats": variables["batch_stats"],
             "steps": jnp.int32(0),

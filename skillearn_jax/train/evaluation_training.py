@@ -9,6 +9,7 @@ import numpy as np
 
 from skillearn_jax.data import Batch
 from skillearn_jax.framework import State
+from skillearn_jax.layers import draw_variables
 from skillearn_jax.nas import count_macs, count_params, mobile_setting
 from skillearn_jax.parallel import Devices
 from skillearn_jax.train import interrupt
@@ -73,7 +74,7 @@ class Training:
         self._loop: CompiledLoop | None = None
         # Training may be mapped over devices; prediction is not, and needs no axis.
         plain = self._network.clone(axis_name=None)
-        self._init = plain.lazy_init
+        self._init = partial(draw_variables, plain)
 
         def logits(variables: PyTree, images: Array) -> Array:
             return cast(Array, plain.apply(variables, images, train=False))
