@@ -191,6 +191,21 @@ def test_a_file_that_cannot_be_written_is_named(evaluated, tmp_path, capsys):
     line = capsys.readouterr().err
     assert f"cannot write {output}" in line
     assert "set --output" in line
+    os.mkfifo(tmp_path / "pipe")
+    (tmp_path / "folder").mkdir()
+    for name in ("pipe", "folder"):
+        output = tmp_path / name
+        flags = [f"--workdir={evaluated.workdir}", f"--output={output}"]
+        assert export_main(flags) == 2
+        line = capsys.readouterr().err
+        assert line == (
+            f"export: {output} is there already, and no plain file: set --output\n"
+        )
+    assert sorted(path.name for path in tmp_path.iterdir()) == [
+        "file",
+        "folder",
+        "pipe",
+    ]
 
 
 # A folder of images.
