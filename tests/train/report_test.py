@@ -300,6 +300,13 @@ def test_one_is_not_said_as_several(workdir):
         assert words in page
 
 
+def test_a_given_cell_is_not_headed_as_derived(workdir):
+    assert "<h2>The derived cell</h2>" in write_report(workdir).read_text()
+    summary = SUMMARY | {"task": "evaluation"}
+    (workdir / "summary.json").write_text(json.dumps(summary))
+    assert "<h2>The given cell</h2>" in write_report(workdir).read_text()
+
+
 def test_a_search_on_a_part_is_not_said_to_be_on_all():
     words = "for 2 epochs (40 steps) on {} training images."
     assert words.format("1,000") in story(SUMMARY)
