@@ -264,6 +264,26 @@ def test_linked_folders_are_looked_into(evaluated, tmp_path, capsys):
     assert all(file.startswith("linked/") for file in files)
 
 
+def test_a_folder_that_cannot_be_read_is_not_passed_over(
+    evaluated, tmp_path, capsys, monkeypatch
+):
+    def closed(top, scandir=os.scandir):
+        assert not os.path.basename(top).startswith(".")  # nor are these looked into
+        if os.path.basename(top) == "green":
+            raise PermissionError(13, "Permission denied", top)
+        return scandir(top)
+
+    shutil.copytree(evaluated.test, tmp_path / "test")
+    (tmp_path / "test" / ".trash").mkdir()
+    monkeypatch.setattr(os, "scandir", closed)
+    code, out, err = predicted(capsys, evaluated, f"--images={tmp_path / 'test'}")
+    assert (code, out) == (2, "")
+    folder = tmp_path / "test" / "green"
+    assert err == (
+        f"predict: {folder} cannot be read (Permission denied): set --images\n"
+    )
+
+
 def test_images_that_no_picture_can_be_are_refused(evaluated):
     apply, variables = load(evaluated.workdir)
     shape = (*apply.facts.image_shape[:2], 2)
