@@ -406,6 +406,33 @@ def test_without_its_config_no_network_is_built(evaluated, tmp_path, content):
         load(tmp_path / "run")
 
 
+@pytest.mark.parametrize(
+    ("group", "change", "reason"),
+    [
+        (
+            "evaluation",
+            {"channels": 8},
+            r"the network .* is not one of {} \(.*mean is fl",
+        ),
+        ("space", {"name": "nasbench201"}, None),  # the cells say of which they are
+        ("evaluation", {"depth": 3}, r"^{}: config.evaluation has no key 'depth'"),
+    ],
+)
+def test_a_config_that_was_changed_is_named(evaluated, tmp_path, group, change, reason):
+    """No advice to remove a network that is as it was."""
+    shutil.copytree(evaluated.workdir, tmp_path / "run")
+    file = tmp_path / "run" / "config.json"
+    record = json.loads(file.read_text())
+    record["config"][group].update(change)
+    file.write_text(json.dumps(record))
+    if reason is None:
+        load(tmp_path / "run")
+        return
+    with pytest.raises(InputError, match=reason.format(re.escape(str(file)))) as caught:
+        load(tmp_path / "run")
+    assert "remove" not in str(caught.value)
+
+
 def test_a_damaged_network_is_refused(evaluated, tmp_path):
     shutil.copytree(evaluated.workdir, tmp_path / "run")
     kept = tmp_path / "run" / "networks" / "derived" / "0"
