@@ -58,7 +58,8 @@ _KINDS = (
     ("passed", "share"),
     ("passes", "count"),
 )
-_MAX_POINTS = 400
+MAX_POINTS = 400
+"""Of a curve; steps beyond are drawn as means of neighbours."""
 _LOG_RATIO = 30.0
 
 
@@ -218,7 +219,7 @@ def _panel(name: str) -> _Panel:
 def _curve(ax: Axes, points: Points, label: str, color: str) -> None:
     x = np.array(sorted(points))
     y = np.array([points[step][0] for step in x])
-    bins = np.array_split(np.arange(len(x)), min(len(x), _MAX_POINTS))
+    bins = np.array_split(np.arange(len(x)), min(len(x), MAX_POINTS))
     x = np.array([x[index].mean() for index in bins])
     y = np.array([y[index].mean() for index in bins])
     window = max(1, len(y) // 20)

@@ -307,6 +307,12 @@ def test_a_given_cell_is_not_headed_as_derived(workdir):
     assert "<h2>The given cell</h2>" in write_report(workdir).read_text()
 
 
+def test_what_is_faint_is_said(workdir):
+    """Of long searches not each step."""
+    words = "each step faint (of more than 400, means of neighbours)"
+    assert words in write_report(workdir).read_text()
+
+
 def test_a_search_on_a_part_is_not_said_to_be_on_all():
     words = "for 2 epochs (40 steps) on {} training images."
     assert words.format("1,000") in story(SUMMARY)
