@@ -4,9 +4,9 @@
 
 One line for each picture, in the order of their paths: its path below the folder, the
 likeliest class and its probability. PNG and JPEG, in folders of the folder too, hidden
-files and folders left aside. A picture
-of another size than the training images is resized to it (bilinear, with anti-aliasing;
-proportions are not kept), colours become grey where those were grey. Where the training
+files and folders left aside. A picture of another size than the training images is resized
+to it (bilinear, with anti-aliasing; proportions are not kept), colours become grey where
+those were grey; orientation tags of cameras are not applied, as in training. Where that
 streamed its images from files, the middle of a picture is cut out as of the held-out ones.
 
 Exit codes: 0; 2 for a mistake in the flags, and where a picture is damaged: it is named on
