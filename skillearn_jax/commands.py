@@ -6,7 +6,7 @@ import errno
 import os
 import signal
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import NoReturn, TextIO
 
 from skillearn_jax.errors import InputError, Interrupted, StorageError, UserError
@@ -26,6 +26,16 @@ def make_parser(module: str, description: str) -> argparse.ArgumentParser:
 
 class _Parser(argparse.ArgumentParser):
     """A parser that says in one line what is wrong with the flags."""
+
+    def parse_args(  # type: ignore[override]
+        self, args: Sequence[str] | None = None, namespace: None = None
+    ) -> argparse.Namespace:
+        """Returns the flags; one that is needed may not be empty, as of an unset variable."""
+        flags = super().parse_args(args, namespace)
+        for action in self._actions:
+            if action.required and getattr(flags, action.dest) == "":
+                self.error(f"{'/'.join(action.option_strings)} is empty")
+        return flags
 
     def error(self, message: str) -> NoReturn:
         complain(_name(self), f"{message}; see --help")

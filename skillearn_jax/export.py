@@ -18,7 +18,7 @@ import jax
 from jax import export
 
 from skillearn_jax.commands import leave, make_parser, run_command
-from skillearn_jax.errors import cannot_write
+from skillearn_jax.errors import InputError, cannot_write
 from skillearn_jax.paths import folder_name, replaced, user_path
 from skillearn_jax.train import Trained, load
 
@@ -69,6 +69,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     def command() -> None:
         trained = load(flags.workdir, flags.network, flags.seed)
         path = user_path(flags.output or _default_path(flags.workdir, trained))
+        # A device would be moved away for the file, where the user may.
+        if path.exists() and not path.is_file():
+            raise InputError(
+                f"{path} is there already, and no plain file: set --output"
+            )
         content = to_stablehlo(trained).serialize()
         try:
             path.parent.mkdir(parents=True, exist_ok=True)

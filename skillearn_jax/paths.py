@@ -25,12 +25,12 @@ def folder_name(name: str) -> str:
 def replaced(path: pathlib.Path) -> Iterator[pathlib.Path]:
     """Yields where to write a file, which then takes the place of `path` in one move.
 
-    Where writing fails, nothing is left of it.
+    Where writing or the move fails, nothing is left of it.
     """
     partial = path.with_name(f".{path.name}.partial")
     try:
         yield partial
+        partial.replace(path)
     except BaseException:
         partial.unlink(missing_ok=True)
         raise
-    partial.replace(path)

@@ -4,9 +4,9 @@
 
 One line for each picture, in the order of their paths: its path below the folder, the
 likeliest class and its probability. PNG and JPEG, in folders of the folder too, hidden
-files and folders left aside. A picture
-of another size than the training images is resized to it (bilinear, with anti-aliasing;
-proportions are not kept), colours become grey where those were grey. Where the training
+files and folders left aside. A picture of another size than the training images is resized
+to it (bilinear, with anti-aliasing; proportions are not kept), colours become grey where
+those were grey; orientation tags of cameras are not applied, as in training. Where that
 streamed its images from files, the middle of a picture is cut out as of the held-out ones.
 
 Exit codes: 0; 2 for a mistake in the flags, and where a picture is damaged: it is named on
@@ -61,7 +61,7 @@ def predict(
         say: is told in one line of each file that is no readable image.
 
     Raises:
-        InputError: if the folder is none, or holds no image.
+        InputError: if the folder is none, holds no image, or a folder that cannot be read.
 
     Cost: one compilation; images are decoded and held a batch at a time.
     """
@@ -157,9 +157,7 @@ def _image_files(folder: Path) -> list[Path]:
     files = [
         path
         for path in _walk(folder)
-        if path.suffix.lower() in SUFFIXES
-        and not any(part.startswith(".") for part in path.relative_to(folder).parts)
-        and path.is_file()
+        if path.suffix.lower() in SUFFIXES and path.is_file()
     ]
     if not files:
         raise InputError(f"{folder} holds no {', '.join(SUFFIXES)} file: set --images")
@@ -167,16 +165,25 @@ def _image_files(folder: Path) -> list[Path]:
 
 
 def _walk(folder: Path) -> Iterator[Path]:
-    """Yields the files below a folder, of linked folders too, each folder once."""
+    """Yields the files below a folder, of linked folders too, each folder once.
+
+    Hidden files and folders are left aside.
+    """
+
+    def refuse(error: OSError) -> None:  # what `os.walk` passes over otherwise
+        raise InputError(
+            f"{error.filename} cannot be read ({error.strerror}): set --images"
+        ) from error
+
     seen = set()
-    for top, folders, names in os.walk(folder, followlinks=True):
-        folders.sort()
+    for top, folders, names in os.walk(folder, onerror=refuse, followlinks=True):
+        folders[:] = sorted(name for name in folders if not name.startswith("."))
         real = os.path.realpath(top)
         if real in seen:  # a link may lead back
             folders.clear()
             continue
         seen.add(real)
-        yield from (Path(top, name) for name in names)
+        yield from (Path(top, name) for name in names if not name.startswith("."))
 
 
 def _printable(path: Path) -> str:

@@ -66,6 +66,18 @@ def test_a_mistaken_flag_is_one_line(capsys):
     assert line.count("\n") == 1
 
 
+def test_a_flag_that_is_needed_may_not_be_empty(capsys):
+    """`--images=$UNSET` would be the current folder."""
+    parser = make_parser("skillearn_jax.some", "Does something.")
+    parser.add_argument("--images", required=True)
+    parser.add_argument("--output", default="")
+    assert parser.parse_args(["--images=a"]).images == "a"
+    with pytest.raises(SystemExit) as caught:
+        parser.parse_args(["--images="])
+    assert caught.value.code == 2
+    assert capsys.readouterr().err == "some: --images is empty; see --help\n"
+
+
 @pytest.mark.parametrize(("code", "ended"), [(3, -6), (143, 143)])
 def test_what_was_interrupted_ends_without_a_way_out(code, ended):
     """Here the way out ends in an abort, as JAX's may in a segmentation fault."""

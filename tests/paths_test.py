@@ -45,3 +45,11 @@ def test_a_file_that_cannot_be_written_leaves_the_old_one_alone(tmp_path):
     with pytest.raises(OSError):  # noqa: PT011 (it has no text)
         disk_full()
     assert {p.name: p.read_text() for p in tmp_path.iterdir()} == {"a.json": "old"}
+
+
+def test_a_move_that_fails_leaves_nothing(tmp_path):
+    """As onto a folder."""
+    (tmp_path / "a").mkdir()
+    with pytest.raises(OSError, match="Is a directory"), replaced(tmp_path / "a") as to:
+        to.write_text("new")
+    assert [path.name for path in tmp_path.iterdir()] == ["a"]

@@ -137,10 +137,17 @@ def from_arrays(
 
     Raises:
         InputError: for a wrong shape, dtype, length or label, for channels that come
-            first, for a single class or one without training images, for a number of
-            names that is not that of the classes, and for a channel whose training
+            first, for a single class or one without training images, for names that are
+            no texts or not as many as the classes, and for a channel whose training
             pixels are all equal (it cannot be normalised).
     """
+    if num_classes is not None:
+        # A number of NumPy's, as of `labels.max() + 1`, is one that JSON cannot hold.
+        if not isinstance(num_classes, int | np.integer) or num_classes < 1:
+            raise InputError(
+                f"num_classes={num_classes!r}; it must be a whole number, one or more"
+            )
+        num_classes = int(num_classes)
     train = _examples("train", train_images, train_labels, num_classes)
     if num_classes is None:
         present = np.unique(train.label)
@@ -160,6 +167,12 @@ def from_arrays(
             f"class_names={class_names!r}; there must be {num_classes}, one for each "
             "class, or none"
         )
+    for each in class_names:
+        if not isinstance(each, str):
+            raise InputError(
+                f"class_names holds {each!r}, of type {type(each).__name__}; names must be texts: "
+                "give list(map(str, class_names))"
+            )
     heldout = _examples("heldout", heldout_images, heldout_labels, num_classes)
     if heldout.image.shape[1:] != train.image.shape[1:]:
         raise InputError(

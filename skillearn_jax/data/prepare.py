@@ -19,7 +19,7 @@ from skillearn_jax.data.tfds_folder import (
     is_registered,
     stored_format,
 )
-from skillearn_jax.errors import InputError
+from skillearn_jax.errors import InputError, UserError, cannot_write
 from skillearn_jax.paths import user_path
 
 FORMATS = ("array_record", "tfrecord")
@@ -30,7 +30,7 @@ Not parquet, which `tfds.read` reads: TFDS 4.9.10 loses most examples in writing
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Runs the command line and returns its exit code: 0, or 2 for a mistake.
+    """Runs the command line and returns its exit code: 0, 2 for a mistake, 4 for a disk.
 
     Args:
         argv: the flags; by default those of the process.
@@ -75,7 +75,9 @@ def prepare(
 
     Raises:
         InputError: for an unknown builder, a missing or wrong archive, data that are
-            there already in another format, and without TensorFlow.
+            there already in another format, a folder that cannot be made, and without
+            TensorFlow.
+        StorageError: if the disk takes no folder.
     """
     check_name(name, "--name")
     if not is_registered(name):
@@ -98,7 +100,7 @@ def prepare(
     try:
         builder = tfds.builder(name, data_dir=target, file_format=file_format)
         _check_archives(builder, source)
-        target.mkdir(parents=True, exist_ok=True)
+        _make(target)
         with tempfile.TemporaryDirectory(dir=target, prefix=".prepare-") as scratch:
             builder.download_and_prepare(
                 download_dir=scratch,
@@ -108,7 +110,7 @@ def prepare(
                     force_checksums_validation=True,  # refuses unlisted downloads
                 ),
             )
-    except InputError:
+    except UserError:
         raise
     except Exception as error:  # builders raise what they like for what is not theirs
         raise InputError(
@@ -116,6 +118,13 @@ def prepare(
             "or --archives"
         ) from error
     return pathlib.Path(builder.data_path)
+
+
+def _make(folder: pathlib.Path) -> None:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise cannot_write(f"the folder {folder}", error, "set --data_dir") from error
 
 
 def _check_archives(builder: Any, source: pathlib.Path) -> None:

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 from skillearn_jax.commands import leave, make_parser, run_command
-from skillearn_jax.errors import InputError
+from skillearn_jax.errors import InputError, told_with
 from skillearn_jax.nas.auxiliary import (
     CIFAR_AUXILIARY,
     IMAGENET_AUXILIARY,
@@ -116,6 +116,8 @@ def describe(
 
 def _find(name: str) -> Genotype | Architecture:
     """Returns the cells of either space; what is neither is told as DARTS's."""
+    if "|" in name:  # as no other text of cells, and no sane path
+        return find_architecture(name)
     try:
         return find_genotype(name)
     except InputError:
@@ -151,7 +153,9 @@ def main(argv: Sequence[str] | None = None) -> int:
                     f"{getattr(flags, flag)} is no number of {flag}: set --{flag} to 1 "
                     f"to {_MOST[flag]}, or 0 for that of the papers"
                 )
-        found, task = _find(flags.genotype), TASKS[flags.dataset]
+        with told_with("", ": set --genotype"):
+            found = _find(flags.genotype)
+        task = TASKS[flags.dataset]
         size = {"cells": flags.cells, "channels": flags.channels}
         row = describe(found, task, **size)
         print(json.dumps({"genotype": flags.genotype, "dataset": flags.dataset, **row}))

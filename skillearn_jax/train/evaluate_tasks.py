@@ -56,6 +56,7 @@ def evaluate_tasks(
         with contextlib.closing(folder):
             entry = evaluate(own, of_task, genotype, folder, devices, console)
         summary = summary_of(config, [of_task], genotype) | evaluated(entry)
+        summary["searched_on"] = " and ".join(each.name for each in data.values())
         folder.write_json(SUMMARY, summary)
         report_by_first(folder.path)
         entries[name] = {**entry, "num_heldout": of_task.num_heldout}

@@ -12,6 +12,7 @@ from PIL import Image
 
 from skillearn_jax.data import Examples, Stream, TrainingImages, normalize
 from skillearn_jax.framework import State
+from skillearn_jax.randomness import named_key
 from skillearn_jax.skills import LearnerModel, TesterModel
 from skillearn_jax.skills.curriculum import CURRICULUM, Curriculum
 from skillearn_jax.skills.exams import (
@@ -90,8 +91,8 @@ def exam_contents(
 ) -> dict[str, Any]:
     """Returns what the exam that a search ends with holds.
 
-    Every image of the bank is scored once, without augmentation, in the batches of the
-    search: both networks normalise by their batch, as in the search. The discrete exam
+    Every image of the bank is scored once, without augmentation, in shuffled batches of
+    the search's size: both networks normalise by their batch, as in the search. The discrete exam
     is the share of the bank with the top scores, that of the curriculum or a half.
 
     Args:
@@ -168,9 +169,12 @@ def _score(
 
     count, size = bank.examples.size, bank.batch_size
     scores, losses = np.zeros(count, np.float32), np.zeros(count, np.float32)
+    # Shuffled, as the search draws them: a bank that comes class by class would be
+    # normalised class by class.
+    order = np.asarray(jax.random.permutation(named_key(key, "order"), count))
     for start in range(0, count, size):
         # The last batch is a full one too, for the statistics: it looks back.
-        part = np.arange(size) + min(start, count - size)
+        part = order[np.arange(size) + min(start, count - size)]
         chosen = bank.examples.take(part)
         found = of_batch(state, jnp.asarray(chosen.image), jnp.asarray(chosen.label))
         scores[part], losses[part] = found

@@ -47,6 +47,20 @@ def check_data(config: Config) -> None:
             f"config.data.per_class is {data.per_class}; it must be empty or two numbers "
             "of images, to train and to validate on: set --config.data.per_class"
         )
+    source, _, size = data.name.partition(":")
+    side = str(data.image_size)
+    sizes = {"", side, f"{side}x{side}"}
+    if (
+        source == "folder"
+        and data.image_size
+        and not config.tasks
+        and size not in sizes
+    ):
+        raise InputError(
+            f"config.data.name is {data.name!r}, but config.data.image_size is "
+            f"{data.image_size}: images have one size: set one of --config.data.name=folder "
+            "and --config.data.image_size=0"
+        )
     searched = not (config.tasks or config.genotype or data.per_class)
     if data.name.startswith(STREAM) and searched:
         raise InputError(

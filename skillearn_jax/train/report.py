@@ -87,8 +87,9 @@ def _figures(records: _Records) -> dict[str, report_page.Figure]:
         (
             "search",
             report_figures.search_curves(records.metrics),
-            "Every metric of the search: each step faint, the running mean bold. The "
-            "warm-up, where there is one, is shaded.",
+            "Every metric of the search: each step faint (of more than "
+            f"{report_figures.MAX_POINTS}, means of neighbours), the running mean bold. "
+            "The warm-up, where there is one, is shaded.",
         ),
         (
             "errors",

@@ -9,6 +9,7 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from skillearn_jax.train import report_figures
+from skillearn_jax.train.wording import counted
 
 HELDOUT_LIKE = {
     "": {
@@ -32,7 +33,8 @@ def confusion(
 
     Few classes have a label each: a name if all of them have short ones, else a number.
     """
-    trainings = list(next(iter(heldout.values()), {}).values())
+    name, by_seed = next(iter(heldout.items()), ("", {}))
+    trainings = list(by_seed.values())
     if not trainings:
         return None
     counts = np.sum([t["confusion"] for t in trainings], axis=0)
@@ -65,7 +67,10 @@ def confusion(
     words.append(
         f"calibration error {np.mean([t['calibration'] for t in trainings]):.2f} %"
     )
-    return drawn, f"What each class is taken for, in per cent; {', '.join(words)}."
+    return drawn, (
+        f"What {name} takes each class for, in per cent of its images, "
+        f"{counted(len(trainings), 'seed')}; {', '.join(words)}."
+    )
 
 
 def _class_labels(names: Sequence[str], count: int) -> list[str]:

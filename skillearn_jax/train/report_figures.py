@@ -58,7 +58,8 @@ _KINDS = (
     ("passed", "share"),
     ("passes", "count"),
 )
-_MAX_POINTS = 400
+MAX_POINTS = 400
+"""Of a curve; steps beyond are drawn as means of neighbours."""
 _LOG_RATIO = 30.0
 
 
@@ -116,8 +117,10 @@ def training_curves(
                 color, width = COLORS[-1], 1.0
                 if network == front:
                     color, width = COLORS[0], 2.0
-                ax.plot(xs, [np.mean(points[x]) for x in xs], color=color, lw=width)
-            _finish(ax, name.replace("_", " "), [], "step")
+                means = [np.mean(points[x]) for x in xs]
+                ax.plot(xs, means, color=color, lw=width, marker=_marker(xs))
+            unit = ", %" if name.endswith("error") else ""
+            _finish(ax, name.replace("_", " ") + unit, [], "step")
         return svg(figure, "Training of the networks")
 
 
@@ -216,7 +219,7 @@ def _panel(name: str) -> _Panel:
 def _curve(ax: Axes, points: Points, label: str, color: str) -> None:
     x = np.array(sorted(points))
     y = np.array([points[step][0] for step in x])
-    bins = np.array_split(np.arange(len(x)), min(len(x), _MAX_POINTS))
+    bins = np.array_split(np.arange(len(x)), min(len(x), MAX_POINTS))
     x = np.array([x[index].mean() for index in bins])
     y = np.array([y[index].mean() for index in bins])
     window = max(1, len(y) // 20)
@@ -224,8 +227,14 @@ def _curve(ax: Axes, points: Points, label: str, color: str) -> None:
     smooth = np.convolve(y, np.ones(window), mode="same") / counts
     if window > 1:
         ax.plot(x, y, color=color, alpha=0.25, linewidth=0.8)
-    marker = "o" if len(x) == 1 else ""
-    ax.plot(x, smooth, color=color, linewidth=1.7, label=_plain(label), marker=marker)
+    ax.plot(
+        x, smooth, color=color, linewidth=1.7, label=_plain(label), marker=_marker(x)
+    )
+
+
+def _marker(x: Sequence[float] | np.ndarray) -> str:
+    """Returns a line's marker: a dot where there is no line, of one point."""
+    return "o" if len(x) == 1 else ""
 
 
 def _finish(ax: Axes, prefix: str, names: Sequence[str], x_label: str) -> None:
@@ -250,7 +259,8 @@ def _finish(ax: Axes, prefix: str, names: Sequence[str], x_label: str) -> None:
         ax.set_yscale("log")
     ax.set_xlabel(x_label)
     ax.margins(x=0.01)
-    ax.xaxis.set_major_locator(matplotlib.ticker.MaxNLocator(5, integer=True))
+    whole = matplotlib.ticker.MaxNLocator(5, integer=True, min_n_ticks=1)
+    ax.xaxis.set_major_locator(whole)
 
 
 def grid(count: int) -> tuple[Figure, list[Axes]]:

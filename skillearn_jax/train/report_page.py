@@ -64,7 +64,7 @@ def render(
         skipped: number of unreadable lines of metrics.
     """
     evaluation = summary.get("evaluation") or {}
-    title = title_of(summary)
+    title, given = title_of(summary), summary.get("task") == "evaluation"
     settings = [
         (name, str(value))
         for name, value in flatten_dict(config.get("config") or {}, sep=".").items()
@@ -75,7 +75,10 @@ def render(
     parts = [
         f"<header><h1>{escape(title)}</h1><p>{escape(story(summary))}</p></header>",
         _tiles(summary),
-        section("The derived cell", show(figures, "normal", "reduction", "cell")),
+        section(
+            "The given cell" if given else "The derived cell",
+            show(figures, "normal", "reduction", "cell"),
+        ),
         section(
             "Search",
             show(figures, "search", "candidates", "trainings") + _paragraph(note),

@@ -26,6 +26,7 @@ _NOUNS = {
     "channels": "channel",
     "num_seeds": "seed",
     "num_train": "training image",
+    "num_searched": "training image",
     "num_heldout": "held-out image",
     "count": "random cell",
 }
@@ -44,16 +45,19 @@ def story(summary: Json) -> str:
     """Returns what happened, in plain words; of several tasks each by itself."""
     task, data = str(summary.get("task", "")), str(summary.get("dataset", "the data"))
     given = task == "evaluation"
-    sentences = []
+    all_tasks = summary.get("searched_on")  # of which this is one
+    counts, sentences = _counts(summary), []
+    images = _if(" on {num_searched}", counts) or _if(" on {num_train}", counts)
     if not given:
         sentences.append(
-            f"A cell was searched on {data} by "
+            f"A cell was searched on {all_tasks or data} by "
             f"{_SKILLS.get(task, task or 'an unnamed skill')}"
             + _if(" for {epochs} ({steps})", _counts(summary.get("search") or {}))
-            + _if(" on {num_train}", _counts(summary))
+            + ("" if all_tasks else images)
             + "."
         )
     for name, entry in evaluations(summary):
+        name = name or (data if all_tasks else "")
         if given:
             subject = f"A given cell was trained on {name or data}"
         else:

@@ -19,11 +19,16 @@ def summary_of(config: Config, sets: Sequence[OneSet], cells: Cells) -> dict[str
         sets: the data sets, one or several.
         cells: derived or given.
     """
+    part = {}
+    if config.data.per_class and not config.genotype:  # what the search received
+        classes = sum(each.num_classes for each in sets)
+        part["num_searched"] = classes * sum(config.data.per_class)
     return {
         "task": "evaluation" if config.genotype else config.skill,
         "dataset": " and ".join(each.name for each in sets),
         "seed": config.seed,
         "num_train": sum(each.num_train for each in sets),
+        **part,
         "num_heldout": sum(each.num_heldout for each in sets),
         "genotype": cells.to_json(),
     }

@@ -10,18 +10,19 @@ import jax.numpy as jnp
 import numpy as np
 
 from skillearn_jax.data import StreamingData, normalize
-from skillearn_jax.errors import InputError
+from skillearn_jax.errors import InputError, told_with
 from skillearn_jax.paths import folder_name, user_path
 from skillearn_jax.train.checkpoints import Checkpoints
 from skillearn_jax.train.config import Config
 from skillearn_jax.train.images import OneSet
 from skillearn_jax.train.json_files import fits, read_json
-from skillearn_jax.train.manifest import DamagedError, read_manifest
-from skillearn_jax.train.spaces import Cells, Net, read_cells, space_kind
+from skillearn_jax.train.manifest import DamagedError, read_manifest, to_tree
+from skillearn_jax.train.spaces import Cells, Net, kind_of_cells, read_cells
 from skillearn_jax.train.workdir import Workdir, holds_comparison
 from skillearn_jax.types import Array, PyTree
 
 FOLDER = "networks"
+_CONFIG = "config.json"  # how networks are built
 _NAMED = {"class_names": [""]}  # in the note of a kept network
 
 _NAME_ANOTHER = "name that of a search or an evaluation"
@@ -190,7 +191,14 @@ def load(workdir: str | Path, network: str = "derived", seed: int = 0) -> Traine
     cells = read_cells(note.pop("cells"))
     facts = Facts(**{name: _tuples(value) for name, value in note.items()})
     module, shapes = _built(_config(path), cells, facts)
-    return Trained(Classifier(module, facts), saved.restore(shapes))
+    try:
+        variables = to_tree(saved.arrays, shapes)
+    except DamagedError as error:  # its bytes are those saved: it is the config
+        raise InputError(
+            f"the network {saved.path} is not one of {path / _CONFIG} ({error}): restore "
+            "that file"
+        ) from error
+    return Trained(Classifier(module, facts), variables)
 
 
 def kept_class_names(workdir: Path) -> tuple[str, ...]:
@@ -211,7 +219,7 @@ def kept_class_names(workdir: Path) -> tuple[str, ...]:
 
 def _built(config: Config, cells: Cells, facts: Facts) -> tuple[Net, PyTree]:
     """Returns the network as deployed, and the shapes of its variables."""
-    module = space_kind(config).network(
+    module = kind_of_cells(cells).network(
         cells, config, facts.num_classes, None, auxiliary=False
     )
     shapes = jax.eval_shape(
@@ -234,13 +242,14 @@ def _of_network(workdir: Path, name: str) -> Checkpoints:
 
 
 def _config(workdir: Path) -> Config:
-    record = read_json(workdir / "config.json")
+    record = read_json(workdir / _CONFIG)
     if not isinstance(record, dict) or not isinstance(record.get("config"), dict):
         raise InputError(
-            f"{workdir / 'config.json'}, which says how its networks are built, is "
+            f"{workdir / _CONFIG}, which says how its networks are built, is "
             "missing or holds no config: restore it"
         )
-    return Config.parse(_tuples(record["config"]))
+    with told_with(f"{workdir / _CONFIG}: "):
+        return Config.parse(_tuples(record["config"]))
 
 
 def _tuples(value: Any) -> Any:

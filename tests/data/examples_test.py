@@ -84,10 +84,25 @@ def test_classes_may_have_names():
     for wrong in (names[:2], "abc"):
         with pytest.raises(InputError, match="there must be 3, one for each class"):
             from_arrays("mine", *arrays(), *arrays(6), class_names=wrong)
+    # Numbers, as scikit-learn names its digits, could not be kept with a trained network.
+    with pytest.raises(
+        InputError, match=r"holds .*0.*, of type int64; names must be texts"
+    ):
+        from_arrays("mine", *arrays(), *arrays(6), class_names=np.arange(3))
+    of_numpy = from_arrays("mine", *arrays(), *arrays(6), class_names=np.array(names))
+    assert of_numpy.class_names == data.class_names
 
 
 def test_num_classes_may_be_given():
     data = from_arrays("mine", *arrays(), *arrays(6), num_classes=7)
     assert data.num_classes == 7
+    images, labels = arrays()
+    data = from_arrays(
+        "mine", images, labels, images, labels, num_classes=labels.max() + 1
+    )
+    assert type(data.num_classes) is int  # JSON holds none of NumPy's
+    for wrong in (3.0, 0, "3"):
+        with pytest.raises(InputError, match="it must be a whole number, one or more"):
+            from_arrays("mine", *arrays(), *arrays(6), num_classes=wrong)
     with pytest.raises(InputError, match=r"train label 2 .* from 0 to 1"):
         from_arrays("mine", *arrays(), *arrays(6), num_classes=2)

@@ -1,6 +1,7 @@
 import hashlib
 import subprocess
 import sys
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -120,6 +121,16 @@ def test_without_tensorflow(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "tensorflow", None)  # no import succeeds
     line = refused("cifar10", tmp_path, tmp_path)
     assert line == 'TensorFlow is needed to prepare cifar10: pip install -e ".[tf]"'
+
+
+def test_a_folder_that_cannot_be_made_is_named_with_its_flag(tmp_path, monkeypatch):
+    monkeypatch.setattr("skillearn_jax.data.prepare.tensorflow", lambda *_: None)
+    builder = SimpleNamespace(url_infos={})
+    monkeypatch.setattr(tfds, "builder", lambda *_, **__: builder)
+    target = tmp_path / "file" / "tfds"
+    target.parent.write_text("")
+    line = refused("cifar10", tmp_path, target)
+    assert line == f"cannot write the folder {target} (Not a directory): set --data_dir"
 
 
 def test_mistakes_exit_with_2(tmp_path, capsys):

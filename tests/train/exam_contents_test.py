@@ -1,6 +1,7 @@
 """What the exam of a search holds, of functions that can be foretold."""
 
 import base64
+import dataclasses
 import io
 
 import jax
@@ -80,6 +81,20 @@ def test_an_exam_of_what_is_known_has_a_negative_correlation(models, bank):
     exam = exam_contents(*models, state_of(-1.0), bank, 2)
     assert exam["correlation"] == pytest.approx(-1)
     assert exam["hardest"][0]["index"] == 5
+
+
+def test_the_order_of_a_bank_changes_little(models):
+    """Where networks normalise by their batch, and a folder comes class by class."""
+    learner, tester = models
+    tester = dataclasses.replace(
+        tester, scores=lambda creator, features: features - features.mean()
+    )
+    levels = np.arange(200, dtype=np.uint8)
+    pixels = np.broadcast_to(levels[:, None, None, None], (200, 2, 2, 1))
+    bank = Stream(Examples(pixels, levels // 20), 20, (0.0,), (1.0,), order="random")
+    exam = exam_contents(learner, tester, state_of(1.0), bank, 10)
+    assert exam["correlation"] > 0.9  # batch by batch in their order it is 0.1
+    assert np.mean(exam["class_shares"][5:]) > 0.8
 
 
 def test_a_curriculum_decides_the_share(models, bank):

@@ -45,6 +45,15 @@ def test_photographs_are_resized_once(photos, tiny):
     np.testing.assert_array_equal(bank.train.image, learner.train.image)
 
 
+def test_two_sizes_are_refused(photos, tiny):
+    """Images would be brought to one after the other, and to the last."""
+    for name in ("folder", "folder:8", "folder:8x8"):
+        check_data(tiny({"data.name": name, "data.image_size": 8}))
+    check_data(tiny({"data.name": "folder:8x6"}))
+    with pytest.raises(InputError, match=r"'folder:8x6', but .* is 8: images have one"):
+        check_data(tiny({"data.name": "folder:8x6", "data.image_size": 8}))
+
+
 def test_hues_may_turn_half_a_circle(tiny):
     check_data(tiny({"data.colours": (1.0, 1.0, 1.0, 0.5)}))
     with pytest.raises(InputError, match=r"hue up to 0.5: set --config.data.colours"):

@@ -44,6 +44,15 @@ def test_trainings_are_means_over_seeds_with_the_chosen_one_in_front():
     assert training_curves(others) is None
 
 
+def test_trainings_of_one_epoch_are_dots_at_a_whole_step():
+    row = {"phase": "evaluate", "network": "derived", "seed": 0, "step": 22}
+    figure = training_curves([row | {"train_loss": 2.0, "train_error": 75.0}])
+    for ax, title in zip(figure.axes, ("train loss", "train error, %"), strict=True):
+        assert ax.lines[0].get_marker() == "o"
+        assert ax.get_title("left") == title
+        assert [x for x in ax.get_xticks() if abs(x - 22) < 1] == [22]
+
+
 def test_candidates_have_their_errors_and_the_least_so_far():
     errors = {"a": 5.0, "b": 7.0, "c": 3.0, "d": 4.0}
     found = {name: {"error": error} for name, error in errors.items()}
@@ -96,7 +105,10 @@ def test_a_confusion_is_a_share_of_each_class_over_all_seeds():
     figure, caption = confusion({"derived": seeds, "random 1": {}}, [])
     shares = figure.axes[0].collections[0].get_array()
     np.testing.assert_allclose(np.reshape(shares, (2, 2)), [[50, 50], [0, 100]])
-    assert "mean loss 1.500, calibration error 3.50 %" in caption
+    assert caption == (
+        "What derived takes each class for, in per cent of its images, 2 seeds; mean loss "
+        "1.500, calibration error 3.50 %."
+    )
     assert confusion({}, []) is None
 
 

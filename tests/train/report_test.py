@@ -16,6 +16,7 @@ from skillearn_jax.train import report_page
 from skillearn_jax.train.report import write_report
 from skillearn_jax.train.report_confusion import confusion
 from skillearn_jax.train.report_figures import _collected
+from skillearn_jax.train.report_summary import story
 
 HOSTILE = "</pre><script>alert('1')</script>"
 EDGES = (
@@ -297,6 +298,25 @@ def test_one_is_not_said_as_several(workdir):
         ">1 random cell<",
     ):
         assert words in page
+
+
+def test_a_given_cell_is_not_headed_as_derived(workdir):
+    assert "<h2>The derived cell</h2>" in write_report(workdir).read_text()
+    summary = SUMMARY | {"task": "evaluation"}
+    (workdir / "summary.json").write_text(json.dumps(summary))
+    assert "<h2>The given cell</h2>" in write_report(workdir).read_text()
+
+
+def test_what_is_faint_is_said(workdir):
+    """Of long searches not each step."""
+    words = "each step faint (of more than 400, means of neighbours)"
+    assert words in write_report(workdir).read_text()
+
+
+def test_a_search_on_a_part_is_not_said_to_be_on_all():
+    words = "for 2 epochs (40 steps) on {} training images."
+    assert words.format("1,000") in story(SUMMARY)
+    assert words.format(96) in story(SUMMARY | {"num_searched": 96})
 
 
 def test_a_full_disk_leaves_the_old_page(workdir, monkeypatch):

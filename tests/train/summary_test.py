@@ -4,8 +4,10 @@ import io
 
 import pytest
 
+from skillearn_jax.data import load
+from skillearn_jax.nas import find_genotype
 from skillearn_jax.train.console import Console
-from skillearn_jax.train.summary import print_evaluation
+from skillearn_jax.train.summary import print_evaluation, summary_of
 from skillearn_jax.train.wording import counted
 
 ROW = {"params": 5962, "macs": 142336, "mean": 3.06, "std": None}
@@ -17,6 +19,15 @@ ROW = {"params": 5962, "macs": 142336, "mean": 3.06, "std": None}
 )
 def test_one_is_the_only_singular(number, text):
     assert counted(number, "epoch") == text
+
+
+def test_a_search_on_a_part_says_of_how_many_images(tiny):
+    data, cells = load("digits"), find_genotype("DARTS_V2")
+    assert "num_searched" not in summary_of(tiny(), [data], cells)
+    part = {"data.per_class": (20, 7)}
+    assert summary_of(tiny(part), [data], cells)["num_searched"] == 10 * 27
+    given = tiny({**part, "genotype": "random:1"})
+    assert "num_searched" not in summary_of(given, [data], cells)
 
 
 @pytest.mark.parametrize(("kept", "words"), [(True, "within"), (False, "ABOVE")])

@@ -20,6 +20,7 @@ from skillearn_jax.train.build_tasks import build_tasks, schedule_of
 from skillearn_jax.train.checks import check
 from skillearn_jax.train.exams import load_bank
 from skillearn_jax.train.images import load_images
+from skillearn_jax.train.report_summary import story
 from skillearn_jax.train.search_shown import shown
 from skillearn_jax.train.search_streams import longest_epoch, streams_of
 from skillearn_jax.train.tasks import task_config
@@ -356,6 +357,10 @@ def test_a_run_reports_every_task_beside_its_rivals(done):
         assert (own / "report" / "index.html").exists()
         summary = json.loads((own / "summary.json").read_text())
         assert summary["evaluation"]["comparisons"].keys() == {"first"}
+        assert story(summary).startswith(
+            "A cell was searched on a and b by joint learning of all tasks. The network "
+            f"derived from it was then trained from scratch on {name} for "
+        )
     page = second.report.read_text()
     assert "derived on b" in page
     for name in NAMES:

@@ -191,6 +191,21 @@ def test_a_file_that_cannot_be_written_is_named(evaluated, tmp_path, capsys):
     line = capsys.readouterr().err
     assert f"cannot write {output}" in line
     assert "set --output" in line
+    os.mkfifo(tmp_path / "pipe")
+    (tmp_path / "folder").mkdir()
+    for name in ("pipe", "folder"):
+        output = tmp_path / name
+        flags = [f"--workdir={evaluated.workdir}", f"--output={output}"]
+        assert export_main(flags) == 2
+        line = capsys.readouterr().err
+        assert line == (
+            f"export: {output} is there already, and no plain file: set --output\n"
+        )
+    assert sorted(path.name for path in tmp_path.iterdir()) == [
+        "file",
+        "folder",
+        "pipe",
+    ]
 
 
 # A folder of images.
@@ -247,6 +262,26 @@ def test_linked_folders_are_looked_into(evaluated, tmp_path, capsys):
     files = [line.split("  ")[0] for line in out.splitlines()]
     assert len(files) == len(list(evaluated.test.rglob("*.png")))
     assert all(file.startswith("linked/") for file in files)
+
+
+def test_a_folder_that_cannot_be_read_is_not_passed_over(
+    evaluated, tmp_path, capsys, monkeypatch
+):
+    def closed(top, scandir=os.scandir):
+        assert not os.path.basename(top).startswith(".")  # nor are these looked into
+        if os.path.basename(top) == "green":
+            raise PermissionError(13, "Permission denied", top)
+        return scandir(top)
+
+    shutil.copytree(evaluated.test, tmp_path / "test")
+    (tmp_path / "test" / ".trash").mkdir()
+    monkeypatch.setattr(os, "scandir", closed)
+    code, out, err = predicted(capsys, evaluated, f"--images={tmp_path / 'test'}")
+    assert (code, out) == (2, "")
+    folder = tmp_path / "test" / "green"
+    assert err == (
+        f"predict: {folder} cannot be read (Permission denied): set --images\n"
+    )
 
 
 def test_images_that_no_picture_can_be_are_refused(evaluated):
@@ -369,6 +404,33 @@ def test_without_its_config_no_network_is_built(evaluated, tmp_path, content):
         (tmp_path / "run" / "config.json").write_text(content)
     with pytest.raises(InputError, match=r"config.json, which says .* restore it$"):
         load(tmp_path / "run")
+
+
+@pytest.mark.parametrize(
+    ("group", "change", "reason"),
+    [
+        (
+            "evaluation",
+            {"channels": 8},
+            r"the network .* is not one of {} \(.*mean is fl",
+        ),
+        ("space", {"name": "nasbench201"}, None),  # the cells say of which they are
+        ("evaluation", {"depth": 3}, r"^{}: config.evaluation has no key 'depth'"),
+    ],
+)
+def test_a_config_that_was_changed_is_named(evaluated, tmp_path, group, change, reason):
+    """No advice to remove a network that is as it was."""
+    shutil.copytree(evaluated.workdir, tmp_path / "run")
+    file = tmp_path / "run" / "config.json"
+    record = json.loads(file.read_text())
+    record["config"][group].update(change)
+    file.write_text(json.dumps(record))
+    if reason is None:
+        load(tmp_path / "run")
+        return
+    with pytest.raises(InputError, match=reason.format(re.escape(str(file)))) as caught:
+        load(tmp_path / "run")
+    assert "remove" not in str(caught.value)
 
 
 def test_a_damaged_network_is_refused(evaluated, tmp_path):
