@@ -4,6 +4,7 @@ import dataclasses
 from collections.abc import Mapping, Sequence
 from html import escape
 from typing import Any
+from urllib.parse import quote
 
 from flax.traverse_util import flatten_dict
 
@@ -166,7 +167,7 @@ def _figure(figure: Figure, name: str) -> str:
 
 
 def _links(files: Sequence[str], figures: Mapping[str, Figure]) -> str:
-    targets = [(f"../{name}", name) for name in files]
+    targets = [(f"../{quote(name)}", name) for name in files]
     targets += [(f"{name}.svg", f"report/{name}.svg") for name in figures]
     items = (
         f'<li><a href="{escape(target)}">{escape(name)}</a></li>'

@@ -88,6 +88,11 @@ class Classifier:
         Raises:
             InputError: for images of another shape or type.
         """
+        if not isinstance(images, np.ndarray | jax.Array):
+            raise InputError(
+                f"images are a {type(images).__name__}; they must be an array: give "
+                "np.asarray(images, np.uint8)"
+            )
         if images.dtype != jnp.uint8 or images.shape[1:] != self.facts.image_shape:
             raise InputError(
                 f"images are {images.dtype}{list(images.shape)}; this network takes "

@@ -65,6 +65,7 @@ EVALUATION = {
 @pytest.fixture
 def workdir(tmp_path):
     (tmp_path / "checkpoints").mkdir()
+    (tmp_path / "my#notes.txt").touch()
     config = {
         "config": {"seed": 2, "data": {"name": HOSTILE}},
         "versions": {"jax": "0.10.2"},
@@ -111,6 +112,7 @@ def test_page_holds_every_part(workdir):
     assert "sep_conv_3x3: c_{k-2} → node 0" in page
     assert "Skipped 1 unreadable line(s) of metrics.jsonl." in page
     assert 'href="../checkpoints/"' in page
+    assert 'href="../my%23notes.txt"' in page
 
 
 def test_figures_are_files_and_well_formed(workdir):

@@ -129,6 +129,10 @@ def test_other_images_are_refused(derived, images):
     (apply, variables), _ = derived
     with pytest.raises(InputError, match=r"takes uint8\[B, 10, 8, 3\], pixels in 0..2"):
         apply(variables, images)
+    with pytest.raises(
+        InputError, match=r"are a list; .* give np.asarray\(images, np.u"
+    ):
+        apply(variables, images.tolist())
 
 
 def test_the_auxiliary_head_is_left_out():
