@@ -196,7 +196,9 @@ def test_a_training_notes_its_epochs_and_offers_every_step():
                 [{"network/loss": x, "network/error": 9 * x} for x in of_calls],
             )
 
-    training._loop = SimpleNamespace(steps=steps, size=lambda step: 2 - step % 3 // 2)
+    training._loop = SimpleNamespace(
+        steps=steps, size=lambda step: 2 - step % 3 // 2, steps_per_epoch=3
+    )
 
     def append_metrics(added, name="metrics.jsonl"):
         if name == "metrics.jsonl":
