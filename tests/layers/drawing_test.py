@@ -15,6 +15,7 @@ IMAGES = jax.ShapeDtypeStruct((2, 8, 8, 3), jnp.float32)
 
 
 def test_a_supernet_has_the_variables_that_flax_draws(quick_compilation):
+    jax.clear_caches()  # some draws may have been compiled otherwise by other tests
     space = CellSpace(num_nodes=1)
     net = Supernet(space, num_cells=2, channels=2, num_classes=3)
     key, alphas = jax.random.key(1), space.init_alphas(jax.random.key(0))
