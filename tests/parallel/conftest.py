@@ -4,6 +4,10 @@
 return functions.
 """
 
+import os
+import socket
+import subprocess
+import sys
 from types import SimpleNamespace
 
 import flax.linen as nn
@@ -33,6 +37,41 @@ _sgd = optax.chain(
     optax.add_decayed_weights(0.01),
     optax.sgd(0.1, 0.9),
 )
+
+
+@pytest.fixture
+def two_processes(repo_root):
+    """`two_processes(code, counts)`: exit codes and stderr of two that run it at once.
+
+    Each is given the address of the first, its number, and so many virtual devices.
+    """
+
+    def run(code, counts=(1, 1)):
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            address = f"127.0.0.1:{free.getsockname()[1]}"
+        two = [
+            subprocess.Popen(
+                [sys.executable, "-c", code, address, str(number)],
+                stdout=subprocess.PIPE,
+                stderr=subprocess.PIPE,
+                text=True,
+                env={
+                    **os.environ,
+                    "PYTHONPATH": str(repo_root),
+                    "XLA_FLAGS": f"--xla_force_host_platform_device_count={count}",
+                },
+            )
+            for number, count in enumerate(counts)
+        ]
+        try:
+            said = [process.communicate(timeout=60)[1] for process in two]
+        finally:
+            for process in two:
+                process.kill()
+        return [process.returncode for process in two], said
+
+    return run
 
 
 class _Net(nn.Module):

@@ -1,10 +1,5 @@
 """A process that fails alone ends the others, with its exit code and one line of each."""
 
-import os
-import socket
-import subprocess
-import sys
-
 import jax
 import pytest
 
@@ -30,26 +25,9 @@ sys.exit(cli.main([]))
 """
 
 
-def test_what_fails_in_one_process_ends_both_alike(repo_root):
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        address = f"127.0.0.1:{free.getsockname()[1]}"
-    two = [
-        subprocess.Popen(
-            [sys.executable, "-c", RUN, address, str(number)],
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-            env={**os.environ, "PYTHONPATH": str(repo_root), "XLA_FLAGS": ""},
-        )
-        for number in range(2)
-    ]
-    try:
-        said = [process.communicate(timeout=60)[1] for process in two]
-    finally:
-        for process in two:
-            process.kill()
-    assert [process.returncode for process in two] == [4, 4], said
+def test_what_fails_in_one_process_ends_both_alike(two_processes):
+    codes, said = two_processes(RUN)
+    assert codes == [4, 4], said
     first, second = (
         [line for line in text.splitlines() if "cannot write" in line] for text in said
     )

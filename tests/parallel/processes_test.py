@@ -4,7 +4,6 @@ import contextlib
 import json
 import os
 import signal
-import socket
 import subprocess
 import sys
 
@@ -76,7 +75,7 @@ def test_a_signal_between_the_start_and_the_run_is_not_swallowed(repo_root):
     assert "process 0 of 1: 1 of 1 devices" in ended.stderr
 
 
-def test_hosts_that_are_not_alike_are_told_at_the_start(repo_root):
+def test_hosts_that_are_not_alike_are_told_at_the_start(two_processes):
     """For real: JAX's own word for it is an assertion that fails."""
     code = (
         "import sys\n"
@@ -87,28 +86,8 @@ def test_hosts_that_are_not_alike_are_told_at_the_start(repo_root):
         "except InputError as error:\n"
         "    end_all(2, str(error))\n"
     )
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        address = f"127.0.0.1:{free.getsockname()[1]}"
-    two = [
-        subprocess.Popen(
-            [sys.executable, "-c", code, address, str(number)],
-            stderr=subprocess.PIPE,
-            text=True,
-            env={
-                **os.environ,
-                "PYTHONPATH": str(repo_root),
-                "XLA_FLAGS": f"--xla_force_host_platform_device_count={count}",
-            },
-        )
-        for number, count in enumerate((3, 1))
-    ]
-    try:
-        said = [process.communicate(timeout=60)[1] for process in two]
-    finally:
-        for process in two:
-            process.kill()
-    assert [process.returncode for process in two] == [2, 2], said
+    codes, said = two_processes(code, (3, 1))
+    assert codes == [2, 2], said
 
 
 def test_without_a_cluster_the_flag_is_refused(monkeypatch, capsys):
