@@ -2,7 +2,7 @@
 
 import contextlib
 import errno
-from collections.abc import Collection, Iterator
+from collections.abc import Callable, Collection, Iterator
 from typing import ClassVar
 
 
@@ -51,6 +51,29 @@ def told_with(before: str, after: str = "") -> Iterator[None]:
         yield
     except InputError as error:
         raise InputError(f"{before}{error}{after}") from error
+
+
+def first_line(error: BaseException) -> str:
+    """Returns the first line of an error's message, or its type if it has none."""
+    return (str(error).strip() or type(error).__name__).splitlines()[0]
+
+
+@contextlib.contextmanager
+def refusing(
+    *kinds: type[Exception], told: Callable[[Exception], InputError]
+) -> Iterator[None]:
+    """Turns errors of reading foreign data into one that says so; an `InputError` passes.
+
+    Args:
+        kinds: of errors; damaged data may make Python raise anything, `Exception`.
+        told: what is raised instead.
+    """
+    try:
+        yield
+    except InputError:
+        raise
+    except kinds as error:
+        raise told(error) from error
 
 
 class NonFiniteError(UserError, ArithmeticError):

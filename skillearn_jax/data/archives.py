@@ -6,7 +6,7 @@ import tarfile
 import zlib
 from collections.abc import Mapping
 
-from skillearn_jax.errors import InputError
+from skillearn_jax.errors import InputError, refusing
 
 # What tarfile and gzip raise for truncated, corrupt and foreign files.
 _DAMAGE = (tarfile.TarError, zlib.error, EOFError, OSError, ValueError)
@@ -44,29 +44,28 @@ def read_members(file: pathlib.Path, limits: Mapping[str, int]) -> dict[str, byt
             outside the archive: an honest archive of data holds none.
     """
     contents: dict[str, bytes] = {}
-    try:
+    damaged = InputError(
+        f"{file} is truncated, damaged or no .tar.gz archive: get it again, or set "
+        "--config.data.dir"
+    )
+    with (
+        refusing(*_DAMAGE, told=lambda _: damaged),
+        tarfile.open(file, "r:gz") as archive,
+    ):
         # In the order of the file: to seek back would decompress it again.
-        with tarfile.open(file, "r:gz") as archive:
-            for member in archive:
-                _check_harmless(file, member)
-                name = member.name.removeprefix("./")
-                if name not in limits:
-                    continue
-                if not member.isfile() or member.size > limits[name]:
-                    raise InputError(
-                        f"{file}: member {name} has {member.size} bytes; it must be a "
-                        f"plain file of at most {limits[name]}: set --config.data.dir"
-                    )
-                stream = archive.extractfile(member)
-                assert stream is not None  # of a plain file it never is
-                contents[name] = stream.read()
-    except InputError:
-        raise
-    except _DAMAGE as error:
-        raise InputError(
-            f"{file} is truncated, damaged or no .tar.gz archive: get it again, or set "
-            "--config.data.dir"
-        ) from error
+        for member in archive:
+            _check_harmless(file, member)
+            name = member.name.removeprefix("./")
+            if name not in limits:
+                continue
+            if not member.isfile() or member.size > limits[name]:
+                raise InputError(
+                    f"{file}: member {name} has {member.size} bytes; it must be a "
+                    f"plain file of at most {limits[name]}: set --config.data.dir"
+                )
+            stream = archive.extractfile(member)
+            assert stream is not None  # of a plain file it never is
+            contents[name] = stream.read()
     for name in limits:
         if name not in contents:
             raise InputError(f"{file} lacks its member {name}: set --config.data.dir")

@@ -5,15 +5,13 @@ names of NumPy that those files hold lead to the inert classes below, any other 
 refused.
 """
 
-import contextlib
 import io
 import pickle
-from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
 
-from skillearn_jax.errors import InputError
+from skillearn_jax.errors import InputError, refusing
 
 
 def read_batch(
@@ -34,10 +32,11 @@ def read_batch(
         InputError: for anything else, and for a pickle that names any object but
             NumPy's array and dtype.
     """
-    with _expected(
+    foreign = InputError(
         "no batch of CIFAR: it must be a pickled dict with the array data and the lists "
         + ", ".join(label_keys)
-    ):
+    )
+    with refusing(Exception, told=lambda _: foreign):
         batch = _load(content)
         pixels = batch["data"].array
         labels = np.stack([np.array(batch[key]) for key in label_keys], -1)
@@ -59,9 +58,10 @@ def read_names(content: bytes, key: str) -> list[str]:
     Raises:
         InputError: for anything else, and for a pickle that names any object.
     """
-    with _expected(
+    foreign = InputError(
         f"no names of CIFAR's classes: it must be a pickled dict with the list {key}"
-    ):
+    )
+    with refusing(Exception, told=lambda _: foreign):
         names = list(_load(content)[key])
         if not all(isinstance(name, str) for name in names):
             raise TypeError(names)
@@ -70,17 +70,6 @@ def read_names(content: bytes, key: str) -> list[str]:
 
 def _load(content: bytes) -> Any:
     return _Unpickler(io.BytesIO(content), encoding="latin1").load()
-
-
-@contextlib.contextmanager
-def _expected(message: str) -> Iterator[None]:
-    """Turns what a foreign pickle makes Python raise, which may be anything, into bad data."""
-    try:
-        yield
-    except InputError:
-        raise
-    except Exception as error:
-        raise InputError(message) from error
 
 
 class _Dtype:

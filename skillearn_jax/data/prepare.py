@@ -15,11 +15,10 @@ from skillearn_jax.data.tf import tensorflow
 from skillearn_jax.data.tfds_folder import (
     check_name,
     find_version,
-    first_line,
     is_registered,
     stored_format,
 )
-from skillearn_jax.errors import InputError, UserError, cannot_write
+from skillearn_jax.errors import InputError, UserError, cannot_write, first_line
 from skillearn_jax.paths import user_path
 
 FORMATS = ("array_record", "tfrecord")

@@ -1,5 +1,7 @@
 """A class-balanced part of a data set that stays in its files, in memory."""
 
+from functools import partial
+
 import numpy as np
 
 from skillearn_jax.data import jpeg, pixels
@@ -8,7 +10,7 @@ from skillearn_jax.data.examples import Examples, TrainingImages
 from skillearn_jax.data.streaming import StreamingData
 from skillearn_jax.data.tfds import encoded
 from skillearn_jax.data.tfds_folder import text_of, unreadable
-from skillearn_jax.errors import InputError
+from skillearn_jax.errors import InputError, refusing
 
 
 def read_subset(data: StreamingData, per_class: int) -> TrainingImages:
@@ -37,7 +39,8 @@ def read_subset(data: StreamingData, per_class: int) -> TrainingImages:
     images = np.empty((total, size, size, 3), np.uint8)
     labels = np.empty(total, np.int32)
     found, taken = np.zeros(data.num_classes, int), 0
-    try:
+    # Each format has errors of its own for damaged records.
+    with refusing(Exception, told=partial(unreadable, data.name)):
         for i, record in enumerate(
             encoded(data.prepared, reading.train_split, "image")
         ):
@@ -57,10 +60,6 @@ def read_subset(data: StreamingData, per_class: int) -> TrainingImages:
             found[label], taken = found[label] + 1, taken + 1
             if taken == total:
                 break
-    except InputError:
-        raise
-    except Exception as error:  # each format has errors of its own for damaged records
-        raise unreadable(data.name, error) from error
     if taken < total:
         least = int(found.argmin())
         raise InputError(

@@ -2,6 +2,7 @@
 
 import pathlib
 from collections.abc import Iterator
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -10,7 +11,7 @@ from skillearn_jax.data.examples import ImageData, found_in, from_arrays
 from skillearn_jax.data.pixels import decode
 from skillearn_jax.data.tf import tensorflow
 from skillearn_jax.data.tfds_folder import open_prepared, unusable
-from skillearn_jax.errors import InputError
+from skillearn_jax.errors import InputError, refusing
 
 
 def read(builder: str, data_dir: str, *, label: str = "") -> ImageData:
@@ -130,7 +131,8 @@ def _stack(
     """Returns images `[N, H, W, C] uint8` and labels `[N] int64`."""
     images: list[np.ndarray] = []
     labels: list[int] = []
-    try:
+    # Each format has errors of its own for damaged records.
+    with refusing(Exception, told=partial(unusable, folder)):
         for record in records:
             pixels = decode(record[image], channels=channels)
             if images and pixels.shape != images[0].shape:
@@ -142,7 +144,3 @@ def _stack(
             images.append(pixels)
             labels.append(int(record[label]))
         return np.stack(images), np.array(labels)
-    except InputError:
-        raise
-    except Exception as error:  # each format has errors of its own for damaged records
-        raise unusable(folder, error) from error

@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterator
 from typing import Any
 
-from skillearn_jax.errors import InputError
+from skillearn_jax.errors import InputError, first_line
 from skillearn_jax.paths import user_path
 
 _BUILDER = re.compile(r"[a-z0-9_]+(/[\w\-.]+)?")
@@ -88,11 +88,6 @@ def unreadable(name: str, error: Exception) -> InputError:
         f"{name} cannot be read ({first_line(error)}): prepare it again or set "
         "--config.data.dir"
     )
-
-
-def first_line(error: Exception) -> str:
-    """Returns the first line of an error's message, or its type if it has none."""
-    return (str(error).strip() or type(error).__name__).splitlines()[0]
 
 
 def text_of(name: str | bytes) -> str:

@@ -4,7 +4,7 @@ import json
 from collections.abc import Callable, Mapping
 from typing import Any, TypeVar
 
-from skillearn_jax.errors import InputError
+from skillearn_jax.errors import InputError, first_line
 from skillearn_jax.nas.shown import shown
 from skillearn_jax.paths import user_path
 
@@ -47,7 +47,7 @@ def read_cell_file(
             return from_json(json.loads(text, object_pairs_hook=_without_repeats))
         return from_text(text)
     except (InputError, ValueError, RecursionError) as error:
-        reason = str(error).splitlines()[0][:200]
+        reason = first_line(error)[:200]
         raise InputError(f"{path} holds no {kind}: {reason}") from error
 
 

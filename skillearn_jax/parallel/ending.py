@@ -19,7 +19,7 @@ import jax
 from jax._src import distributed  # the table of keys has no public name
 
 from skillearn_jax.commands import complain, flush_output
-from skillearn_jax.errors import MissingProcessError
+from skillearn_jax.errors import MissingProcessError, first_line
 
 _KEY = "skillearn_jax/ended"
 _POLL_S = 1.0
@@ -74,7 +74,7 @@ def lost(error: Exception) -> MissingProcessError | None:
     time.sleep(_POLL_S + _OWN_END_S)  # whoever hears of an end meanwhile, ends there
     return MissingProcessError(
         f"{_name()} has lost another process of the run "
-        f"({str(error).splitlines()[0][:120]}); the same command goes on from the last "
+        f"({first_line(error)[:120]}); the same command goes on from the last "
         "checkpoint"
     )
 

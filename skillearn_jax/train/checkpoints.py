@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 import jax
 from orbax.checkpoint import v1 as ocp
 
-from skillearn_jax.errors import InputError, StorageError
+from skillearn_jax.errors import InputError, StorageError, first_line
 from skillearn_jax.parallel import is_first, on_first
 from skillearn_jax.train.config import CheckpointConfig
 from skillearn_jax.train.manifest import (
@@ -237,7 +237,7 @@ class Checkpoints:
             text = f"{error} {error.__cause__ or ''}"
             if not isinstance(error, OSError) and not _FULL.search(text):
                 raise
-            why = getattr(error, "strerror", None) or text.strip().splitlines()[0][:160]
+            why = getattr(error, "strerror", None) or first_line(error)[:160]
             raise StorageError(
                 f"cannot save the checkpoint {self._path / str(step)} ({why}): make room "
                 "or allow writing; the same command goes on from the last checkpoint"
@@ -309,8 +309,7 @@ def _read(folder: Path, step: int) -> Saved:
         with _alone():
             arrays = ocp.load(str((folder / "arrays").absolute()))
     except Exception as error:  # whatever a library makes of bytes that it never wrote
-        text = str(error.__cause__ or error).strip() or type(error).__name__
-        raise DamagedError(text.splitlines()[0][:120]) from error
+        raise DamagedError(first_line(error.__cause__ or error)[:120]) from error
     if not isinstance(arrays, dict):
         raise DamagedError("it holds no arrays")
     return Saved(folder, step, manifest["note"], verify(arrays, manifest))

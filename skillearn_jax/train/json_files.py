@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from skillearn_jax.errors import InputError, StorageError
+from skillearn_jax.errors import InputError, StorageError, first_line
 from skillearn_jax.paths import replaced
 
 
@@ -25,9 +25,8 @@ def read_json(path: Path, like: Any = None) -> Any:
     except FileNotFoundError:
         return None
     except (ValueError, OSError) as error:
-        reason = str(error).splitlines()[0]
         raise InputError(
-            f"{path} is not readable JSON ({reason}): restore it, or set --workdir to a "
+            f"{path} is not readable JSON ({first_line(error)}): restore it, or set --workdir to a "
             "new folder"
         ) from error
     if not fits(value, like):

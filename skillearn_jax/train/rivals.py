@@ -3,7 +3,7 @@
 import json
 import re
 
-from skillearn_jax.errors import InputError
+from skillearn_jax.errors import InputError, first_line
 from skillearn_jax.nas import count_params
 from skillearn_jax.paths import folder_name, user_path
 from skillearn_jax.randomness import Use, generator
@@ -42,7 +42,7 @@ def read_rivals(config: Config) -> dict[str, Cells]:
         except (OSError, ValueError, InputError) as error:
             raise InputError(
                 f"config.evaluation.rivals names {workdir!r}, which holds no cells of a "
-                f"finished search ({str(error).splitlines()[0]}): set "
+                f"finished search ({first_line(error)}): set "
                 "--config.evaluation.rivals"
             ) from error
         if kind_of_cells(rivals[name]) is not space_kind(config):

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from skillearn_jax.errors import InputError, told_with
+from skillearn_jax.errors import InputError, first_line, refusing, told_with
 from skillearn_jax.nas.nasbench201.architecture import (
     NUM_ARCHITECTURES,
     Architecture,
@@ -81,28 +81,29 @@ def load_table(path: str | Path) -> Table:
     Raises:
       InputError: if it cannot be read or is no such table; the message names the line.
     """
+
+    def unreadable(error: Exception) -> InputError:
+        return InputError(f"the table {path} cannot be read: {first_line(error)}")
+
     accuracies = np.full((NUM_ARCHITECTURES, len(_COLUMNS)), np.nan)
-    try:
-        with user_path(path).open(encoding="utf-8-sig", newline="") as file:
-            rows = csv.DictReader(file)
-            for column in ("arch_str", *_COLUMNS):
-                count = list(rows.fieldnames or ()).count(column)
-                if count != 1:
-                    raise InputError(
-                        f"{path} must have one column {column!r}, and has {count}"
-                    )
-            for row in rows:
-                place = f"{path}, line {rows.line_num}"
-                index, values = _read_row(row, place)
-                if not np.isnan(accuracies[index]).all():
-                    text = Architecture.from_index(index).to_text()
-                    raise InputError(f"{place}: {text} for the second time")
-                accuracies[index] = values
-    except InputError:
-        raise
-    except (OSError, ValueError, csv.Error) as error:
-        reason = str(error).splitlines()[0]
-        raise InputError(f"the table {path} cannot be read: {reason}") from error
+    with (
+        refusing(OSError, ValueError, csv.Error, told=unreadable),
+        user_path(path).open(encoding="utf-8-sig", newline="") as file,
+    ):
+        rows = csv.DictReader(file)
+        for column in ("arch_str", *_COLUMNS):
+            count = list(rows.fieldnames or ()).count(column)
+            if count != 1:
+                raise InputError(
+                    f"{path} must have one column {column!r}, and has {count}"
+                )
+        for row in rows:
+            place = f"{path}, line {rows.line_num}"
+            index, values = _read_row(row, place)
+            if not np.isnan(accuracies[index]).all():
+                text = Architecture.from_index(index).to_text()
+                raise InputError(f"{place}: {text} for the second time")
+            accuracies[index] = values
     absent = np.flatnonzero(np.isnan(accuracies).any(axis=1))
     if absent.size:
         first = Architecture.from_index(int(absent[0])).to_text()
