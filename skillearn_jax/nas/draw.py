@@ -137,6 +137,15 @@ def cell_svg(edges: layout.Edges, concat: Sequence[int], title: str) -> str:
     return document(placed.width, placed.height, title, _cell_parts(placed, title))
 
 
+def genotype_html(genotype: Genotype) -> str:
+    """Returns both cells for a page: an SVG each, side by side where they fit."""
+    cells = (
+        cell_svg(genotype.normal, genotype.normal_concat, "normal cell"),
+        cell_svg(genotype.reduction, genotype.reduction_concat, "reduction cell"),
+    )
+    return f'<div style="display: flex; flex-wrap: wrap">{"".join(cells)}</div>'
+
+
 def _escaped(text: str) -> str:
     """Returns text as XML may hold it: without markup and control characters."""
     return escape(_NO_XML.sub("\ufffd", text))

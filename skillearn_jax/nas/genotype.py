@@ -56,6 +56,12 @@ class Genotype:
         """Number of intermediate nodes of a cell."""
         return len(self.normal) // EDGES_PER_NODE
 
+    def _repr_html_(self) -> str:
+        """Returns both cells as a notebook shows them."""
+        from skillearn_jax.nas.draw import genotype_html  # which imports genotypes
+
+        return genotype_html(self)
+
     def to_json(self) -> dict[str, Any]:
         """Returns the four fields as lists, ready for `json.dump`."""
         return {

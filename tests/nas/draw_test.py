@@ -149,6 +149,18 @@ def test_genotype_is_drawn_side_by_side_in_100_columns():
     assert max(len(line) for line in text.splitlines()) <= 100
 
 
+def test_a_notebook_shows_both_cells():
+    cells = ET.fromstring(GENOTYPE._repr_html_())
+    assert [cell.get("aria-label") for cell in cells] == [
+        "normal cell",
+        "reduction cell",
+    ]
+    for cell, kind in zip(cells, ("normal", "reduction"), strict=True):
+        edges = getattr(GENOTYPE, kind), getattr(GENOTYPE, f"{kind}_concat")
+        alone = ET.fromstring(draw.cell_svg(*edges, f"{kind} cell"))
+        assert ET.tostring(cell) == ET.tostring(alone)
+
+
 @pytest.mark.parametrize("title", ["<script>&\"'", "a" * 150])
 def test_titles_are_harmless(title):
     damaged = draw.cell_svg(NORMAL, (2, 3, 4), f"{title}\x00\x0b")

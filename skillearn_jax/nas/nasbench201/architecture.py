@@ -52,6 +52,12 @@ class Architecture:
                 raise InputError(f"ops[{i}] is {shown(op)}; it must be one of {OPS}")
         object.__setattr__(self, "ops", tuple(self.ops))
 
+    def _repr_svg_(self) -> str:
+        """Returns the cell as a notebook shows it."""
+        from skillearn_jax.nas.nasbench201 import draw  # which imports architectures
+
+        return draw.architecture_svg(self)
+
     @property
     def index(self) -> int:
         """Its number from 0 to 15624: the operations as digits of base 5, first highest.

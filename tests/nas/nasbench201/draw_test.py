@@ -19,6 +19,7 @@ def test_every_operation_but_none_has_a_box_of_its_own(ops):
     root = ET.fromstring(architecture_svg(Architecture(ops)))
     _, _, width, height = map(float, root.get("viewBox").split())
     groups = [g for g in root.iter(f"{SVG}g") if g.get("class").startswith("op ")]
+    assert Architecture(ops)._repr_svg_() == architecture_svg(Architecture(ops))
     edges = zip(ops, EDGES, strict=True)
     assert [g.find(f"{SVG}title").text for g in groups] == [
         f"{op}: node {source} → node {target}"
