@@ -156,6 +156,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         with told_with("", ": set --genotype"):
             found = _find(flags.genotype)
         task = TASKS[flags.dataset]
+        if task.stem == "imagenet" and flags.channels % 2:
+            raise InputError(
+                f"{flags.channels} channels are odd, and the ImageNet stem halves them: "
+                "set --channels"
+            )
         size = {"cells": flags.cells, "channels": flags.channels}
         row = describe(found, task, **size)
         print(json.dumps({"genotype": flags.genotype, "dataset": flags.dataset, **row}))
