@@ -32,6 +32,7 @@ from skillearn_jax.nas.nasbench201 import (
 )
 from skillearn_jax.nas.nasbench201.architecture import EDGES, find_architecture
 from skillearn_jax.nas.nasbench201.draw import architecture_svg, architecture_text
+from skillearn_jax.nas.ops import KERNEL_SIZES
 from skillearn_jax.nas.space import CELL_KINDS
 from skillearn_jax.train.config import Config
 from skillearn_jax.train.fields import check_only
@@ -124,6 +125,13 @@ class _Darts:
                 )
         skips = "skip_connect" in config.space.ops
         _check_stop(config, skips * EDGES_PER_NODE * config.space.num_nodes)
+        learnt = [op for op in config.space.ops if op in KERNEL_SIZES]
+        if config.search.stop == "ranking" and len(learnt) < 2:
+            raise InputError(
+                "config.search.stop is 'ranking', of the operations with parameters, but "
+                f"config.space.ops has {len(learnt)} of them: set --config.search.stop, or "
+                "more --config.space.ops"
+            )
 
     def check_images(self, data: OneSet) -> None:
         del data

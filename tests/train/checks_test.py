@@ -77,3 +77,14 @@ def test_a_rule_that_no_cell_could_meet_is_refused(tiny_baseline, changes, most)
     with pytest.raises(InputError, match=f"has {most} skip .*--config.search.stop="):
         check(tiny_baseline(too_many))
     check(tiny_baseline({**too_many, "search.stop": "epochs"}))
+
+
+def test_a_ranking_of_one_operation_is_refused(tiny_baseline):
+    """Which stands from the first epoch on: it would end every search."""
+    ops = ("none", "skip_connect", "sep_conv_3x3")
+    rule = {"search.stop": "ranking"}
+    with pytest.raises(
+        InputError, match=r"ops has 1 of them: set --config.search.stop"
+    ):
+        check(tiny_baseline({**rule, "space.ops": ops}))
+    check(tiny_baseline({**rule, "space.ops": (*ops, "dil_conv_3x3")}))
