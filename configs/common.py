@@ -119,7 +119,10 @@ def baseline(config):
 def lpt(config):
     """Learning by passing tests: the tester's learning rate is the learner's.
 
-    The authors' tester is a ResNet-18 with the ImageNet stem; gamma = lambda = 1.
+    The authors' tester is a ResNet-18 with the ImageNet stem; gamma = lambda = 1. With a
+    method of first order the creator has no path through the tester, as in the authors'
+    code for P-DARTS and PC-DARTS: its exams are made to be hard alone, and what keeps them
+    meaningful, lambda's term, moves nothing.
     """
     config.skill = "lpt"
     for key in ("lr", "min_lr"):
