@@ -1,4 +1,4 @@
-"""A search by passing tests against one written out, as a loop of PyTorch would take it.
+"""Searches of both skills against ones written out, as a loop of PyTorch would take them.
 
 Of the library it uses the networks, the batches and the keys; gradients are plain autodiff
 through the whole step, optimisers, schedules and phases are those of the papers' code.
@@ -11,10 +11,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from skillearn_jax.data import load, sample
+from skillearn_jax.data import from_arrays, load, sample
 from skillearn_jax.models import SmallEncoder
 from skillearn_jax.nas import drop_candidates
 from skillearn_jax.train.build import build_search, make_supernet
+from skillearn_jax.train.build_tasks import build_tasks
 from skillearn_jax.train.search_streams import streams_of
 from skillearn_jax.train.stages import search_stage
 
@@ -240,3 +241,121 @@ def test_a_search_by_passing_tests_is_the_loop_of_the_papers(
                     )
         space = drop_candidates(jax.device_get(state.params["alphas"]), space, 3)
     assert state.step == 2 * EPOCHS * STEPS
+
+
+TASKS = ("plain", "inverted")
+TURNS = 2 * TASKS
+PULL = 3.0
+INTERLEAVED = {
+    "skill": "interleaving",
+    "tasks": TASKS,
+    "data.batch_size": 64,
+    "search.epochs": EPOCHS,
+    "search.warmup_epochs": WARMUP,
+    "search.weights.clip": 0.5,
+    "search.alphas.lr": 0.02,
+    "search.alphas.clip": 0.02,
+    "interleaving.interaction_weight": PULL,
+    "interleaving.rounds": 2,
+}
+
+
+def turn_of(i):
+    """Returns the names of the sets that turn i moves, counted from 0."""
+    return f"encoder_{i + 1}", f"head_{i + 1}"
+
+
+def interleave(supernet):
+    """Returns `(chain, objective)` of two rounds: the turns' steps, and what A descends."""
+
+    def losses(encoder, head, alphas, statistics, batch):
+        features, changed = supernet.apply(
+            {"params": encoder, "batch_stats": statistics},
+            batch["image"],
+            alphas,
+            train=True,
+            mutable=["batch_stats"],
+        )
+        of_batch = cross_entropy(linear(head, features), batch["label"])
+        return jnp.mean(of_batch), changed["batch_stats"]
+
+    def chain(now, buffers, statistics, batches, rate):
+        new, moved, statistics = {}, {}, dict(statistics)
+        for i, task in enumerate(TURNS):
+            encoder, head = turn_of(i)
+            before = new[turn_of(i - 1)[0]] if i else None
+
+            def loss(own, task=task, encoder=encoder, head=head, before=before):
+                given = (own[encoder], own[head], now["alphas"], statistics[task])
+                value, changed = losses(*given, batches[f"train_{task}"])
+                if before is not None:
+                    apart = map_(jnp.subtract, own[encoder], before)
+                    value += PULL * sum(jnp.sum(x**2) for x in jax.tree.leaves(apart))
+                return value, changed
+
+            old = {encoder: now[encoder], head: now[head]}
+            g, statistics[task] = jax.grad(loss, has_aux=True)(old)
+            stepped, moved[i] = sgd(old, g, buffers[i], rate, 0.5)
+            new |= stepped
+        return new, moved, statistics
+
+    def objective(alphas, now, buffers, statistics, batches, rate):
+        ahead, *_ = chain({**now, "alphas": alphas}, buffers, statistics, batches, rate)
+        total = 0.0
+        for i, task in enumerate(TURNS[2:], start=2):  # of the last round
+            encoder, head = (ahead[name] for name in turn_of(i))
+            given = (encoder, head, alphas, statistics[task])
+            total += losses(*given, batches[f"val_{task}"])[0]
+        return total
+
+    return jax.jit(chain), jax.jit(jax.grad(objective))
+
+
+@pytest.mark.long
+def test_a_search_by_interleaving_is_the_chain_of_the_paper(
+    tiny, x64, quick_compilation
+):
+    """Two rounds of two tasks with a warm-up, second order: after every step."""
+    config, digits = tiny(INTERLEAVED), load("digits")
+    data = {}
+    for name, change in (("plain", lambda x: x), ("inverted", lambda x: 255 - x)):
+        sets = (digits.train, digits.heldout)
+        arrays = [a for s in sets for a in (change(s.image), s.label)]
+        data[name] = from_arrays(name, *arrays)
+    streams = streams_of(config, {name: of.training for name, of in data.items()})
+    setup = build_tasks(config, data, jax.random.key(0), STEPS)
+    params, model_state = wide(setup.params), wide(setup.model_state)
+    stage = search_stage(config, 0, config.space.build())
+    chain, of_alphas = interleave(make_supernet(config, stage, 0, None))
+    now, state = dict(params), None
+    statistics = {t: model_state[f"learner_{t}"]["batch_stats"] for t in TASKS}
+    buffers = {
+        i: {name: nothing(now[name]) for name in turn_of(i)} for i in range(len(TURNS))
+    }
+    moments = (nothing(now["alphas"]), nothing(now["alphas"]), 0)
+    epochs = iter(range(EPOCHS))
+    for phase in setup.phases:
+        own = {name: params[name] for name in phase.program.sets}
+        state = phase.enter(own, jax.random.key(5), model_state, state)
+        step = jax.jit(phase.program.step)
+        for epoch in (next(epochs) for _ in range(phase.epochs)):
+            half = (1 + math.cos(math.pi * epoch / EPOCHS)) / 2
+            rate = jnp.array(0.001 + (0.025 - 0.001) * half)
+            for _ in range(STEPS):
+                batches = wide(sample(streams, state.key, state.step))
+                seen = (buffers, statistics, batches, rate)
+                if phase.name == "search":
+                    g = of_alphas(now["alphas"], now, *seen)
+                    now["alphas"], moments = adam(now["alphas"], g, moments, 0.02, 0.02)
+                new, buffers, statistics = chain(now, *seen)
+                now |= new
+                state, _ = step(state, batches)
+                found = {
+                    t: state.model_state[f"learner_{t}"]["batch_stats"] for t in TASKS
+                }
+                jax.tree.map(
+                    lambda a, b: np.testing.assert_allclose(a, b, atol=1e-12),
+                    (dict(state.params), found),
+                    (now, statistics),
+                )
+    assert state.step == EPOCHS * STEPS
