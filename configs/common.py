@@ -2,7 +2,10 @@
 
 `matrix(name)` returns the `get_config` of a data set. A variant is `SKILL_METHOD`, and
 `SKILL_METHOD_smoke` the same on embedded digits, small enough for a minute or two. Sources of
-the hyperparameters: the authors' code of each method; what deviates is said here.
+the hyperparameters: the authors' code of each method; what deviates is said here. Of all:
+an epoch drops an incomplete last batch, where theirs take it; batches of validation and
+bank are drawn anew at each step, as in DARTS's code, where those of P-DARTS, of DARTS-
+and of PC-DARTS on ImageNet pass through the set; the cell is that of the last epoch.
 
 Another method or search space is one more entry of METHODS.
 """
@@ -72,8 +75,8 @@ def nasbench201(config):
     """DARTS, second order, with the settings of NAS-Bench-201's authors.
 
     On CIFAR-100 they train the weights on the whole training set and search on half of the
-    test set; here the training set is cut in halves, as on CIFAR-10, and the held-out
-    images stay unseen. The cells' final training is the benchmark's, but its table knows
+    test set; here the training set is cut in halves, as on CIFAR-10, though by index, where
+    they list the images of each half, and the held-out images stay unseen. The cells' final training is the benchmark's, but its table knows
     the outcome: it is left out.
     """
     darts2(config)
@@ -116,7 +119,10 @@ def baseline(config):
 def lpt(config):
     """Learning by passing tests: the tester's learning rate is the learner's.
 
-    The authors' tester is a ResNet-18 with the ImageNet stem; gamma = lambda = 1.
+    The authors' tester is a ResNet-18 with the ImageNet stem; gamma = lambda = 1. With a
+    method of first order the creator has no path through the tester, as in the authors'
+    code for P-DARTS and PC-DARTS: its exams are made to be hard alone, and what keeps them
+    meaningful, lambda's term, moves nothing.
     """
     config.skill = "lpt"
     for key in ("lr", "min_lr"):
@@ -143,7 +149,8 @@ def il(config):
     """Interleaving learning, two rounds, with the trade-off of the authors' code.
 
     The encoder decays as in the method beside its pull towards the encoder before; in the
-    authors' code the pull takes the place of its decay after the first batch.
+    authors' code the pull takes the place of its decay after the first batch. Their cell is
+    that of the epoch with the smallest sum of validation losses, not of the last one.
     """
     several(config)
     config.skill = "interleaving"

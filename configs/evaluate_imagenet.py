@@ -17,7 +17,8 @@ multiply-adds at 224x224. Variants:
   pdarts   batches of 256; the learning rate falls linearly, the last 5 epochs more slowly;
            the auxiliary head is normalised throughout.
   pcdarts  the same fall, batches of 1024, learning rate 0.5, 5 epochs of warm-up; the head
-           of DARTS, whose evaluation its README says to follow.
+           of DARTS, whose evaluation its README says to follow. The authors of learning by
+           passing tests train their cells like this too, those of P-DARTS as `pdarts`.
   smoke    a small one with the same stem, decay and warm-up on embedded digits, in seconds.
 """
 

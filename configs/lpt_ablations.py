@@ -7,7 +7,8 @@ Expected: the paper reports, not reproduced; 2.66 at gamma = lambda = 1.
 Command:  python launch/run.py --config=configs/lpt_ablations.py --workdir=runs/lpt --config.data.dir=FOLDER
 
 Sweeps, over 0.1, 0.5, 1, 2 and 3, on CIFAR-10 (the published ones of CIFAR-100 are on P-DARTS:
-the same keys with `--config=configs/cifar100.py:lpt_pdarts`):
+the same keys with `--config=configs/cifar100.py:lpt_pdarts`, and for lambda
+`--config.hypergrad.adjoint=exact`, since in first order nothing moves by it):
 
   for g in 0.1 0.5 1.0 2.0 3.0; do python launch/run.py --config=configs/lpt_ablations.py --workdir=runs/gamma_$g --config.data.dir=FOLDER --config.lpt.interaction_weight=$g; done
   for l in 0.1 0.5 1.0 2.0 3.0; do python launch/run.py --config=configs/lpt_ablations.py --workdir=runs/lambda_$l --config.data.dir=FOLDER --config.lpt.tester_weight=$l; done

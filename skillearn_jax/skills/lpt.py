@@ -110,7 +110,8 @@ def learning_by_passing_tests(
             `exam_scores`, `tester_adjoint`, `tester_train`, `tester_bank`) then have
             nothing to act on. `"exam_only"`: the tester learns from its exams alone,
             without L(E, X; D_tt).
-        order: in which A and C move, see `Validation`; `"alternate"` moves A first.
+        order: in which A and C move, see `Validation`; `"alternate"` moves A first, then E
+            where it ascends, which the released code moves together with C, then C.
         curriculum: exams that grow harder as the learner passes them: f becomes f^h
             everywhere, and every step moves h. It needs
             `model_state={"curriculum": curriculum.init()}` and

@@ -72,6 +72,14 @@ def check_exams(config: Config) -> None:
                 f"config.lpt.{name} is {getattr(options, name)!r}, but a tester that does "
                 "not train reads it not: set --config.lpt.ablation=none"
             )
+    weight = options.tester_weight
+    if adjoint == "first_order" and weight not in (0, LptConfig().tester_weight):
+        raise InputError(
+            f"config.lpt.tester_weight is {weight:g}, but in first order nothing moves by "
+            "it, since the test creator has no path through the tester: set "
+            "--config.hypergrad.adjoint=exact, or --config.lpt.tester_weight to 1, or to 0, "
+            "which leaves the tester's validation loss out"
+        )
     if options.ablation == "exam_only" and not options.interaction_weight:
         raise InputError(
             "config.lpt.ablation is 'exam_only', but with interaction_weight 0 there is "

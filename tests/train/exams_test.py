@@ -112,6 +112,10 @@ def test_the_weights_of_the_config_are_those_of_the_program(tiny, data):
             "exam_scores",
         ),
         (
+            {"hypergrad.adjoint": "first_order", "lpt.tester_weight": 3.0},
+            "in first order nothing moves by it",
+        ),
+        (
             {"lpt.ablation": "exam_only", "lpt.interaction_weight": 0.0},
             "lpt.interaction_weight",
         ),

@@ -161,8 +161,10 @@ class LptConfig:
     """Learning by passing tests; see `skills.learning_by_passing_tests`.
 
     Attributes:
-        interaction_weight: gamma, of the exam in the tester's training.
-        tester_weight: lambda, of the tester's validation loss in the objective.
+        interaction_weight: gamma, of the exam in the tester's training; in first order it
+            acts there alone.
+        tester_weight: lambda, of the tester's validation loss in the objective. In first
+            order nothing moves by it, so there it is 1, or 0 to leave that loss out.
         variant: `paper`, or a bundle of deviations, `skills.LPT_VARIANTS`, which then
             decides `exam_loss`, `stale_reads` and `order`, and may need
             `hypergrad.adjoint=first_order`.
