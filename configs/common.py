@@ -76,8 +76,8 @@ def nasbench201(config):
 
     On CIFAR-100 they train the weights on the whole training set and search on half of the
     test set; here the training set is cut in halves, as on CIFAR-10, though by index, where
-    they list the images of each half, and the held-out images stay unseen. The cells' final training is the benchmark's, but its table knows
-    the outcome: it is left out.
+    they list the images of each half, and the held-out images stay unseen. The cells' final
+    training is the benchmark's, but its table knows the outcome: it is left out.
     """
     darts2(config)
     config.space.name = "nasbench201"
