@@ -125,8 +125,18 @@ def interleaving_learning(
     check_names("schedule", schedule)
     turns = tuple(schedule)
     check_schedule(turns, named)
-    _check_options(transfer, coupling, weights)
-    damping = _damping(interaction_weight, step_size, proximal_step)
+    check_turns(
+        interaction_weight=interaction_weight,
+        transfer=transfer,
+        coupling=coupling,
+        weights=weights,
+        step_size=step_size,
+        proximal_step=proximal_step,
+    )
+    damping = None
+    if proximal_step:
+        assert step_size is not None  # `check_turns`
+        damping = 1 + 2 * step_size * interaction_weight
     weighs = not is_left_out(interaction_weight)
     sets = [_turn_sets(i, turn, weights) for i, turn in enumerate(turns, start=1)]
     stages = []
@@ -165,6 +175,54 @@ def interleaving_learning(
         ),
         axis_name=axis_name,
     )
+
+
+def check_turns(
+    *,
+    interaction_weight: float | Array,
+    transfer: str,
+    coupling: str,
+    weights: str,
+    step_size: float | Array | None,
+    proximal_step: bool,
+) -> None:
+    """Raises `InputError` for options of `interleaving_learning` that disagree."""
+    check_choice("transfer", transfer, get_args(Transfer))
+    check_choice("coupling", coupling, get_args(Coupling))
+    check_choice("weights", weights, get_args(Weights))
+    check_number("interaction_weight", interaction_weight, positive=False)
+    if step_size is not None:
+        check_number("step_size", step_size)
+    elif proximal_step:
+        raise InputError("proximal_step=True needs step_size=, the xi of its step")
+    if transfer == "copy":
+        if coupling == "stop_gradient":
+            raise InputError(
+                "coupling='stop_gradient' holds an interaction fixed, and transfer='copy' "
+                "has none: set coupling='full', or transfer='proximal'"
+            )
+        if proximal_step:
+            raise InputError(
+                "proximal_step=True solves an interaction, and transfer='copy' has none: "
+                "set proximal_step=False, or transfer='proximal'"
+            )
+        return
+    if weights == "shared":
+        raise InputError(
+            "weights='shared' leaves transfer='proximal' nothing to pull to: one encoder "
+            "is its own predecessor; set transfer='copy', or weights='per_task'"
+        )
+    traced = is_traced(interaction_weight) or is_traced(step_size)
+    if step_size is None or proximal_step or traced:
+        return
+    pull = 2 * float(step_size) * float(interaction_weight)
+    if pull > 1:
+        raise InputError(
+            f"interaction_weight={float(interaction_weight):g} with "
+            f"step_size={float(step_size):g}: 2 xi lambda is {pull:g}, and above 1 a "
+            "plain step overshoots the encoder that it is pulled to: lower one of "
+            "them, or set proximal_step=True"
+        )
 
 
 def _turn_sets(turn: int, task: str, weights: Weights) -> TaskSets:
@@ -238,43 +296,3 @@ def _optimizer(
         return optimizer
     scales = {sets.encoder: optax.scale(1 / damping), sets.head: optax.identity()}
     return optax.chain(optax.partition(scales, {n: n for n in sets}), optimizer)
-
-
-def _check_options(transfer: str, coupling: str, weights: str) -> None:
-    check_choice("transfer", transfer, get_args(Transfer))
-    check_choice("coupling", coupling, get_args(Coupling))
-    check_choice("weights", weights, get_args(Weights))
-    if coupling == "stop_gradient" and transfer == "copy":
-        raise InputError(
-            "coupling='stop_gradient' holds an interaction fixed, and transfer='copy' has "
-            "none: leave coupling= out, or set transfer='proximal'"
-        )
-    if weights == "shared" and transfer == "proximal":
-        raise InputError(
-            "weights='shared' leaves transfer='proximal' nothing to pull to: one encoder "
-            "is its own predecessor; set transfer='copy', or weights='per_task'"
-        )
-
-
-def _damping(
-    weight: float | Array, step_size: float | Array | None, proximal: bool
-) -> float | Array | None:
-    """Returns what a proximal step divides by, `1 + 2 xi lambda`; None for a plain one."""
-    check_number("interaction_weight", weight, positive=False)
-    if step_size is None:
-        if proximal:
-            raise InputError("proximal_step=True needs step_size=, the xi of its step")
-        return None
-    check_number("step_size", step_size)
-    if proximal:
-        return 1 + 2 * step_size * weight
-    if not (is_traced(weight) or is_traced(step_size)):
-        pull = 2 * float(step_size) * float(weight)
-        if pull > 1:
-            raise InputError(
-                f"interaction_weight={float(weight):g} with "
-                f"step_size={float(step_size):g}: 2 xi lambda is {pull:g}, and above 1 a "
-                "plain step overshoots the encoder that it is pulled to: lower one of "
-                "them, or set proximal_step=True"
-            )
-    return None

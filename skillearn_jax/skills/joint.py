@@ -112,7 +112,7 @@ def sequential_fine_tuning(
         tasks,
         supporting=supporting,
         optimizer=optimizer,
-        schedule=blocked([task.name for task in tasks], turns),
+        schedule=blocked(tuple(by_name(tasks)), turns),
         transfer="copy",
         weights="shared",
         adjoint=adjoint,

@@ -1,6 +1,6 @@
 """Floor 3: several tasks in one program: their turns, their sets, their validation."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import NamedTuple
 
 import jax
@@ -47,7 +47,7 @@ def by_name(tasks: Sequence[TaskModel]) -> dict[str, TaskModel]:
     return named
 
 
-def check_schedule(turns: tuple[str, ...], tasks: Mapping[str, TaskModel]) -> None:
+def check_schedule(turns: tuple[str, ...], tasks: Collection[str]) -> None:
     """Raises `InputError` unless the schedule holds every task and no other name."""
     unknown, missing = set(turns) - set(tasks), set(tasks) - set(turns)
     if unknown or missing:

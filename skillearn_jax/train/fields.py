@@ -1,11 +1,13 @@
 """Floor 4: fields of config dataclasses that know what they allow."""
 
+import contextlib
 import dataclasses
 import difflib
 import math
 import operator
 import os
-from collections.abc import Iterable, Mapping, Sequence
+import re
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, TypeVar, get_args, get_type_hints
 
 from ml_collections import ConfigDict
@@ -76,6 +78,28 @@ def check_only(config: Any, values: Mapping[str, Any], who: str) -> None:
                 f"config.{key} is {value!r}; {who} knows only {only!r}: set "
                 f"--config.{key}={only}"
             )
+
+
+@contextlib.contextmanager
+def arguments_as_flags(group: str, **others: str) -> Iterator[None]:
+    """Names the flags that give arguments of the library, in what it refuses of them.
+
+    `transfer='copy'` becomes `--config.interleaving.transfer=copy`.
+
+    Args:
+        group: of the keys, as in `interleaving`.
+        **others: keys by argument, for those of another group or name.
+    """
+
+    def flag(match: re.Match[str]) -> str:
+        name, word = match.groups(default="")
+        return f"--config.{others.get(name, f'{group}.{name}')}={word}"
+
+    try:
+        yield
+    except InputError as error:
+        text = re.sub(r"(?<![\w'])([a-z_]+)=(?:'(\w+)')?", flag, str(error))
+        raise InputError(text) from error
 
 
 def parse(

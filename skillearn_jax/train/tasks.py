@@ -5,8 +5,11 @@ import dataclasses
 from skillearn_jax.data import STREAM
 from skillearn_jax.errors import InputError
 from skillearn_jax.paths import folder_name
+from skillearn_jax.skills.interleaving import check_turns
+from skillearn_jax.skills.tasks import check_schedule
 from skillearn_jax.train.config import Config
 from skillearn_jax.train.config.root import SINGLE
+from skillearn_jax.train.fields import arguments_as_flags
 
 
 def check_tasks(config: Config) -> None:
@@ -61,41 +64,21 @@ def check_tasks(config: Config) -> None:
 
 
 def _check_interleaving(config: Config) -> None:
-    names, options = config.tasks, config.interleaving
-    schedule, lr = options.schedule, config.search.weights.lr
-    if schedule and set(schedule) != set(names):
+    options = config.interleaving
+    if options.schedule and config.skill == "blocked":
         raise InputError(
-            f"config.interleaving.schedule is {schedule}; it must hold every one of "
-            f"config.tasks and no other, {names}: set --config.interleaving.schedule"
+            f"config.interleaving.schedule is {options.schedule}, but blocked makes its "
+            "own: set --config.interleaving.schedule=(), or --config.skill=interleaving"
         )
-    if schedule and config.skill == "blocked":
-        raise InputError(
-            f"config.interleaving.schedule is {schedule}, but blocked makes its own: set "
-            "--config.interleaving.schedule=(), or --config.skill=interleaving"
-        )
-    if options.coupling == "stop_gradient" and options.transfer == "copy":
-        raise InputError(
-            "config.interleaving.coupling is 'stop_gradient', which holds an interaction "
-            "fixed, and 'copy' has none: set --config.interleaving.transfer=proximal"
-        )
-    if options.proximal_step and options.transfer == "copy":
-        raise InputError(
-            "config.interleaving.proximal_step solves an interaction, and 'copy' has none: "
-            "set --config.interleaving.transfer=proximal, or "
-            "--noconfig.interleaving.proximal_step"
-        )
-    if options.weights == "shared" and options.transfer == "proximal":
-        raise InputError(
-            "config.interleaving.weights is 'shared', which leaves 'proximal' nothing to "
-            "pull to: set --config.interleaving.transfer=copy"
-        )
-    pull = 2 * lr * options.interaction_weight
-    pulls = options.transfer == "proximal" and not options.proximal_step
-    if pulls and pull > 1:
-        raise InputError(
-            f"config.interleaving.interaction_weight is {options.interaction_weight:g}: "
-            f"with config.search.weights.lr {lr:g}, 2 xi lambda is {pull:g}, and above 1 a "
-            "plain step overshoots: set --config.interleaving.proximal_step"
+    with arguments_as_flags("interleaving", step_size="search.weights.lr"):
+        check_schedule(options.schedule or config.tasks, config.tasks)
+        check_turns(
+            interaction_weight=options.interaction_weight,
+            transfer=options.transfer,
+            coupling=options.coupling,
+            weights=options.weights,
+            step_size=config.search.weights.lr,
+            proximal_step=options.proximal_step,
         )
 
 

@@ -307,9 +307,9 @@ def test_a_proximal_step_scales_the_gradient_and_not_what_the_optimiser_adds(apa
 
 
 @pytest.mark.parametrize("weights", ["copies", "per_task", "shared"])
-def test_a_copied_encoder_is_not_pulled_and_its_step_not_damped(weights):
-    sgd = optax.sgd(XI)
-    options = {"step_size": XI, "proximal_step": True}
+def test_a_copied_encoder_is_not_pulled_whatever_the_step(weights):
+    sgd = optax.sgd(1.0)
+    options = {"step_size": 1.0, "interaction_weight": 100.0}
     skill = program(2, ("a", "b"), sgd, transfer="copy", weights=weights, **options)
     assert all(stage.interaction is None for stage in skill.stages)
     assert all(stage.optimizer is sgd for stage in skill.stages)
@@ -553,6 +553,10 @@ def test_schedules():
             "2 xi lambda is 5, .* over",
         ),
         ({"proximal_step": True}, "needs step_size="),
+        (
+            {"proximal_step": True, "step_size": XI, "transfer": "copy"},
+            "'copy' has none: set proximal_step=False",
+        ),
         ({"step_size": -1.0}, "step_size=-1.0; it must be a finite number > 0"),
         ({"weights": "shared"}, "nothing to pull to"),
         ({"weights": "all"}, "weights='all'; it must be one of 'copies', 'per_task'"),
@@ -564,8 +568,9 @@ def test_what_cannot_be_meant_is_refused(options, message):
     turns = options.pop("turns", ("a", "b"))
     with pytest.raises(InputError, match=message):
         program(2, turns, **options)
-    for same in ([], tasks(1) * 2):
-        with pytest.raises(InputError, match="distinct names"):
-            joint_learning(same, supporting={}, optimizer=optax.sgd(1.0))
-    with pytest.raises(InputError, match=r"holds 'a'; it must be a TaskModel"):
-        joint_learning(["a"], supporting={}, optimizer=optax.sgd(1.0))
+    for skill in (joint_learning, sequential_fine_tuning):
+        for same in ([], tasks(1) * 2):
+            with pytest.raises(InputError, match="distinct names"):
+                skill(same, supporting={}, optimizer=optax.sgd(1.0))
+        with pytest.raises(InputError, match=r"holds 'a'; it must be a TaskModel"):
+            skill(["a"], supporting={}, optimizer=optax.sgd(1.0))

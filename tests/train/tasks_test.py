@@ -252,18 +252,26 @@ def test_the_keys_of_interleaving_are_those_of_the_program(config, given):
         ),
         ({"data.sources": ("npz", "stream:x")}, "config.data.sources holds 'stream:x'"),
         ({"skill": "lpt"}, "one data set"),
-        ({"interleaving.schedule": ("a",)}, "every one of"),
+        (
+            {"interleaving.schedule": ("a",)},
+            "--config.interleaving.schedule=('a',) must hold every task and no other",
+        ),
         ({"interleaving.schedule": NAMES, "skill": "blocked"}, "makes its own"),
         ({"interleaving.heads": (1, 2, 3)}, "a width for each"),
         ({"data.dirs": ("x",)}, "a folder for each"),
-        ({"interleaving.interaction_weight": 100.0}, "proximal_step"),
+        (
+            {"interleaving.interaction_weight": 100.0},
+            "--config.interleaving.interaction_weight=100 with "
+            "--config.search.weights.lr=0.025: 2 xi lambda is 5",
+        ),
         (
             {"interleaving.coupling": "stop_gradient", "interleaving.transfer": "copy"},
             "transfer=proximal",
         ),
         (
             {"interleaving.proximal_step": True, "interleaving.transfer": "copy"},
-            "and 'copy' has none: set --config.interleaving.transfer=proximal",
+            "set --config.interleaving.proximal_step=False, or "
+            "--config.interleaving.transfer=proximal",
         ),
         ({"interleaving.weights": "shared"}, "transfer=copy"),
         ({"evaluation.rivals": ("nowhere",)}, "nowhere"),
@@ -283,6 +291,23 @@ def test_large_weights_are_fine_with_a_proximal_step(config):
     check(config({"interleaving.interaction_weight": 20.0}))
     with pytest.raises(InputError, match=r"2 xi lambda is 1\.01, and above 1"):
         check(config({"interleaving.interaction_weight": 20.2}))
+
+
+def test_a_copied_encoder_is_not_pulled_whatever_the_step(config, given):
+    config = config(
+        {
+            "interleaving.interaction_weight": 100.0,
+            "interleaving.transfer": "copy",
+            "search.weights.lr": 0.6,
+        }
+    )
+    check(config)
+    data, program = load_images(config, given), []
+    jax.eval_shape(
+        lambda key: program.extend(build_tasks(config, data, key, 2).phases),
+        jax.random.key(0),
+    )
+    assert all(stage.interaction is None for stage in program[0].program.stages)
 
 
 def test_given_data_must_have_the_names(config, given, tiny_baseline):
