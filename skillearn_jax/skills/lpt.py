@@ -161,21 +161,10 @@ def learning_by_passing_tests(
         check_number(name, weight, positive=False)
     check_choice("exam_loss", exam_loss, get_args(ExamLoss))
     check_choice("exam_scores", exam_scores, get_args(ExamScores))
-    check_choice("ablation", ablation, get_args(Ablation))
-    if ablation == "exam_only" and is_left_out(interaction_weight):
-        raise InputError(
-            "ablation='exam_only' with interaction_weight=0 leaves the tester nothing to "
-            "learn from; raise interaction_weight="
-        )
+    check_ablation(ablation, interaction_weight, curriculum)
+    if curriculum is not None and learner.example_errors is None:
+        raise InputError("curriculum= needs LearnerModel(example_errors=...)")
     tester_trains = ablation != "difficulty_only"
-    if curriculum is not None:
-        if learner.example_errors is None:
-            raise InputError("curriculum= needs LearnerModel(example_errors=...)")
-        if curriculum.capacity_aware and not tester_trains:
-            raise InputError(
-                "capacity_aware=True compares with the tester's executor, which "
-                "ablation='difficulty_only' has not; set one of them off"
-            )
     losses = ExamLosses(
         learner=learner,
         tester=tester,
@@ -193,7 +182,9 @@ def learning_by_passing_tests(
     stages = [learn(learner, adjoint)]
     if tester_trains:
         stages.append(_study(losses, ablation == "exam_only", tester_adjoint))
+    studied = [name for stage in stages[1:] for name in stage.all_data]
     own = losses.judges_tester
+    judged = ("bank", "val") if own else ("bank",)
     # The executor is read for the tester's own loss, and to measure capacities.
     executor = own or (curriculum is not None and curriculum.capacity_aware)
     ascending = ("creator",) if tester_trains else ("encoder", "creator")
@@ -202,15 +193,12 @@ def learning_by_passing_tests(
         *(("encoder",) if tester_trains else ()),
         *(("executor",) if executor else ()),
     )
-    program_data = tuple(
-        dict.fromkeys(name for stage in stages[1:] for name in stage.all_data)
-    )
     return Program(
         stages=tuple(stages),
         validation=Validation(
             losses.exam,
             reads=moved,
-            data=("bank", "val") if own else ("bank",),
+            data=judged,
             minimize=learner.supporting,
             maximize={name: tester.optimizers[name] for name in ascending},
             before=tuple(n for n in moved if n != "executor") if stale_reads else (),
@@ -220,18 +208,33 @@ def learning_by_passing_tests(
             learner_card(learner, data=("train", "bank")),
             Learner(
                 "tester",
-                sets=("encoder", "executor", "creator")
-                if tester_trains
-                else ("encoder", "creator"),
-                data=tuple(
-                    dict.fromkeys((*program_data, "bank", *(("val",) if own else ())))
-                ),
+                sets=("encoder", "executor", "creator") if tester_trains else ascending,
+                data=tuple(dict.fromkeys((*studied, *judged))),
                 task=tester.task,
             ),
         ),
         after=None if curriculum is None else curriculum.note_exam,
         axis_name=axis_name,
     )
+
+
+def check_ablation(
+    ablation: str, interaction_weight: float | Array, curriculum: Curriculum | None
+) -> None:
+    """Raises `InputError` for an ablation that takes away what another option needs."""
+    check_choice("ablation", ablation, get_args(Ablation))
+    if ablation == "exam_only" and is_left_out(interaction_weight):
+        raise InputError(
+            "ablation='exam_only' with interaction_weight=0 leaves the tester nothing to "
+            "learn from; raise interaction_weight="
+        )
+    measured = curriculum is not None and curriculum.capacity_aware
+    if ablation == "difficulty_only" and measured:
+        raise InputError(
+            "capacity_aware=True compares with the tester's executor, which "
+            "ablation='difficulty_only' has not; set ablation='none', or "
+            "capacity_aware=False"
+        )
 
 
 def _study(losses: ExamLosses, exam_only: bool, adjoint: Adjoint) -> Stage:

@@ -8,7 +8,9 @@ from skillearn_jax.errors import InputError
 from skillearn_jax.framework import State
 from skillearn_jax.skills import LPT_VARIANTS
 from skillearn_jax.skills.curriculum import CURRICULUM
+from skillearn_jax.skills.lpt import check_ablation
 from skillearn_jax.train.config import Config, LptConfig
+from skillearn_jax.train.fields import arguments_as_flags
 from skillearn_jax.train.images import OneSet, flags_of_data
 from skillearn_jax.train.workdir import Workdir
 
@@ -46,12 +48,10 @@ def check_exams(config: Config) -> None:
             f"config.lpt.bank_dir is {options.bank_dir!r}, but which data set lies there "
             "is not said: set --config.lpt.bank, to npz or folder for instance"
         )
-    curriculum = options.curriculum
-    if curriculum.active and curriculum.start > curriculum.max_hardness:
-        raise InputError(
-            f"config.lpt.curriculum.start is {curriculum.start:g}; it must be at most "
-            f"max_hardness, {curriculum.max_hardness:g}: set --config.lpt.curriculum.start"
-        )
+    with arguments_as_flags("lpt.curriculum"):
+        curriculum = options.curriculum.build()
+    with arguments_as_flags("lpt", capacity_aware="lpt.curriculum.capacity_aware"):
+        check_ablation(options.ablation, options.interaction_weight, curriculum)
     for name in set(LPT_VARIANTS[options.variant]) & set(options.options()):
         if getattr(options, name) != getattr(LptConfig(), name):
             raise InputError(
@@ -79,20 +79,6 @@ def check_exams(config: Config) -> None:
             "it, since the test creator has no path through the tester: set "
             "--config.hypergrad.adjoint=exact, or --config.lpt.tester_weight to 1, or to 0, "
             "which leaves the tester's validation loss out"
-        )
-    if options.ablation == "exam_only" and not options.interaction_weight:
-        raise InputError(
-            "config.lpt.ablation is 'exam_only', but with interaction_weight 0 there is "
-            "no exam to learn from: set --config.lpt.interaction_weight"
-        )
-    if (
-        curriculum.active
-        and curriculum.capacity_aware
-        and options.ablation == "difficulty_only"
-    ):
-        raise InputError(
-            "config.lpt.curriculum.capacity_aware compares with the tester's executor, "
-            "which 'difficulty_only' has not: set --config.lpt.ablation=none"
         )
 
 

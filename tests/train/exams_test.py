@@ -117,11 +117,11 @@ def test_the_weights_of_the_config_are_those_of_the_program(tiny, data):
         ),
         (
             {"lpt.ablation": "exam_only", "lpt.interaction_weight": 0.0},
-            "lpt.interaction_weight",
+            "raise --config.lpt.interaction_weight=",
         ),
         (
             {"lpt.curriculum.active": True, "lpt.curriculum.start": 9.0},
-            "lpt.curriculum.start",
+            "--config.lpt.curriculum.start=9.0; it must lie in [0, 4.0]",
         ),
         (
             {
@@ -129,7 +129,8 @@ def test_the_weights_of_the_config_are_those_of_the_program(tiny, data):
                 "lpt.curriculum.capacity_aware": True,
                 "lpt.ablation": "difficulty_only",
             },
-            "lpt.ablation=none",
+            "set --config.lpt.ablation=none, or "
+            "--config.lpt.curriculum.capacity_aware=False",
         ),
     ],
 )
