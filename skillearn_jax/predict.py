@@ -61,10 +61,17 @@ def predict(
         say: is told in one line of each file that is no readable image.
 
     Raises:
-        InputError: if the folder is none, holds no image, or a folder that cannot be read.
+        InputError: at once, if the folder is none, holds no image, or a folder that cannot
+            be read, and for a network of other images than grey and colour ones.
 
     Cost: one compilation; images are decoded and held a batch at a time.
     """
+    channels = trained.apply.facts.image_shape[2]
+    if channels not in (1, 3):
+        raise InputError(
+            f"the network takes images of {channels} channels, which no PNG or JPEG has: "
+            "call it as a function, see docs/trained_networks.md"
+        )
     return _predictions(trained, folder, _image_files(folder), say)
 
 
@@ -73,12 +80,6 @@ def _predictions(
 ) -> Iterator[Prediction]:
     apply, variables = trained
     facts = apply.facts
-    channels = facts.image_shape[2]
-    if channels not in (1, 3):
-        raise InputError(
-            f"the network takes images of {channels} channels, which no PNG or JPEG has: "
-            "call it as a function, see docs/trained_networks.md"
-        )
     # The variables are an argument: as constants, XLA would fold them for minutes.
     probabilities = jax.jit(lambda *args: jax.nn.softmax(apply(*args)))
     names: list[str] = []

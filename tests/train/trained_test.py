@@ -293,7 +293,7 @@ def test_images_that_no_picture_can_be_are_refused(evaluated):
     shape = (*apply.facts.image_shape[:2], 2)
     apply.facts = apply.facts._replace(image_shape=shape)
     with pytest.raises(InputError, match="takes images of 2 channels, which no PNG"):
-        list(predict(Trained(apply, variables), evaluated.test, print))
+        predict(Trained(apply, variables), evaluated.test, print)  # before any output
 
 
 def test_other_sizes_are_resized_and_damage_is_named(evaluated, tmp_path, capsys):
