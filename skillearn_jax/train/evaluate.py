@@ -64,8 +64,9 @@ def evaluate(
     per_run = config.evaluation.epochs * batches.steps_per_epoch
     rows = []
     total = len(genotypes) * len(seeds) * per_run
-    options = (config.checkpoint, workdir, console, batches.steps_per_epoch, total)
-    with open_records("evaluate", *options) as records:
+    with open_records(
+        "evaluate", config.checkpoint, workdir, console, batches.steps_per_epoch, total
+    ) as records:
         records.go_on(errors)
         begun = [records.saved.note["network"]] if records.saved else []
         _note_cells(workdir, genotypes, {*errors, *begun})
@@ -73,20 +74,18 @@ def evaluate(
             training = Training(config, data, cells, batches, devices)
             of_network = errors.setdefault(name, {})
             for seed in seeds:
-                if str(seed) not in of_network:
-                    done = sum(len(seeds_done) for seeds_done in errors.values())
-                    judged, variables = training.run(
-                        name, seed, records, done * per_run
-                    )
-                    # First the network and the details: the error says that the
-                    # training is done.
-                    trained = (cells, name, seed, variables, judged.error)
-                    keep(workdir, config, data, *trained)
-                    details.setdefault(name, {})[str(seed)] = judged.to_dict()
-                    # With indents, matrices of 1,000 classes would be 13 MB each.
-                    workdir.write_json("heldout.json", details, indent=None)
-                    of_network[str(seed)] = judged.error
-                    workdir.write_json("evaluation.json", errors)
+                if str(seed) in of_network:
+                    continue
+                done = sum(map(len, errors.values()))
+                judged, variables = training.run(name, seed, records, done * per_run)
+                # First the network and the details: the error says that the training
+                # is done.
+                keep(workdir, config, data, cells, name, seed, variables, judged.error)
+                details.setdefault(name, {})[str(seed)] = judged.to_dict()
+                # With indents, matrices of 1,000 classes would be 13 MB each.
+                workdir.write_json("heldout.json", details, indent=None)
+                of_network[str(seed)] = judged.error
+                workdir.write_json("evaluation.json", errors)
             row = training.describe(name, list(of_network.values()))
             rows.append({**row, **_means(details.get(name, {}))})
     return _summarize(config, rows)

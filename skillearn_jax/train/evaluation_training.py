@@ -61,10 +61,10 @@ class Training:
         self._genotype = genotype
         kind = space_kind(config)
         axis = config.parallel.statistics_axis(devices.axis_name)
-        rest = (genotype, config, data.num_classes)
-        self._network = kind.network(*rest, axis, auxiliary=True)
+        classes = data.num_classes
+        self._network = kind.network(genotype, config, classes, axis, auxiliary=True)
         # As deployed: without the auxiliary head.
-        self._deployed = kind.network(*rest, None, auxiliary=False)
+        self._deployed = kind.network(genotype, config, classes, None, auxiliary=False)
         self._program = training_program(
             self._network, config, batches.steps_per_epoch, devices.axis_name
         )
@@ -86,14 +86,14 @@ class Training:
     ) -> tuple[Judgement, PyTree]:
         """Trains once, or what is left of it; judges the network on held-out images.
 
-        Returns:
-            The judgement, and the variables that were judged.
-
         Args:
             name: of the network.
             seed: of the training.
             records: where it goes on from, and what it leaves.
             before: steps of the trainings before.
+
+        Returns:
+            The judgement, and the variables that were judged.
         """
         state, step = self._initial_state(seed), 0
         values: dict[str, list[float]] = {"loss": [], "error": []}  # of this epoch

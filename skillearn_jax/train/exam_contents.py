@@ -92,8 +92,9 @@ def exam_contents(
     """Returns what the exam that a search ends with holds.
 
     Every image of the bank is scored once, without augmentation, in shuffled batches of
-    the search's size: both networks normalise by their batch, as in the search. The discrete exam
-    is the share of the bank with the top scores, that of the curriculum or a half.
+    the search's size: both networks normalise by their batch, as in the search. The
+    discrete exam is the share of the bank with the top scores, that of the curriculum or
+    a half.
 
     Args:
         learner: the testee.

@@ -26,8 +26,8 @@ def read_json(path: Path, like: Any = None) -> Any:
         return None
     except (ValueError, OSError) as error:
         raise InputError(
-            f"{path} is not readable JSON ({first_line(error)}): restore it, or set --workdir to a "
-            "new folder"
+            f"{path} is not readable JSON ({first_line(error)}): restore it, or set "
+            "--workdir to a new folder"
         ) from error
     if not fits(value, like):
         raise InputError(

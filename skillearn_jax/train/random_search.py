@@ -44,8 +44,6 @@ def random_search(
     wins. The held-out images are not read. Neither these cells nor their weights are those
     that the evaluation draws at random.
 
-    It costs `num_random * epochs` epochs of a network of one operation an edge.
-
     Args:
         config: of the run.
         data: the training images, which are cut into both halves.
@@ -60,6 +58,8 @@ def random_search(
         NonFiniteError: if a loss becomes NaN or infinite.
         Interrupted: after a save, if a signal asked for the end.
         StorageError: if the disk does not take what is to be written.
+
+    Cost: `num_random * epochs` epochs of a network of one operation an edge.
 
     References:
         Li and Talwalkar 2019, Random search and reproducibility for neural architecture
@@ -78,8 +78,9 @@ def random_search(
         f"{epochs} and judged on the validation half."
     )
     total = len(candidates) * per_run
-    options = (config.checkpoint, workdir, console, batches.steps_per_epoch, total)
-    with open_records("search", *options) as records:
+    with open_records(
+        "search", config.checkpoint, workdir, console, batches.steps_per_epoch, total
+    ) as records:
         records.go_on({name: {"0": entry} for name, entry in found.items()})
         for name, cells in candidates.items():
             if name in found:

@@ -36,9 +36,9 @@ class Workdir:
     """A run's folder: JSON files that a person or the report reads.
 
     `config.json`, `metrics.jsonl`, `alphas.jsonl`, `timing.jsonl`, `genotype.json`,
-    `cells.json`, `evaluation.json`, `heldout.json`, `summary.json`,
-    `checkpoints/`, `networks/` and `report/`. Files are replaced in one move, so that a run that is
-    killed leaves either the old one or the new one.
+    `cells.json`, `evaluation.json`, `heldout.json`, `summary.json`, `checkpoints/`,
+    `networks/` and `report/`. Files are replaced in one move, so that a run that is killed
+    leaves either the old one or the new one.
 
     Of several processes, the first opens it, with all refusals. What the others write is
     dropped, as the first writes the same; what they read the first has read for them. All

@@ -41,7 +41,8 @@ class Config:
 
     Attributes:
         skill: `lpt`, `baseline` for plain differentiable search, or `random` for the best
-            of random cells, on one data set; `interleaving`, `joint`, `blocked` or `sequential` on several tasks.
+            of random cells, on one data set; `interleaving`, `joint`, `blocked` or
+            `sequential` on several tasks.
         tasks: names of several tasks: those of their data sets, as in `data.name`, which
             is not read then, or any where `data.sources` holds these; empty for the first
             three skills.
