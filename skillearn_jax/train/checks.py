@@ -1,7 +1,7 @@
 """Floor 4: what a run refuses before it begins: values that are fine alone, not together."""
 
 from skillearn_jax.data import StreamingData
-from skillearn_jax.errors import InputError
+from skillearn_jax.errors import InputError, told_with
 from skillearn_jax.parallel import Devices
 from skillearn_jax.train.benchmark import load_benchmark
 from skillearn_jax.train.config import Config, EvaluationConfig, SgdConfig
@@ -20,7 +20,8 @@ from skillearn_jax.train.telemetry import parse_profile
 def check(config: Config) -> None:
     """Raises `InputError` for values that are fine alone and not together."""
     search = config.search
-    config.space.build()
+    with told_with("config.space.", ": set --config.space.ops"):
+        config.space.build()
     check_stages(config)
     if parse_profile(config.profile) and (config.genotype or config.skill == "random"):
         raise InputError(

@@ -88,3 +88,10 @@ def test_a_ranking_of_one_operation_is_refused(tiny_baseline):
     ):
         check(tiny_baseline({**rule, "space.ops": ops}))
     check(tiny_baseline({**rule, "space.ops": (*ops, "dil_conv_3x3")}))
+
+
+@pytest.mark.parametrize("ops", [(), ("none",), ("skip_connect", "skip_connect")])
+def test_operations_that_make_no_space_are_named_with_their_flag(tiny_baseline, ops):
+    match = r"^config\.space\.ops must .*: set --config\.space\.ops$"
+    with pytest.raises(InputError, match=match):
+        check(tiny_baseline({"space.ops": ops}))
