@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from skillearn_jax.data import TrainingImages, load, to_common_shape
+from skillearn_jax.data import STREAM, TrainingImages, load, to_common_shape
 from skillearn_jax.errors import InputError
 from skillearn_jax.framework import State
 from skillearn_jax.skills import LPT_VARIANTS
@@ -47,6 +47,11 @@ def check_exams(config: Config) -> None:
         raise InputError(
             f"config.lpt.bank_dir is {options.bank_dir!r}, but which data set lies there "
             "is not said: set --config.lpt.bank, to npz or folder for instance"
+        )
+    if options.bank.startswith(STREAM):
+        raise InputError(
+            f"config.lpt.bank is {options.bank!r}, but the images of a bank are held in "
+            "memory: set --config.lpt.bank to another source"
         )
     with arguments_as_flags("lpt.curriculum"):
         curriculum = options.curriculum.build()

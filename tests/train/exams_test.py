@@ -99,6 +99,7 @@ def test_the_weights_of_the_config_are_those_of_the_program(tiny, data):
     [
         ({"search.stop": "curriculum"}, "lpt.curriculum.active"),
         ({"lpt.bank_dir": "images"}, "bank_dir is 'images', but"),
+        ({"lpt.bank": "stream:cifar10"}, "images of a bank are held in memory"),
         ({"lpt.bank": "digits", "skill": "baseline"}, "baseline has no exams"),
         ({"lpt.bank": "digits", "skill": "joint"}, "joint has no exams"),
         ({"lpt.variant": "released_code", "lpt.exam_loss": "mean"}, "variant=paper"),
