@@ -95,6 +95,11 @@ class Curriculum:
             known = not (is_traced(value) or is_traced(high))
             if known and not low <= float(value) <= float(high):
                 raise InputError(f"{name}={value}; it must lie in [{low}, {high}]")
+        if not is_traced(self.decay) and self.decay == 1:
+            raise InputError(
+                "decay=1 leaves the running error where it begins, whatever the exams; it "
+                "must be below 1"
+            )
 
     def init(self) -> CurriculumState:
         """Returns the state before the first exam."""

@@ -125,6 +125,7 @@ def test_one_compilation():
         ({"start": 5.0}, r"start=5.0; it must lie in \[0, 4.0\]"),
         ({"patience": 0}, "patience=0"),
         ({"decay": float("nan")}, "decay=nan"),
+        ({"decay": 1}, "decay=1 leaves the running error where it begins"),
     ],
 )
 def test_what_cannot_be_meant_is_refused(options, message):
