@@ -124,6 +124,7 @@ def _compared(
                 f"batches of {size}",
             )
             for size in config.batch_sizes
+            if size != config.batch_size  # compared in full already
         },
         "depth": {
             str(depth): _swept(

@@ -51,6 +51,16 @@ def test_it_leaves_a_record_and_a_page(workdir):
     assert record["searches"] == []
 
 
+def test_no_size_of_batches_is_compared_twice(tmp_path, capsys):
+    run_comparison({**SMALL, "batch_sizes": (4, 16), "depths": ()}, tmp_path / "run")
+    printed = capsys.readouterr().out.splitlines()
+    assert [line for line in printed if line.startswith("batches of")] == [
+        "batches of 4"
+    ]
+    record = json.loads((tmp_path / "run" / "comparison.json").read_text())
+    assert set(record["sweeps"]["batch"]) == {"4", "16"}
+
+
 def test_one_at_a_time_works_in_a_folder(workdir):
     with (
         locked(workdir, print),
