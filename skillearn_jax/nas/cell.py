@@ -19,7 +19,6 @@ from skillearn_jax.nas.edges import (
     OutgoingEdges,
     SkipDropout,
 )
-from skillearn_jax.nas.functional import Form
 from skillearn_jax.nas.ops import KERNEL_SIZES, CellInputs, depth_of
 from skillearn_jax.nas.partial import bypass, shuffle_channels
 from skillearn_jax.nas.space import NUM_INPUTS, CellPlace, CellSpace
@@ -56,7 +55,6 @@ class MixedCell(nn.Module):
       partial: only the first C / partial channels of a state pass the operations; the
         others bypass them, and all are shuffled (PC-DARTS). 1 is plain DARTS.
       axis_name: see `BatchNorm`.
-      form: see `separable_conv`.
       draw: initialiser by fan-in.
 
     Raises:
@@ -67,7 +65,6 @@ class MixedCell(nn.Module):
     place: CellPlace
     partial: int = 1
     axis_name: Axis = None
-    form: Form | None = None
     draw: Draw = torch_uniform
 
     @nn.compact
@@ -147,7 +144,6 @@ class MixedCell(nn.Module):
             stride=stride,
             num_targets=len(outgoing),
             axis_name=self.axis_name,
-            form=self.form,
             name=f"from_{source}",
         )
         mixed = self.place.features // self.partial

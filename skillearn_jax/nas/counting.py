@@ -10,6 +10,7 @@ import jax.numpy as jnp
 from jax.extend import core
 
 from skillearn_jax.layers.convolution import convolution_p
+from skillearn_jax.nas.functional import separable_conv
 
 MOBILE_LIMIT = 600_000_000
 """Multiply-adds below which a network for images of 224x224 counts as mobile."""
@@ -50,9 +51,8 @@ def count_macs(
     counts are 3 to 8 percent higher where the tool also counted normalisation and pools.
 
     Args:
-      network: called as `network(images, *args, train=False, **kwargs)`; a module with
-        an attribute `form` is counted in the form `"depthwise"`, one with an attribute
-        `auxiliary` without that head, which is for training only.
+      network: called as `network(images, *args, train=False, **kwargs)`; one with an
+        attribute `auxiliary` is counted without that head, which is for training only.
       image_shape: `(H, W, channels)`.
       *args: further positional arguments, such as `alphas`.
       **kwargs: further keyword arguments.
@@ -60,8 +60,8 @@ def count_macs(
     Cost: one trace; nothing is compiled.
     """
     # `init`, which is counted, makes the auxiliary head whatever `train` says.
-    counted: dict[str, Any] = {"form": "depthwise", "auxiliary": None}
-    network = network.clone(**{k: v for k, v in counted.items() if hasattr(network, k)})
+    if hasattr(network, "auxiliary"):
+        network = network.clone(auxiliary=None)
 
     def forward(images: jax.Array) -> Any:
         key = jax.random.key(0)
@@ -91,7 +91,12 @@ def _jaxpr_macs(jaxpr: core.Jaxpr) -> int:
     """Returns the multiply-adds of a forward pass, of all the jaxprs it calls too."""
     total = 0
     for eqn in jaxpr.eqns:
-        size = math.prod(_shape(eqn.outvars[0]))
+        output = _shape(eqn.outvars[0])
+        size = math.prod(output)
+        if eqn.params.get("name") == separable_conv.__name__:  # whatever is inside
+            kernels = sum(math.prod(_shape(kernel)) for kernel in eqn.invars[1:])
+            total += size // output[-1] * kernels
+            continue
         if eqn.primitive.name == "conv_general_dilated":
             kernel = _shape(eqn.invars[1])
             out_features = eqn.params["dimension_numbers"].rhs_spec[0]

@@ -12,7 +12,6 @@ from jax import lax
 
 from skillearn_jax.layers import Axis, Dense, example_numbers, run_module
 from skillearn_jax.nas.auxiliary import Auxiliary, AuxiliaryHead
-from skillearn_jax.nas.functional import Form
 from skillearn_jax.nas.genotype import EDGES_PER_NODE, Edges, Genotype
 from skillearn_jax.nas.ops import (
     STEM_MULTIPLIER,
@@ -34,14 +33,12 @@ class Cell(nn.Module):
       place: kind and channels C of the cell; a reduction cell halves the resolution on
         the edges from its two inputs.
       axis_name: see `BatchNorm`.
-      form: see `separable_conv`.
     """
 
     edges: Edges
     concat: tuple[int, ...]
     place: CellPlace
     axis_name: Axis = None
-    form: Form | None = None
 
     @nn.compact
     def __call__(
@@ -74,7 +71,6 @@ class Cell(nn.Module):
                 stride=stride,
                 train=train,
                 axis_name=self.axis_name,
-                form=self.form,
             )
             y = apply(states[source])
             if masks is not None and not (op == "skip_connect" and stride == 1):
@@ -109,8 +105,6 @@ class Network(nn.Module):
         it, with C channels at the end.
       auxiliary: the head on the output of cell 2 L // 3, or None.
       axis_name: mapped axis over which batch statistics are synchronised, or None.
-      form: how separable convolutions are computed; None leaves it to
-        `separable_form`.
       scan_cells: run consecutive cells of equal shapes as one `lax.scan`, which compiles
         them once; see `scan_cells_by_default`. Variables, masks and results are those
         of cells written out one after the other, as `init` always has them.
@@ -126,7 +120,6 @@ class Network(nn.Module):
     stem: StemName = "cifar"
     auxiliary: Auxiliary | None = None
     axis_name: Axis = None
-    form: Form | None = None
     scan_cells: bool = False
 
     @nn.compact
@@ -226,7 +219,6 @@ class Network(nn.Module):
                 concat=getattr(self.genotype, f"{place.kind}_concat"),
                 place=place,
                 axis_name=self.axis_name,
-                form=self.form,
                 **module,
             )
 

@@ -10,7 +10,6 @@ import jax
 from skillearn_jax.errors import InputError, check_choice
 from skillearn_jax.layers import Axis, BatchNorm, Conv, Draw, torch_uniform
 from skillearn_jax.nas.functional import (
-    Form,
     avg_pool,
     factorized_reduce,
     max_pool,
@@ -102,14 +101,12 @@ class SeparableOp(nn.Module):
       features: output channels.
       stride: step between outputs, in pixels.
       axis_name: see `BatchNorm`.
-      form: see `separable_conv`.
     """
 
     op: str
     features: int
     stride: int = 1
     axis_name: Axis = None
-    form: Form | None = None
 
     @nn.compact
     def __call__(self, x: jax.Array, *, train: bool) -> jax.Array:
@@ -124,7 +121,6 @@ class SeparableOp(nn.Module):
                 self.param(f"pointwise_{i}", torch_uniform(c), (c, features)),
                 stride=self.stride if i == 0 else 1,
                 dilation=dilation_of(self.op),
-                form=self.form,
             )
             x = BatchNorm(axis_name=self.axis_name)(x, train=train)
         return x
@@ -262,7 +258,6 @@ def operation(
     stride: int,
     train: bool,
     axis_name: Axis = None,
-    form: Form | None = None,
 ) -> Callable[[jax.Array], jax.Array]:
     """Returns operation `op` of a derived network as a function of `[B, H, W, C]`.
 
@@ -274,12 +269,11 @@ def operation(
       stride: 1, or 2 to halve the resolution.
       train: see `BatchNorm`.
       axis_name: see `BatchNorm`.
-      form: see `separable_conv`.
     """
     if op in POOLS:
         return functools.partial(POOLS[op], stride=stride)
     if op in KERNEL_SIZES:
-        module = SeparableOp(op, features, stride, axis_name, form)
+        module = SeparableOp(op, features, stride, axis_name)
         return functools.partial(module, train=train)
     if op != "skip_connect":
         raise ValueError(f"{op!r} is no operation of a derived network")

@@ -18,7 +18,6 @@ from skillearn_jax.layers import (
 )
 from skillearn_jax.nas.cell import MixedCell, Mixture
 from skillearn_jax.nas.edges import SkipDropout
-from skillearn_jax.nas.functional import Form
 from skillearn_jax.nas.ops import STEM_MULTIPLIER, StemName, apply_stem
 from skillearn_jax.nas.schedules import check_rate, is_zero
 from skillearn_jax.nas.space import (
@@ -76,8 +75,6 @@ class Supernet(nn.Module):
       stem: `"cifar"`, one convolution at full resolution, or `"imagenet"`, three that
         halve it, as PC-DARTS searches on ImageNet.
       axis_name: mapped axis over which batch statistics are synchronised, or None.
-      form: how separable convolutions are computed; None leaves it to
-        `separable_form`.
 
     References: Liu et al. 2019, arXiv 1806.09055, section 2; Xu et al. 2020 (PC-DARTS),
       arXiv 1907.05737; Chu et al. 2021 (DARTS-), arXiv 2009.01027; Chen et al. 2019
@@ -94,7 +91,6 @@ class Supernet(nn.Module):
     initialization: Literal["torch", "flax"] = "torch"
     stem: StemName = "cifar"
     axis_name: Axis = None
-    form: Form | None = None
 
     @nn.compact
     def __call__(
@@ -148,7 +144,6 @@ class Supernet(nn.Module):
                 place=place,
                 partial=self.partial,
                 axis_name=self.axis_name,
-                form=self.form,
                 draw=drawn.kernel,
                 name=f"cell_{i}",
             )

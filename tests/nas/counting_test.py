@@ -1,8 +1,11 @@
+from typing import get_args
+
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 
-from skillearn_jax.nas import CIFAR_AUXILIARY, Genotype, Network
+from skillearn_jax.nas import CIFAR_AUXILIARY, Genotype, Network, functional
 from skillearn_jax.nas.counting import count_macs, count_params, num_params
 from skillearn_jax.nas.ops import SeparableOp
 from skillearn_jax.nas.space import CellSpace
@@ -23,6 +26,13 @@ def test_macs_of_one_operation_by_hand():
     # Six pixels out of each convolution; 3 channels in, 4 out of the second one.
     op = SeparableOp("sep_conv_3x3", 4, stride=2)
     assert count_macs(op, (4, 6, 3)) == 6 * (9 * 3 + 3 * 3) + 6 * (9 * 3 + 3 * 4)
+
+
+@pytest.mark.parametrize("form", get_args(functional.Form))
+def test_a_separable_convolution_counts_alike_however_it_is_computed(form, monkeypatch):
+    monkeypatch.setattr(functional, "separable_form", lambda: form)
+    op = SeparableOp("dil_conv_5x5", 4)
+    assert count_macs(op, (4, 5, 3)) == 20 * (25 * 3 + 3 * 4)
 
 
 def test_the_auxiliary_head_costs_nothing_at_prediction():

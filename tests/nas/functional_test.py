@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from jax import lax
 
+from skillearn_jax.errors import InputError
 from skillearn_jax.nas.functional import (
     avg_pool,
     conv2d_together,
@@ -64,6 +65,16 @@ def test_branches_lie_side_by_side_and_default_to_the_chosen_form():
         )
         got = both[..., 3 * branch : 3 * branch + 3]
         np.testing.assert_allclose(got, alone, rtol=1e-5, atol=1e-5)
+
+
+def test_an_unknown_form_is_refused():
+    with pytest.raises(InputError, match="form='sparse'; it must be one of 'dense', '"):
+        separable_conv(
+            jnp.ones((1, 4, 4, 2)),
+            jnp.ones((3, 3, 2, 1)),
+            jnp.ones((2, 3)),
+            form="sparse",
+        )
 
 
 def _reference_max_pool(x, stride):

@@ -343,7 +343,6 @@ def test_the_imagenet_stem_of_a_search_is_three_times_as_wide_as_the_derived_one
         ),
         ({"partial": 4}, {}, "multiple of 8"),
         ({"stem": "imagnet"}, {}, "stem='imagnet'; it must be one of 'cifar', 'image"),
-        ({"form": "sparse"}, {}, "form='sparse'; it must be one of 'dense', 'depth"),
         (
             {"stem": "imagenet", "channels": 3},
             {},
