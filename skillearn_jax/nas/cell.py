@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from skillearn_jax.errors import InputError
+from skillearn_jax.errors import InputError, check_at_least
 from skillearn_jax.layers import Axis, Draw, torch_uniform
 from skillearn_jax.nas.edges import (
     AUXILIARY_SKIP,
@@ -80,8 +80,7 @@ class MixedCell(nn.Module):
           train: see `BatchNorm`.
         """
         features = self.place.features
-        if self.partial < 1:
-            raise InputError(f"partial must be at least 1, got {self.partial}")
+        check_at_least("partial", self.partial, 1)
         # A skip at stride 2 is made of two halves.
         unit = self.partial * (2 if self.place.kind == "reduction" else 1)
         if features % unit:

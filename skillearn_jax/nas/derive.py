@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from skillearn_jax.errors import InputError
+from skillearn_jax.errors import InputError, check_at_least
 from skillearn_jax.nas.genotype import EDGES_PER_NODE, Edges, Genotype
 from skillearn_jax.nas.ops import KERNEL_SIZES
 from skillearn_jax.nas.space import CELL_KINDS, EDGE_LOGITS, NUM_INPUTS, CellSpace
@@ -39,8 +39,8 @@ def derive_genotype(
     References: Liu et al. 2019, section 2.4, arXiv 1806.09055; Xu et al. 2020, section
       3.2, arXiv 1907.05737; Chen et al. 2019, section 3.3, arXiv 1904.12760.
     """
-    if max_skips is not None and max_skips < 0:
-        raise InputError(f"max_skips must be at least 0, got {max_skips}")
+    if max_skips is not None:
+        check_at_least("max_skips", max_skips, 0)
     normal, reduction = (_strengths(kind, alphas, space) for kind in CELL_KINDS)
     return Genotype(
         normal=_derive_cell(normal, space)

@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
+from skillearn_jax.errors import check_at_least
 from skillearn_jax.layers import Axis, Dense, example_numbers, run_module
 from skillearn_jax.nas.auxiliary import Auxiliary, AuxiliaryHead
 from skillearn_jax.nas.genotype import EDGES_PER_NODE, Edges, Genotype
@@ -146,10 +147,12 @@ class Network(nn.Module):
             drop path out of the program.
 
         Raises:
-          InputError: for a rate outside `[0, 1)`, an odd number of channels with the
-            ImageNet stem, and images that are too small for the auxiliary head.
+          InputError: for a rate outside `[0, 1)`, a size that is too small, an odd number
+            of channels with the ImageNet stem, and images that are too small for the
+            auxiliary head.
         """
         masks = None
+        check_at_least("num_classes", self.num_classes, 1)
         check_rate("drop_path_rate", drop_path_rate)
         if train and not is_zero(drop_path_rate):
             masks = self._drop_path_masks(images.shape[0], drop_path_rate)

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from skillearn_jax.errors import InputError
+from skillearn_jax.errors import InputError, check_at_least
 
 DARTS_OPS = (
     "none",
@@ -69,8 +69,7 @@ class CellSpace:
     edge_normalization: bool = False
 
     def __post_init__(self) -> None:
-        if self.num_nodes < 1:
-            raise InputError(f"num_nodes must be at least 1, got {self.num_nodes}")
+        check_at_least("num_nodes", self.num_nodes, 1)
         for op in self.ops:
             if op not in DARTS_OPS:
                 raise InputError(f"unknown operation {op!r}, allowed: {DARTS_OPS}")
@@ -197,8 +196,7 @@ def cell_places(
       reduced_before: the older input of the first cell has twice the resolution of the
         newer one.
     """
-    if channels < 1:
-        raise InputError(f"channels must be at least 1, got {channels}")
+    check_at_least("channels", channels, 1)
     reductions = reduction_positions(num_cells)
     return [
         CellPlace(
@@ -216,6 +214,5 @@ def reduction_positions(num_cells: int) -> frozenset[int]:
     Args:
       num_cells: depth `L` of the network, at least 1.
     """
-    if num_cells < 1:
-        raise InputError(f"num_cells must be at least 1, got {num_cells}")
+    check_at_least("num_cells", num_cells, 1)
     return frozenset({num_cells // 3, 2 * num_cells // 3})

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from skillearn_jax.errors import InputError, check_choice
+from skillearn_jax.errors import InputError, check_at_least, check_choice
 from skillearn_jax.layers import (
     Axis,
     Dense,
@@ -159,6 +159,7 @@ class Supernet(nn.Module):
     def _check_options(
         self, skip_weight: float | jax.Array, skip_dropout_rate: float | jax.Array
     ) -> None:
+        check_at_least("num_classes", self.num_classes, 0)
         check_choice("initialization", self.initialization, INITIALIZATIONS)
         if not self.auxiliary_skip and (
             isinstance(skip_weight, jax.Array) or skip_weight != 1

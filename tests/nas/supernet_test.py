@@ -342,6 +342,7 @@ def test_the_imagenet_stem_of_a_search_is_three_times_as_wide_as_the_derived_one
             "initialization='he'; it must be one of 'torch', 'flax'",
         ),
         ({"partial": 4}, {}, "multiple of 8"),
+        ({"num_classes": -1}, {}, "num_classes must be at least 0, got -1"),
         ({"stem": "imagnet"}, {}, "stem='imagnet'; it must be one of 'cifar', 'image"),
         (
             {"stem": "imagenet", "channels": 3},

@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from skillearn_jax.errors import InputError
+from skillearn_jax.errors import InputError, check_at_least
 from skillearn_jax.layers import (
     Axis,
     BatchNorm,
@@ -226,10 +226,7 @@ class BenchNetwork(nn.Module):
         elif alphas is not None:
             raise InputError("a network of an architecture takes no alphas: drop them")
         for name, least in (("num_classes", 0), ("channels", 1), ("num_cells", 1)):
-            if getattr(self, name) < least:
-                raise InputError(
-                    f"{name} must be at least {least}, got {getattr(self, name)}"
-                )
+            check_at_least(name, getattr(self, name), least)
         make = nn.remat(BenchCell, static_argnums=(3,)) if self.remat else BenchCell
         x = Conv(self.channels, size=3, name="stem")(images)
         x = BatchNorm(axis_name=self.axis_name, name="stem_norm")(x, train=train)
