@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import jax
-import jax.numpy as jnp
+import numpy as np
 
 from skillearn_jax.errors import InputError, check_at_least
 
@@ -44,7 +44,8 @@ class CellSpace:
 
     States are numbered 0, 1 (the inputs), 2, 3, .. (the nodes). An edge
     `(source, target)` carries a softmax mixture of `ops`; a node is the sum of its
-    incoming edges; the cell returns all its nodes, concatenated.
+    incoming edges; the cell returns all its nodes, concatenated. Lists are accepted for
+    tuples.
 
     Attributes:
       ops: candidate operations, out of `DARTS_OPS`.
@@ -69,6 +70,9 @@ class CellSpace:
     edge_normalization: bool = False
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "ops", tuple(self.ops))
+        for kind in CELL_KINDS:
+            object.__setattr__(self, kind, tuple(map(tuple, getattr(self, kind))))
         check_at_least("num_nodes", self.num_nodes, 1)
         for op in self.ops:
             if op not in DARTS_OPS:
@@ -161,10 +165,22 @@ class CellSpace:
 
     def check_alphas(self, alphas: Mapping[str, Any]) -> None:
         """Raises `InputError` unless the logits have the shapes of this space."""
-        for name, shape in self.alpha_shapes().items():
-            got = jnp.shape(alphas[name]) if name in alphas else "nothing"
-            if got != shape:
-                raise InputError(f"alphas[{name!r}] must have shape {shape}, got {got}")
+        check_logits(alphas, self.alpha_shapes())
+
+
+def check_logits(
+    alphas: Mapping[str, Any] | None, shapes: Mapping[str, tuple[int, ...]]
+) -> None:
+    """Raises `InputError` unless architecture logits have these shapes, by their keys."""
+    for name, shape in shapes.items():
+        got: Any = "nothing"
+        if isinstance(alphas, Mapping) and name in alphas:
+            try:
+                got = np.shape(alphas[name])
+            except ValueError:  # of a list whose rows differ
+                got = "no array"
+        if got != shape:
+            raise InputError(f"alphas[{name!r}] must have shape {shape}, got {got}")
 
 
 class CellPlace(NamedTuple):

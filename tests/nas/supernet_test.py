@@ -45,7 +45,9 @@ def test_alphas_are_no_variable():
     )
 
 
-@pytest.mark.parametrize("alphas", [{}, {"normal": jnp.zeros((8, 2))}])
+@pytest.mark.parametrize(
+    "alphas", [None, {}, {"normal": jnp.zeros((8, 2))}, {"normal": [[0], [0, 0]]}]
+)
 def test_alphas_that_do_not_fit_are_refused(alphas):
     net = Supernet(SPACE, 1, 2, 3)
     with pytest.raises(

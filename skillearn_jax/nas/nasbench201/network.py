@@ -220,7 +220,7 @@ class BenchNetwork(nn.Module):
         """
         weights = None
         if self.architecture is None:
-            BenchSpace().check_alphas({} if alphas is None else alphas)
+            BenchSpace().check_alphas(alphas)
             assert alphas is not None
             weights = jax.nn.softmax(alphas[ALPHAS_KEY], axis=-1)
         elif alphas is not None:

@@ -15,7 +15,7 @@ from skillearn_jax.nas.nasbench201.architecture import (
     OPS,
     Architecture,
 )
-from skillearn_jax.nas.space import Alphas
+from skillearn_jax.nas.space import Alphas, check_logits
 
 _SHAPE = (len(EDGES), len(OPS))
 
@@ -44,15 +44,9 @@ class BenchSpace:
         """
         return {ALPHAS_KEY: scale * jax.random.normal(key, _SHAPE)}
 
-    def check_alphas(self, alphas: Mapping[str, Any]) -> None:
+    def check_alphas(self, alphas: Mapping[str, Any] | None) -> None:
         """Raises `InputError` unless the logits have the shape that `init_alphas` draws."""
-        got: Any = "nothing"
-        if isinstance(alphas, Mapping) and ALPHAS_KEY in alphas:
-            got = getattr(alphas[ALPHAS_KEY], "shape", "no array")
-        if got != _SHAPE:
-            raise InputError(
-                f"alphas[{ALPHAS_KEY!r}] must have shape {_SHAPE}, got {got}"
-            )
+        check_logits(alphas, {ALPHAS_KEY: _SHAPE})
 
     def derive(self, alphas: Mapping[str, Any]) -> Architecture:
         """Returns the cell with the largest logit on every edge.
