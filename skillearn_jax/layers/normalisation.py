@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
+from skillearn_jax.errors import InputError
 from skillearn_jax.layers.axes import Axis, PerDevice
 from skillearn_jax.subroutines import subroutine
 
@@ -59,8 +60,8 @@ class SideBySide(nn.Module):
           train: use (and record) batch statistics rather than the running ones.
 
         Raises:
-          ValueError: in training mode with a single value per channel, and for arrays
-            of several sizes.
+          InputError: in training mode with a single value per channel.
+          ValueError: for arrays of several sizes.
         """
         return self.normalise(arrays, scales, train)
 
@@ -164,12 +165,12 @@ def _normalise_batch(
       `[..., C]`, and mean and biased variance, `[C]` each.
 
     Raises:
-      ValueError: with a single value per channel.
+      InputError: with a single value per channel.
     """
     if _count(x, axis_name) < 2:
-        raise ValueError(
+        raise InputError(
             "batch normalisation in training mode needs more than one value per "
-            f"channel, got an input of shape {x.shape}"
+            f"channel, got an input of shape {x.shape}: give larger batches or images"
         )
     if scale is not None:
         z, mean, var = _normalise_batch(x, None, axis_name)
