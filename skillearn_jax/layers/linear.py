@@ -5,8 +5,10 @@ from collections.abc import Callable
 
 import flax.linen as nn
 import jax
+import jax.numpy as jnp
 from jax import lax
 
+from skillearn_jax.errors import InputError
 from skillearn_jax.layers.convolution import convolve
 
 Initializer = Callable[..., jax.Array]
@@ -77,7 +79,15 @@ def conv2d(
 
     Returns:
       `[B, ceil(H / stride), ceil(W / stride), D]`.
+
+    Raises:
+      InputError: for images of integers, in whose dtype a kernel is nothing but zeros, and
+        for arrays that are no batch of images.
     """
+    if x.ndim != 4 or not jnp.issubdtype(x.dtype, jnp.floating):
+        raise InputError(
+            f"images are {x.dtype}{list(x.shape)}; they must be floats [B, H, W, C]"
+        )
     if stride > 1 and (dilation == stride or kernel.shape[:2] == (1, 1)):
         # It reads every stride-th pixel only: XLA need not know, in the derivative
         # above all, where it would fill the gaps with zeros and multiply them.
