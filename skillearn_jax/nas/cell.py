@@ -154,7 +154,7 @@ class MixedCell(nn.Module):
         if self.partial > 1:
             passed = [bypass(state[..., mixed:], stride)] * len(outgoing)
         if mixture.edges is not None:
-            weights = [mixture.edges[edge] for edge in outgoing]
+            weights = [mixture.edges[edge].astype(state.dtype) for edge in outgoing]
             sums = [w * y for w, y in zip(weights, sums, strict=True)]
             passed = [w * y for w, y in zip(weights, passed, strict=False)]
         return sums, passed

@@ -84,7 +84,7 @@ class BenchCell(nn.Module):
             node = functools.reduce(jnp.add, pending[source] or [jnp.zeros_like(x)])
             for edge, op, y in self._leave(source, node, node_kernels, train):
                 if weights is not None:
-                    y = weights[edge, OPS.index(op)] * y
+                    y = weights[edge, OPS.index(op)].astype(y.dtype) * y
                 pending[EDGES[edge][1]].append(y)
         return functools.reduce(jnp.add, pending[-1] or [jnp.zeros_like(x)])
 
@@ -134,7 +134,9 @@ class BenchCell(nn.Module):
         rectified, convolved = nn.relu(x), []
         for kernel, bias in kernels.values():
             y = conv2d(rectified, kernel)
-            convolved.append(y if bias is None else y + bias[None, None, None])
+            if bias is not None:
+                y += bias[None, None, None].astype(y.dtype)
+            convolved.append(y)
         norm = BatchNorm(
             affine=self.architecture is not None,
             axis_name=self.axis_name,
