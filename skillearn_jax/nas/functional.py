@@ -27,17 +27,6 @@ def separable_form() -> Form:
     return "dense"
 
 
-def scan_cells_by_default() -> bool:
-    """Returns whether the networks of a run scan over equal cells; see `Network`.
-
-    The one place that decides: everywhere but on CPU, where equal cells already share
-    their compiled pieces (`subroutine`): there a loop compiles as long, and a training
-    step of DARTS_V2, 20 cells of 36 channels, batch 4, takes 1.15 times as long. No
-    accelerator has been measured.
-    """
-    return jax.default_backend() != "cpu"
-
-
 @functools.partial(subroutine, static_argnames=("stride", "dilation", "form"))
 def separable_conv(
     x: jax.Array,

@@ -56,10 +56,10 @@ class Devices:
         """
         present, processes = jax.device_count(), jax.process_count()
         if not 0 <= requested <= present:
-            owner = f"these {processes} processes have" if processes > 1 else None
+            several = f"these {processes} processes have"
+            owner = several if processes > 1 else "this machine has"
             raise InputError(
-                f"config.parallel.devices is {requested}, but "
-                f"{owner or 'this machine has'} {present} "
+                f"config.parallel.devices is {requested}, but {owner} {present} "
                 f"({jax.default_backend()}): set --config.parallel.devices"
             )
         if backend == "none":
