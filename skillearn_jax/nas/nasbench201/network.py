@@ -212,8 +212,8 @@ class BenchNetwork(nn.Module):
 
         Args:
           images: `[B, H, W, channels]`, sides multiples of 4.
-          alphas: of the supernet only, see `BenchSpace.init_alphas`; the softmax over operations is
-            taken here.
+          alphas: of the supernet only, see `BenchSpace.init_alphas`; the softmax over
+            operations is taken here.
           train: use batch statistics, and record them if `batch_stats` is mutable.
 
         Raises:

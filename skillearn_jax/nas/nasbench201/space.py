@@ -25,8 +25,8 @@ class BenchSpace:
     """All cells of NAS-Bench-201.
 
     Attributes:
-      allow_none: a cell may be derived without an operation on an edge, as in the
-        benchmark's own searches.
+      allow_none: a cell may be derived, or drawn, without an operation on an edge, as in
+        the benchmark's own searches.
 
     References: Dong and Yang 2020, section 2.1, arXiv 2001.00326.
     """
@@ -68,5 +68,8 @@ class BenchSpace:
         return Architecture(tuple(OPS[column] for column in logits.argmax(axis=1)))
 
     def random(self, rng: np.random.Generator) -> Architecture:
-        """Returns one of all cells, each as likely; advances the generator."""
-        return Architecture.from_index(int(rng.integers(NUM_ARCHITECTURES)))
+        """Returns one of the cells of the space, each as likely; advances the generator."""
+        while True:
+            cell = Architecture.from_index(int(rng.integers(NUM_ARCHITECTURES)))
+            if self.allow_none or "none" not in cell.ops:
+                return cell
