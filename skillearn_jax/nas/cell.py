@@ -28,11 +28,11 @@ class Mixture(NamedTuple):
     """How the operations of a cell are mixed.
 
     Attributes:
-      ops: `[edges, candidates]`, rows in the order of `space.edges`: the weight of each
-        candidate on its edge.
-      edges: `[edges]`, the weight of each edge in its node (PC-DARTS), or None for 1.
-      skip: `[]`, the weight of the auxiliary skip on every edge (DARTS-), or None.
-      skip_dropout: dropout after identities (P-DARTS), or None, as in evaluation.
+        ops: `[edges, candidates]`, rows in the order of `space.edges`: the weight of
+            each candidate on its edge.
+        edges: `[edges]`, the weight of each edge in its node (PC-DARTS), or None for 1.
+        skip: `[]`, the weight of the auxiliary skip on every edge (DARTS-), or None.
+        skip_dropout: dropout after identities (P-DARTS), or None, as in evaluation.
     """
 
     ops: jax.Array
@@ -49,16 +49,16 @@ class MixedCell(nn.Module):
     Operations that are no candidate of an edge have no parameters there.
 
     Attributes:
-      space: operations and nodes.
-      place: kind and channels C of the cell; a reduction cell halves the resolution on
-        the edges from its two inputs.
-      partial: only the first C / partial channels of a state pass the operations; the
-        others bypass them, and all are shuffled (PC-DARTS). 1 is plain DARTS.
-      axis_name: see `BatchNorm`.
-      draw: initialiser by fan-in.
+        space: operations and nodes.
+        place: kind and channels C of the cell; a reduction cell halves the resolution
+            on the edges from its two inputs.
+        partial: only the first C / partial channels of a state pass the operations; the
+            others bypass them, and all are shuffled (PC-DARTS). 1 is plain DARTS.
+        axis_name: see `BatchNorm`.
+        draw: initialiser by fan-in.
 
     Raises:
-      InputError: if the channels cannot be divided.
+        InputError: if the channels cannot be divided.
     """
 
     space: CellSpace
@@ -74,10 +74,10 @@ class MixedCell(nn.Module):
         """Returns all nodes side by side, `[B, H', W', num_nodes * C]`.
 
         Args:
-          older: output of the cell before the last one.
-          newer: output of the last cell.
-          mixture: weights of operations and edges.
-          train: see `BatchNorm`.
+            older: output of the cell before the last one.
+            newer: output of the last cell.
+            mixture: weights of operations and edges.
+            train: see `BatchNorm`.
         """
         features = self.place.features
         check_at_least("partial", self.partial, 1)

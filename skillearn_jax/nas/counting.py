@@ -20,8 +20,9 @@ def num_params(variables: Any) -> int:
     """Returns how many parameters a network has.
 
     Args:
-      variables: variables of a Linen module, or a pytree of parameters; arrays or
-        shapes (`jax.eval_shape`). If there is a collection `params`, only it counts.
+        variables: variables of a Linen module, or a pytree of parameters; arrays or
+            shapes (`jax.eval_shape`). If there is a collection `params`, only it
+            counts.
     """
     if isinstance(variables, dict) and "params" in variables:
         variables = variables["params"]
@@ -32,8 +33,8 @@ def count_params(network: nn.Module, image_shape: tuple[int, ...]) -> int:
     """Returns how many parameters a network has, see `num_params`; computes none.
 
     Args:
-      network: called as `network(images, train=False)`.
-      image_shape: `(H, W, channels)`.
+        network: called as `network(images, train=False)`.
+        image_shape: `(H, W, channels)`.
     """
     images = jax.ShapeDtypeStruct((1, *image_shape), jnp.float32)
     init = partial(network.init, train=False)
@@ -51,11 +52,12 @@ def count_macs(
     counts are 3 to 8 percent higher where the tool also counted normalisation and pools.
 
     Args:
-      network: called as `network(images, *args, train=False, **kwargs)`; one with an
-        attribute `auxiliary` is counted without that head, which is for training only.
-      image_shape: `(H, W, channels)`.
-      *args: further positional arguments, such as `alphas`.
-      **kwargs: further keyword arguments.
+        network: called as `network(images, *args, train=False, **kwargs)`; one with an
+            attribute `auxiliary` is counted without that head, which is for training
+            only.
+        image_shape: `(H, W, channels)`.
+        *args: further positional arguments, such as `alphas`.
+        **kwargs: further keyword arguments.
 
     Cost: one trace; nothing is compiled.
     """
@@ -75,11 +77,11 @@ def mobile_setting(network: nn.Module, image_channels: int = 3) -> dict[str, Any
     """Returns whether a network keeps the limit of ImageNet's mobile setting.
 
     Args:
-      network: see `count_macs`, whose convention counts less than the papers'.
-      image_channels: of its images.
+        network: see `count_macs`, whose convention counts less than the papers'.
+        image_channels: of its images.
 
     Returns:
-      `macs`, of an image of 224x224, `limit` and `kept`.
+        `macs`, of an image of 224x224, `limit` and `kept`.
 
     References: Liu et al. 2019, arXiv 1806.09055, section 3.3.
     """

@@ -27,8 +27,8 @@ class Branch(NamedTuple):
     """One operation on some of the edges that leave a source.
 
     Attributes:
-      targets: positions of those edges among all that leave the source.
-      weights: `[n]`, the weight of the operation on each of them.
+        targets: positions of those edges among all that leave the source.
+        weights: `[n]`, the weight of the operation on each of them.
     """
 
     targets: tuple[int, ...]
@@ -39,8 +39,8 @@ class SkipDropout(NamedTuple):
     """Dropout of single elements after the skip connections that are candidates.
 
     Attributes:
-      rate: `[]`, of the elements that are set to 0.
-      key: of the masks.
+        rate: `[]`, of the elements that are set to 0.
+        key: of the masks.
     """
 
     rate: jax.Array
@@ -60,9 +60,9 @@ class OutgoingEdges(nn.Module):
     operation is the scale of its last normalisation.
 
     Attributes:
-      stride: 2 from an input of a reduction cell, else 1.
-      num_targets: T.
-      axis_name: see `BatchNorm`.
+        stride: 2 from an input of a reduction cell, else 1.
+        num_targets: T.
+        axis_name: see `BatchNorm`.
     """
 
     stride: int
@@ -82,13 +82,14 @@ class OutgoingEdges(nn.Module):
         """Returns what the state adds to each of its targets, T times `[B, H', W', C]`.
 
         Args:
-          x: `[B, H, W, C]`.
-          kernels: for `sep_conv` and `dil_conv` on n edges: `depthwise: [d, k, k, C, n]`
-            and `pointwise: [d, C, n * C]` with `d = depth_of(op)`; for strided skips:
-            `[2, C, n, C / 2]`, see `factorized_reduce`.
-          branches: by operation.
-          skip_dropout: see `Mixture`.
-          train: see `BatchNorm`.
+            x: `[B, H, W, C]`.
+            kernels: for `sep_conv` and `dil_conv` on n edges:
+                `depthwise: [d, k, k, C, n]` and `pointwise: [d, C, n * C]` with
+                `d = depth_of(op)`; for strided skips: `[2, C, n, C / 2]`, see
+                `factorized_reduce`.
+            branches: by operation.
+            skip_dropout: see `Mixture`.
+            train: see `BatchNorm`.
         """
         sums: list[list[jax.Array]] = [[] for _ in range(self.num_targets)]
         for targets, y in self._with_kernels(x, kernels, branches, train):

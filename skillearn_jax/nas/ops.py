@@ -48,10 +48,10 @@ class ReluConvBN(nn.Module):
     """ReLU, 1x1 convolution, batch normalisation.
 
     Attributes:
-      features: output channels.
-      affine: learn a scale and a bias in the normalisation.
-      axis_name: see `BatchNorm`.
-      draw: initialiser by fan-in.
+        features: output channels.
+        affine: learn a scale and a bias in the normalisation.
+        axis_name: see `BatchNorm`.
+        draw: initialiser by fan-in.
     """
 
     features: int
@@ -70,10 +70,10 @@ class FactorizedReduce(nn.Module):
     """ReLU, projection to half the resolution, batch normalisation.
 
     Attributes:
-      features: output channels, even; see `factorized_reduce`.
-      affine: learn a scale and a bias in the normalisation.
-      axis_name: see `BatchNorm`.
-      draw: initialiser by fan-in.
+        features: output channels, even; see `factorized_reduce`.
+        affine: learn a scale and a bias in the normalisation.
+        axis_name: see `BatchNorm`.
+        draw: initialiser by fan-in.
     """
 
     features: int
@@ -97,10 +97,10 @@ class SeparableOp(nn.Module):
     `sep_conv` holds that sequence twice, the second at stride 1; `dil_conv` once.
 
     Attributes:
-      op: key of `KERNEL_SIZES`.
-      features: output channels.
-      stride: step between outputs, in pixels.
-      axis_name: see `BatchNorm`.
+        op: key of `KERNEL_SIZES`.
+        features: output channels.
+        stride: step between outputs, in pixels.
+        axis_name: see `BatchNorm`.
     """
 
     op: str
@@ -130,12 +130,12 @@ class CellInputs(nn.Module):
     """Brings the two inputs of a cell to its channels and to one resolution.
 
     Attributes:
-      features: channels C of the cell.
-      reduced_before: the cell before this one halved the resolution, so that the older
-        input has twice that of the newer one.
-      affine: learn a scale and a bias in the normalisation.
-      axis_name: see `BatchNorm`.
-      draw: initialiser by fan-in.
+        features: channels C of the cell.
+        reduced_before: the cell before this one halved the resolution, so that the
+            older input has twice that of the newer one.
+        affine: learn a scale and a bias in the normalisation.
+        axis_name: see `BatchNorm`.
+        draw: initialiser by fan-in.
     """
 
     features: int
@@ -162,9 +162,9 @@ class Stem(nn.Module):
     """3x3 convolution and affine batch normalisation.
 
     Attributes:
-      channels: of what it returns.
-      axis_name: see `BatchNorm`.
-      draw: initialiser by fan-in.
+        channels: of what it returns.
+        axis_name: see `BatchNorm`.
+        draw: initialiser by fan-in.
     """
 
     channels: int
@@ -182,9 +182,9 @@ class ImageNetStem(nn.Module):
     """Three 3x3 convolutions of stride 2, each with affine batch normalisation.
 
     Attributes:
-      channels: C of what it returns, even; the first convolution has half.
-      axis_name: see `BatchNorm`.
-      draw: initialiser by fan-in.
+        channels: C of what it returns, even; the first convolution has half.
+        axis_name: see `BatchNorm`.
+        draw: initialiser by fan-in.
     """
 
     channels: int
@@ -200,7 +200,7 @@ class ImageNetStem(nn.Module):
         Sides are rounded up at each halving.
 
         Raises:
-          InputError: for an odd number of channels.
+            InputError: for an odd number of channels.
         """
         if self.channels % 2:
             raise InputError(
@@ -233,15 +233,16 @@ def apply_stem(
     To be called inside a compact method, which then owns the module `stem`.
 
     Args:
-      name: which stem.
-      channels: of what it returns.
-      images: `[B, H, W, image channels]`.
-      train: see `BatchNorm`.
-      axis_name: likewise.
-      draw: initialiser by fan-in.
+        name: which stem.
+        channels: of what it returns.
+        images: `[B, H, W, image channels]`.
+        train: see `BatchNorm`.
+        axis_name: likewise.
+        draw: initialiser by fan-in.
 
     Raises:
-      InputError: for another name, or an odd number of channels with the ImageNet stem.
+        InputError: for another name, or an odd number of channels with the ImageNet
+            stem.
     """
     check_choice("stem", name, get_args(StemName))
     if name == "imagenet":
@@ -264,11 +265,11 @@ def operation(
     To be called inside a compact method, which then owns the parameters.
 
     Args:
-      op: one of `DARTS_OPS`, not `none`.
-      features: channels C.
-      stride: 1, or 2 to halve the resolution.
-      train: see `BatchNorm`.
-      axis_name: see `BatchNorm`.
+        op: one of `DARTS_OPS`, not `none`.
+        features: channels C.
+        stride: 1, or 2 to halve the resolution.
+        train: see `BatchNorm`.
+        axis_name: see `BatchNorm`.
     """
     if op in POOLS:
         return functools.partial(POOLS[op], stride=stride)

@@ -48,16 +48,17 @@ class CellSpace:
     tuples.
 
     Attributes:
-      ops: candidate operations, out of `DARTS_OPS`.
-      num_nodes: intermediate nodes.
-      normal: candidates of each edge of the normal cell, where edges differ, as in the
-        later stages of P-DARTS; as many on each, in the order of `ops`. Empty: all.
-      reduction: those of the reduction cell, as many as in the normal cell.
-      edge_normalization: a node is the sum of its incoming edges weighted by a softmax
-        over them (PC-DARTS), whose logits are part of `alphas`.
+        ops: candidate operations, out of `DARTS_OPS`.
+        num_nodes: intermediate nodes.
+        normal: candidates of each edge of the normal cell, where edges differ, as in
+            the later stages of P-DARTS; as many on each, in the order of `ops`. Empty:
+            all.
+        reduction: those of the reduction cell, as many as in the normal cell.
+        edge_normalization: a node is the sum of its incoming edges weighted by a
+            softmax over them (PC-DARTS), whose logits are part of `alphas`.
 
     Raises:
-      InputError: for an unknown, repeated or missing operation, or no node.
+        InputError: for an unknown, repeated or missing operation, or no node.
 
     References: Liu et al. 2019, section 2.1, arXiv 1806.09055; Chen et al. 2019
       (P-DARTS), arXiv 1904.12760; Xu et al. 2020 (PC-DARTS), arXiv 1907.05737.
@@ -139,8 +140,8 @@ class CellSpace:
         """Returns logits drawn from `scale * N(0, 1)`; see `alpha_shapes`.
 
         Args:
-          key: PRNG key; consumed.
-          scale: standard deviation.
+            key: PRNG key; consumed.
+            scale: standard deviation.
         """
         shape = (len(CELL_KINDS), self.num_edges, self.num_candidates)
         operation_key, edge_key = jax.random.split(key)
@@ -187,9 +188,9 @@ class CellPlace(NamedTuple):
     """The place of one cell in a network.
 
     Attributes:
-      kind: `"normal"` or `"reduction"`.
-      features: channels C of its nodes.
-      reduced_before: the cell before it is a reduction cell.
+        kind: `"normal"` or `"reduction"`.
+        features: channels C of its nodes.
+        reduced_before: the cell before it is a reduction cell.
     """
 
     kind: str
@@ -207,10 +208,10 @@ def cell_places(
     """Returns the places of all cells; reduction cells double the channels.
 
     Args:
-      num_cells: depth L of the network, at least 1.
-      channels: channels of a normal cell before the first reduction, at least 1.
-      reduced_before: the older input of the first cell has twice the resolution of the
-        newer one.
+        num_cells: depth L of the network, at least 1.
+        channels: channels of a normal cell before the first reduction, at least 1.
+        reduced_before: the older input of the first cell has twice the resolution of
+            the newer one.
     """
     check_at_least("channels", channels, 1)
     reductions = reduction_positions(num_cells)
@@ -228,7 +229,7 @@ def reduction_positions(num_cells: int) -> frozenset[int]:
     """Returns the indices of the reduction cells, `{L // 3, 2 L // 3}`.
 
     Args:
-      num_cells: depth `L` of the network, at least 1.
+        num_cells: depth `L` of the network, at least 1.
     """
     check_at_least("num_cells", num_cells, 1)
     return frozenset({num_cells // 3, 2 * num_cells // 3})

@@ -40,8 +40,8 @@ class Kernels(NamedTuple):
     """The convolutions of one size on the n edges that leave a node, side by side.
 
     Attributes:
-      kernel: `[k, k, C, n * C]`.
-      bias: `[n * C]`, or None.
+        kernel: `[k, k, C, n * C]`.
+        bias: `[n * C]`, or None.
     """
 
     kernel: jax.Array
@@ -57,9 +57,9 @@ class BenchCell(nn.Module):
     the edges leave nodes 0, 1, 2.
 
     Attributes:
-      features: channels C.
-      architecture: the operation on each edge, or None for a mixture of all.
-      axis_name: see `BatchNorm`.
+        features: channels C.
+        architecture: the operation on each edge, or None for a mixture of all.
+        axis_name: see `BatchNorm`.
     """
 
     features: int
@@ -73,9 +73,9 @@ class BenchCell(nn.Module):
         """Maps `[B, H, W, C]` to `[B, H, W, C]`.
 
         Args:
-          x: the first node.
-          weights: `[6, 5]`, of the operations on each edge; None for an architecture.
-          train: see `BatchNorm`.
+            x: the first node.
+            weights: `[6, 5]`, of the operations on each edge; None for an architecture.
+            train: see `BatchNorm`.
         """
         kernels = self._kernels_by_source()
         pending: list[list[jax.Array]] = [[] for _ in range(_NUM_NODES)]
@@ -152,8 +152,8 @@ class ResidualBlock(nn.Module):
     """Two ReLU-convolution-normalisations at half resolution, and a shortcut.
 
     Attributes:
-      features: output channels.
-      axis_name: see `BatchNorm`.
+        features: output channels.
+        axis_name: see `BatchNorm`.
     """
 
     features: int
@@ -180,15 +180,16 @@ class BenchNetwork(nn.Module):
     """Stem, three times N cells with residual blocks between them, mean pool, linear.
 
     Attributes:
-      num_classes: size of the logits; 0 leaves the head out, and the pooled features are
-        returned.
-      architecture: the cell of a derived network; None is the supernet, whose cells all
-        share one matrix of logits and whose normalisations in cells are not affine.
-      channels: of the first cells; doubled twice.
-      num_cells: N, cells between two changes of resolution.
-      remat: compute the cells anew in the backward pass instead of keeping what is
-        inside them: less memory for more time.
-      axis_name: mapped axis over which batch statistics are synchronised, or None.
+        num_classes: size of the logits; 0 leaves the head out, and the pooled features
+            are returned.
+        architecture: the cell of a derived network; None is the supernet, whose cells
+            all share one matrix of logits and whose normalisations in cells are not
+            affine.
+        channels: of the first cells; doubled twice.
+        num_cells: N, cells between two changes of resolution.
+        remat: compute the cells anew in the backward pass instead of keeping what is
+            inside them: less memory for more time.
+        axis_name: mapped axis over which batch statistics are synchronised, or None.
 
     References: Dong and Yang 2020, section 2.1, arXiv 2001.00326, and its code.
     """
@@ -211,14 +212,14 @@ class BenchNetwork(nn.Module):
         """Returns class logits, `[B, num_classes]`, or features without a head.
 
         Args:
-          images: `[B, H, W, channels]`, sides multiples of 4.
-          alphas: of the supernet only, see `BenchSpace.init_alphas`; the softmax over
-            operations is taken here.
-          train: use batch statistics, and record them if `batch_stats` is mutable.
+            images: `[B, H, W, channels]`, sides multiples of 4.
+            alphas: of the supernet only, see `BenchSpace.init_alphas`; the softmax over
+                operations is taken here.
+            train: use batch statistics, and record them if `batch_stats` is mutable.
 
         Raises:
-          InputError: for logits without a supernet or a supernet without, for odd
-            sides, and for a size that is too small.
+            InputError: for logits without a supernet or a supernet without, for odd
+                sides, and for a size that is too small.
         """
         weights = None
         if self.architecture is None:

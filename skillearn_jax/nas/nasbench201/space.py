@@ -25,8 +25,8 @@ class BenchSpace:
     """All cells of NAS-Bench-201.
 
     Attributes:
-      allow_none: a cell may be derived, or drawn, without an operation on an edge, as in
-        the benchmark's own searches.
+        allow_none: a cell may be derived, or drawn, without an operation on an edge, as
+            in the benchmark's own searches.
 
     References: Dong and Yang 2020, section 2.1, arXiv 2001.00326.
     """
@@ -39,8 +39,8 @@ class BenchSpace:
         Rows are in the order of `EDGES`, columns in that of `OPS`.
 
         Args:
-          key: PRNG key; consumed.
-          scale: standard deviation.
+            key: PRNG key; consumed.
+            scale: standard deviation.
         """
         return {ALPHAS_KEY: scale * jax.random.normal(key, _SHAPE)}
 
@@ -54,10 +54,10 @@ class BenchSpace:
         Ties go to the operation that comes first in `OPS`.
 
         Args:
-          alphas: see `init_alphas`.
+            alphas: see `init_alphas`.
 
         Raises:
-          InputError: for another shape, or logits that are not finite.
+            InputError: for another shape, or logits that are not finite.
         """
         self.check_alphas(alphas)
         logits = np.array(alphas[ALPHAS_KEY], np.float64)
