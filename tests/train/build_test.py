@@ -9,7 +9,8 @@ from skillearn_jax.data import load
 from skillearn_jax.framework import Program
 from skillearn_jax.hypergrad import Exact, FirstOrder
 from skillearn_jax.nas.schedules import skip_dropout_rate, skip_weight
-from skillearn_jax.train.build import build_search, supernet_forward
+from skillearn_jax.train import build
+from skillearn_jax.train.build import build_search, search_models, supernet_forward
 from skillearn_jax.train.optimizers import learning_rate
 from skillearn_jax.train.stages import search_stage
 
@@ -189,6 +190,41 @@ def test_what_changes_with_the_epochs_is_that_of_the_epoch(tiny):
         )
         np.testing.assert_allclose(told, expected, rtol=1e-6)
         assert after["steps"] == steps + 1
+
+
+def test_errors_are_of_the_learner_and_accuracies_of_the_tester(
+    tiny, data, monkeypatch
+):
+    """Of logits that are known: one example of four is right."""
+    logits = 3.0 * jnp.eye(10)[:4] + 0.5
+    labels = jnp.array([0, 4, 5, 6])
+    losses = np.log(np.exp(np.array([3.0, 0, 0, 0])).sum() + 6) - [3, 0, 0, 0]
+
+    class Tells:
+        def apply(self, *args, **options):
+            return logits, {"batch_stats": {}}
+
+    monkeypatch.setattr(build, "make_supernet", lambda *args: Tells())
+    config, key = tiny(), jax.random.key(0)
+    stage = search_stage(config, 0, config.space.build())
+    learner, tester, _ = search_models(config, data, 2, None, stage)
+    batch = {"image": jnp.zeros((4, 8, 8, 1)), "label": labels}
+    state = {"learner": {"batch_stats": {}, "steps": jnp.int32(0)}}
+    sets = {"weights": {}}, {"alphas": {}}
+    loss, told = learner.train_loss(*sets, state, {"train": batch}, key)
+    assert float(loss) == pytest.approx(losses.mean(), rel=1e-6)
+    assert float(told.metrics["error"]) == 0.75
+    of_examples = ({}, {"alphas": {}}, state, batch, key)
+    np.testing.assert_allclose(learner.example_losses(*of_examples), losses, rtol=1e-6)
+    wrong = [False, True, True, True]
+    assert learner.example_errors(*of_examples).tolist() == wrong
+    # An executor that hands its features on: they are the logits.
+    executor = {"Dense_0": {"kernel": jnp.eye(10), "bias": jnp.zeros(10)}}
+    np.testing.assert_allclose(
+        tester.losses(executor, logits, batch), losses, rtol=1e-6
+    )
+    right = tester.accuracies(executor, logits, batch)
+    assert right.tolist() == [not each for each in wrong]
 
 
 def test_alphas_are_small_and_random(lpt, tiny):
