@@ -1,6 +1,8 @@
 """The search phase by itself."""
 
 import contextlib
+import json
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -132,3 +134,68 @@ def test_so_many_skips_end_a_search(tiny_baseline, skips, stops):
     stage = search_stage(config, 0, config.space.build())
     recorder = _Recorder(config, stage, None, None, None, 2)
     assert recorder._stops(skips, Stability(), None) is stops
+
+
+def test_a_search_that_goes_on_forgets_what_comes_after_its_checkpoint(
+    tiny_baseline, tmp_path
+):
+    """In all three files, and of no other phase; without a checkpoint all of it."""
+    phases = ("warmup", "search", "search", "evaluate")
+    config = tiny_baseline()
+    stage = search_stage(config, 0, config.space.build())
+    for number, saved in enumerate(
+        (SimpleNamespace(step=2, note={"stability": [["a"], 3], "stopped": True}), None)
+    ):
+        workdir = Workdir(tmp_path / str(number), config)
+        recorder = _Recorder(config, stage, workdir, None, None, 2)
+        for name in ("metrics.jsonl", "alphas.jsonl", "exams.jsonl"):
+            for step, phase in enumerate(phases, start=1):
+                if phase != "evaluate" or name == "metrics.jsonl":
+                    row = {"phase": phase, "step": step}
+                    workdir.append_metrics([row], name)
+        wanted = (Stability(["a"], 3), True) if saved else (Stability(), False)
+        assert recorder.go_on(saved) == wanted
+        done = [1, 2] if saved else []
+        for name, steps in (
+            ("metrics.jsonl", [*done, 4]),
+            ("alphas.jsonl", done),
+            ("exams.jsonl", done),
+        ):
+            assert [row["step"] for row in workdir.read_rows(name)] == steps, name
+
+
+@pytest.mark.parametrize("searching", [True, False])
+def test_an_epoch_ends_with_its_cell_its_logits_and_how_stable_they_are(
+    tiny_baseline, searching
+):
+    """The second of two steps; in a warm-up no ranking is counted, and nothing stops."""
+    config = tiny_baseline({"search.stop": "skips", "search.stop_skips": 2})
+    stage = search_stage(config, 0, config.space.build())
+    logits = [[0.0, 0.0, 9.0, 0.0], [0.0, 1.0, 8.0, 2.0]]  # two skips
+    state = SimpleNamespace(
+        params={"alphas": dict.fromkeys(("normal", "reduction"), np.array(logits))}
+    )
+    table = SimpleNamespace(
+        look_up=lambda cells: {"benchmark/skips": len(cells.normal)}
+    )
+    files = {"metrics.jsonl": [], "alphas.jsonl": []}
+
+    def append_metrics(rows, name="metrics.jsonl"):
+        files[name] += json.loads(json.dumps(list(rows)))
+
+    workdir = SimpleNamespace(append_metrics=append_metrics)
+    recorder = _Recorder(config, stage, workdir, None, None, 2, table)
+    program = SimpleNamespace(validation="one" if searching else None)
+    phase = SimpleNamespace(name="search" if searching else "warmup", program=program)
+    ranks = dict.fromkeys(("normal", "reduction"), [["dil_conv_3x3"]] * 2)
+    before = Stability(ranks, 4)
+    stability, stopped = recorder.end_epoch(phase, 6, state, before)
+    assert stability == Stability(ranks, 5 if searching else 4)
+    assert stopped is searching
+    (row,) = files["metrics.jsonl"]
+    place = {"phase": phase.name, "step": 6}
+    assert row.items() >= {**place, "epoch": 2, "benchmark/skips": 2}.items()
+    assert row["alphas/skips/normal"] == 2
+    assert row["alphas/stable_epochs"] == stability.epochs
+    assert row["stopped"] is searching
+    assert files["alphas.jsonl"] == [{**place, "normal": logits, "reduction": logits}]
