@@ -4,13 +4,14 @@ import contextlib
 import dataclasses
 import json
 import shutil
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
 from skillearn_jax.data import from_arrays, halves, load
 from skillearn_jax.errors import InputError
-from skillearn_jax.train import run
+from skillearn_jax.train import experiment, run
 from skillearn_jax.train.checkpoints import Checkpoints
 from skillearn_jax.train.checks import check
 from skillearn_jax.train.config import EvaluationConfig
@@ -215,7 +216,14 @@ def test_the_evaluation_draws_other_random_cells(tiny):
     assert not set(drawn.values()) & set(candidates.values())
 
 
-def test_in_the_space_of_nasbench201(tiny, tmp_path):
+def test_in_the_space_of_nasbench201(tiny, tmp_path, monkeypatch):
+    """What a table knows is noted of every candidate."""
+    names = [
+        f"{split}_{what}" for split in ("val", "test") for what in ("accuracy", "rank")
+    ]
+    known = {f"benchmark/{name}": float(i) for i, name in enumerate(names)}
+    table = SimpleNamespace(look_up=lambda cells: known, dataset="cifar10")
+    monkeypatch.setattr(experiment, "load_benchmark", lambda config: table)
     config = tiny(
         {
             **RANDOM,
@@ -227,6 +235,9 @@ def test_in_the_space_of_nasbench201(tiny, tmp_path):
     result = run(config, tmp_path / "run", quiet=True)
     assert result.genotype in draw_candidates(config).values()
     assert len(result.genotype.ops) == 6
+    assert result.summary["benchmark"] == {"dataset": "cifar10", **known}
+    (candidate,) = read(tmp_path / "run").values()
+    assert candidate.items() >= known.items()
     assert '<figure id="cell">' in result.report.read_text()
 
 
@@ -240,6 +251,15 @@ def test_in_the_space_of_nasbench201(tiny, tmp_path):
         ({"search.stop": "skips"}, "stop is 'skips'.* --config.search.stop=epochs"),
         ({"search.channels": 4, "search.partial": 2}, "partial is 2"),
         ({"search.max_skips": 2}, "max_skips is 2"),
+        ({"search.auxiliary_skip": "linear"}, "auxiliary_skip is 'linear'"),
+        (
+            {
+                "search.stage_cells": (1,),
+                "search.stage_candidates": (4,),
+                "search.stage_skip_dropout": (0.0,),
+            },
+            r"stage_cells is \(1,\); a random search has no",
+        ),
         ({"space.edge_normalization": True}, "edge_normalization is True"),
         ({"tasks": ("digits",)}, "random searches on one data set"),
     ],
