@@ -11,6 +11,7 @@ import pytest
 
 from skillearn_jax.data import from_arrays, halves, load
 from skillearn_jax.errors import InputError
+from skillearn_jax.hypergrad import FirstOrder
 from skillearn_jax.nas import Supernet
 from skillearn_jax.nas.nasbench201 import Architecture
 from skillearn_jax.parallel import Devices
@@ -216,6 +217,8 @@ def test_the_keys_of_interleaving_are_those_of_the_program(config, given):
     changes = {
         "interleaving.interaction_weight": 2.0,
         "interleaving.proximal_step": True,
+        "interleaving.coupling": "stop_gradient",
+        "search.alphas.lr": 0.125,
         "search.weights.lr": 0.5,
         "search.weights.clip": 0.0,
         "search.weights.weight_decay": 0.0,
@@ -226,8 +229,15 @@ def test_the_keys_of_interleaving_are_those_of_the_program(config, given):
         lambda key: setups.append(build_tasks(config(changes), data, key, 2)),
         jax.random.key(0),
     )
-    first, second, *_ = setups[0].phases[0].program.stages
+    program = setups[0].phases[0].program
+    first, second, *_ = program.stages
     assert (first.interaction, second.interaction_weight) == (None, 2.0)
+    assert (first.detached, second.detached) == ((), ("encoder_1",))
+    assert {type(stage.adjoint) for stage in program.stages} == {FirstOrder}
+    alphas, one = {"a": jnp.zeros(1)}, {"a": jnp.ones(1)}
+    optimizer = program.validation.minimize["alphas"]
+    move, _ = optimizer.update(one, optimizer.init(alphas), alphas)
+    assert float(move["a"][0]) == pytest.approx(-0.125, rel=1e-5)
     sets = {name: jnp.zeros(1) for name in second.moves}
     ones = {name: jnp.ones(1) for name in second.moves}
     moves, _ = second.optimizer.update(ones, second.optimizer.init(sets), sets)
