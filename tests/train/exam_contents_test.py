@@ -19,6 +19,7 @@ from skillearn_jax.skills.curriculum import CURRICULUM
 from skillearn_jax.train import exam_contents as module
 from skillearn_jax.train.exam_contents import (
     contact_sheet,
+    exam_caption,
     exam_contents,
     exam_text,
     write_exam,
@@ -159,3 +160,36 @@ def test_the_sheet_of_colour_images_has_their_colours():
     shown = np.asarray(Image.open(io.BytesIO(base64.b64decode(sheet))))
     np.testing.assert_array_equal(shown[:, :2], pixels[1])
     np.testing.assert_array_equal(shown[:, 3:], pixels[0])
+
+
+def test_an_exam_in_words_has_every_figure_in_its_own_place():
+    exam = {
+        "size": 5,
+        "bank_size": 10,
+        "exam_loss": 2.5,
+        "bank_loss": 1.25,
+        "correlation": -0.375,
+        "class_rates": [0.25, 0.5],
+        "class_shares": [0.125, 0.75],
+        "hardest": [{"label": 1, "loss": 4.0, "score": 0.5, "index": 7}],
+        "easiest": [{"label": 0, "loss": 0.5, "score": 0.25, "index": 3}],
+    }
+    assert exam_caption(exam).startswith(
+        "The exam that the search ended with: the 5 of 10 images of the bank with the "
+        "largest scores."
+    )
+    assert exam_caption(exam).endswith(
+        "mean loss is 2.500 on the exam and 1.250 on the bank; score and loss correlate "
+        "with -0.38."
+    )
+    assert [line.split() for line in exam_text(exam).splitlines()] == [
+        ["class", "mean", "score", "share", "in", "the", "exam"],
+        ["0", "0.2500", "0.125"],
+        ["1", "0.5000", "0.750"],
+        [],
+        ["hardest:", "label,", "loss,", "score,", "index", "in", "the", "bank"],
+        ["1", "4.0000", "0.5000", "7"],
+        [],
+        ["easiest:", "label,", "loss,", "score,", "index", "in", "the", "bank"],
+        ["0", "0.5000", "0.2500", "3"],
+    ]
