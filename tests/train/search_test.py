@@ -1,6 +1,7 @@
 """The search phase by itself."""
 
 import contextlib
+import importlib
 import json
 from types import SimpleNamespace
 
@@ -11,7 +12,7 @@ from skillearn_jax.data import ImageData, TrainingImages, load
 from skillearn_jax.errors import InputError
 from skillearn_jax.nas.schedules import Stability
 from skillearn_jax.parallel import Devices
-from skillearn_jax.train import experiment
+from skillearn_jax.train import experiment, records
 from skillearn_jax.train.console import Console
 from skillearn_jax.train.search import _Recorder, search
 from skillearn_jax.train.search_shown import shown
@@ -92,6 +93,16 @@ def test_the_loss_that_is_shown_is_one_of_training():
     assert shown({"validation/loss": 1.0, "validation/objective": 3.0}) == {
         "objective": 3.0
     }
+    names = (
+        "validation/objective",
+        "validation/exam_loss",
+        "validation/tester_accuracy",
+        "hypergrad/alphas/norm",
+        "hypergrad/creator/norm",
+    )
+    values = {name: float(i) for i, name in enumerate(("learner/loss", *names))}
+    of_bar = ["loss", "objective", "exam", "tester acc", "|dA|", "|dC|"]
+    assert list(shown(values).items()) == list(zip(of_bar, range(6), strict=True))
 
 
 @pytest.mark.parametrize("stratified", [False, True])
@@ -199,3 +210,41 @@ def test_an_epoch_ends_with_its_cell_its_logits_and_how_stable_they_are(
     assert row["alphas/stable_epochs"] == stability.epochs
     assert row["stopped"] is searching
     assert files["alphas.jsonl"] == [{**place, "normal": logits, "reduction": logits}]
+
+
+@pytest.mark.parametrize("phase", ["search", "evaluate"])
+def test_checkpoints_stay_as_the_config_says(
+    training, tiny_baseline, tmp_path, monkeypatch, phase
+):
+    """By the best metric those of a search; in folders of their own."""
+
+    class Seen(Exception):
+        pass
+
+    def opens(path, **options):
+        raise Seen(path, options)
+
+    changes = {"keep": 3, "keep_best": 4, "best_metric": "learner/loss"}
+    config = tiny_baseline({f"checkpoint.{key}": v for key, v in changes.items()})
+    workdir = SimpleNamespace(path=tmp_path)
+    console = Console(quiet=True)
+    module = importlib.import_module(search.__module__)
+    monkeypatch.setattr(module if phase == "search" else records, "Checkpoints", opens)
+
+    def opened():
+        if phase == "search":
+            return search(config, training, workdir, Devices(1), console)
+        given = (config.checkpoint, workdir, console, 2, 4)
+        return records.open_records(phase, *given).__enter__()
+
+    with pytest.raises(Seen) as seen:
+        opened()
+    path, options = seen.value.args
+    assert path == tmp_path / "checkpoints" / {"evaluate": "evaluation"}.get(
+        phase, phase
+    )
+    assert options.pop("say") == console.message
+    wanted = {"beside": tmp_path, **changes}
+    if phase == "evaluate":
+        wanted = {"beside": tmp_path, "keep": 3}
+    assert options == wanted
