@@ -8,11 +8,14 @@ import pytest
 from skillearn_jax.data import load
 from skillearn_jax.framework import Program
 from skillearn_jax.hypergrad import Exact, FirstOrder
+from skillearn_jax.layers import PerDevice
 from skillearn_jax.nas.schedules import skip_dropout_rate, skip_weight
+from skillearn_jax.skills import Curriculum
 from skillearn_jax.train import build
 from skillearn_jax.train.build import build_search, search_models, supernet_forward
 from skillearn_jax.train.optimizers import learning_rate
 from skillearn_jax.train.stages import search_stage
+from skillearn_jax.tree import is_sharded
 
 
 @pytest.fixture(scope="module")
@@ -262,3 +265,55 @@ def test_a_resnet_may_be_the_tester(tiny, data, stem):
     assert first in kernels
     heads = {leaf.shape for leaf in jax.tree.leaves(shapes["executor"])}
     assert heads == {(512, 10), (10,)}
+
+
+def test_the_keys_of_learning_by_passing_tests_are_those_of_the_skill(
+    tiny, data, monkeypatch
+):
+    class Seen(Exception):
+        pass
+
+    def skill(learner, tester, **options):
+        raise Seen(options)
+
+    monkeypatch.setattr(build, "learning_by_passing_tests", skill)
+    changes = {
+        "interaction_weight": 0.5,
+        "tester_weight": 0.25,
+        "exam_loss": "mean",
+        "exam_scores": "fixed",
+        "stale_reads": True,
+        "ablation": "exam_only",
+        "order": "alternate",
+    }
+    more = {"lpt.curriculum.active": True, "lpt.curriculum.start": 2.0}
+    config = tiny({**{f"lpt.{name}": v for name, v in changes.items()}, **more})
+    with pytest.raises(Seen) as seen:
+        build_search(config, data, jax.random.key(0), 2, "devices")
+    (options,) = seen.value.args
+    assert options == {
+        **changes,
+        "curriculum": Curriculum(start=2.0),
+        "adjoint": Exact(),
+        "tester_adjoint": Exact(),
+        "axis_name": "devices",
+    }
+
+
+@pytest.mark.parametrize("split", ["sharded", "replicated"])
+@pytest.mark.parametrize("norm", ["synchronized", "per_device"])
+def test_the_tester_is_laid_over_the_devices_as_the_config_says(
+    tiny, data, monkeypatch, split, norm
+):
+    axes = []
+    monkeypatch.setattr(build, "SmallEncoder", lambda axis_name: axes.append(axis_name))
+    changes = {"parallel.tester_optimizer": split, "parallel.batch_norm": norm}
+    config = tiny(changes)
+    stage = search_stage(config, 0, config.space.build())
+    tester = search_models(config, data, 2, "devices", stage).tester
+    assert axes == ["devices" if norm == "synchronized" else PerDevice("devices")]
+    for name, optimizer in tester.optimizers.items():
+        leaves = jax.tree.leaves(optimizer.init({"w": jnp.ones(3)}), is_leaf=is_sharded)
+        assert any(map(is_sharded, leaves)) is (
+            split == "sharded" and name != "creator"
+        )
