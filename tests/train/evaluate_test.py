@@ -267,6 +267,15 @@ def test_a_training_has_the_statistics_of_the_config(tiny, norm, axis):
     assert [training._deployed.axis_name for training in trainings] == [None, None]
 
 
+def test_the_seed_of_the_run_is_in_every_training(tiny):
+    data = SimpleNamespace(num_classes=10, image_shape=(8, 8, 1))
+    batches = SimpleNamespace(steps_per_epoch=2)
+    cells = KNOWN_GENOTYPES["DARTS_V2"]
+    for seed in (2, 5):
+        training = Training(tiny({"seed": seed}), data, cells, batches, Devices(1))
+        assert training._root == jax.random.key(seed)
+
+
 def test_an_evaluation_trains_what_is_left_and_notes_each_error_last(tiny, monkeypatch):
     """A crash in between repeats a training, and loses no network and no details."""
     done = []

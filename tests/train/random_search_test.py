@@ -2,10 +2,12 @@
 
 import contextlib
 import dataclasses
+import importlib
 import json
 import shutil
 from types import SimpleNamespace
 
+import jax
 import numpy as np
 import pytest
 
@@ -19,6 +21,7 @@ from skillearn_jax.train.console import Console
 from skillearn_jax.train.random_search import (
     best_candidate,
     draw_candidates,
+    random_search,
     short_training,
 )
 from skillearn_jax.train.resume import differences
@@ -281,3 +284,26 @@ def test_more_cells_may_follow_and_longer_trainings_may_not(tiny):
     assert not accepted({"search.num_random": 2})
     assert not accepted({"search.num_random": 4}, evaluated=True)
     assert not accepted({"search.epochs": 3})
+
+
+def test_weights_of_candidates_are_drawn_with_a_key_of_their_own(
+    tiny, tmp_path, monkeypatch
+):
+    """Not with that of the evaluation, whose seeds are those of the run's key."""
+
+    class Seen(Exception):
+        pass
+
+    def training(config, data, cells, batches, devices, key=None):
+        raise Seen(key)
+
+    module = importlib.import_module(random_search.__module__)
+    monkeypatch.setattr(module, "Training", training)
+    keys = []
+    for seed in (2, 3):
+        config = tiny({**RANDOM, "seed": seed, "evaluation.epochs": 0})
+        with pytest.raises(Seen) as seen:
+            run(config, tmp_path / str(seed), quiet=True)
+        (key,) = seen.value.args
+        keys += [jax.random.key_data(k).tolist() for k in (key, jax.random.key(seed))]
+    assert len(set(map(tuple, keys))) == 4

@@ -5,6 +5,7 @@ import importlib
 import json
 from types import SimpleNamespace
 
+import jax
 import numpy as np
 import pytest
 
@@ -248,3 +249,67 @@ def test_checkpoints_stay_as_the_config_says(
     if phase == "evaluate":
         wanted = {"beside": tmp_path, "keep": 3}
     assert options == wanted
+
+
+def test_stages_follow_each_other_and_begin_with_keys_of_their_own(
+    training, tiny_baseline, tmp_path, monkeypatch
+):
+    config = tiny_baseline(
+        {
+            "search.epochs": 2,
+            "search.warmup_epochs": 1,
+            "search.stage_cells": (1, 2),
+            "search.stage_candidates": (4, 3),
+            "search.stage_skip_dropout": (0.0, 0.3),
+        }
+    )
+    built, ran, labels = [], [], []
+
+    def build_program(config, data, key, steps_per_epoch, axis_name, stage):
+        key = tuple(jax.random.key_data(key).tolist())
+        built.append((key, steps_per_epoch, stage))
+        return SimpleNamespace(phases=[SimpleNamespace(program=stage.index)])
+
+    def run_phases(setup, streams, key, devices, recorder, state, saved):
+        ran.append((setup.phases[0].program, recorder.stage, state, saved))
+        return SimpleNamespace(step=4 * len(ran), alphas=f"of stage {len(ran)}")
+
+    def next_space(config, stage, alphas, workdir):
+        return f"the space after {stage.index} by {alphas}"
+
+    def derived(state, space, config):
+        assert (state.alphas, space) == ("of stage 2", built[1][2].space)
+        return found
+
+    class Labels(Console):
+        @contextlib.contextmanager
+        def progress(self, label, total):
+            labels.append((label, total))
+            yield None
+
+    found = SimpleNamespace(to_json=lambda: {"the": "cells"})
+    module = importlib.import_module(search.__module__)
+    for name, stand_in in (
+        ("build_program", build_program),
+        ("_run_phases", run_phases),
+        ("next_space", next_space),
+        ("_alphas", lambda state: state.alphas),
+        ("_check_best_metric", lambda *of: None),
+        ("derived", derived),
+    ):
+        monkeypatch.setattr(module, name, stand_in)
+    workdir = Workdir(tmp_path / "run", config)
+    result = search(config, training, workdir, Devices(1), Labels(quiet=True))
+    assert result == (found, 4, 8)  # two steps an epoch
+    first, second = (of_stage for *_, of_stage in built)
+    assert second.space == "the space after 0 by of stage 1"
+    assert (first.cells, second.cells) == (1, 2)
+    assert [spe for _, spe, _ in built] == [2, 2]
+    assert len({key for key, *_ in built}) == 2
+    assert labels == [("search 1/2", 8), ("search 2/2", 8)]
+    assert [(program, stage) for program, stage, *_ in ran] == [
+        (0, first),
+        (1, second),
+    ]
+    before = [(state and state.alphas, saved) for *_, state, saved in ran]
+    assert before == [(None, None), ("of stage 1", None)]
