@@ -29,6 +29,7 @@ def root(tmp_path):
 def test_classes_and_images_are_sorted(root):
     data = load("folder", str(root))
     assert (data.name, data.num_classes, data.image_shape) == ("pets", 2, (6, 5, 3))
+    assert data.class_names == ("ant", "cat")
     assert data.train.label.tolist() == [0, 0, 1, 1, 1]
     assert data.heldout.label.tolist() == [0, 1]
     expected = np.stack([pixels(i) for i in (0, 1, 0, 1, 2)])
