@@ -108,7 +108,10 @@ def test_page_holds_every_part(workdir):
         "surprise/metric",
     ):
         assert metric in page
-    assert "3.12 ± 0.18 %" in page
+    cells = "<td>31.2 k</td><td>99</td><td>2.50</td><td>2.50 %</td>"
+    assert f'<tr><th scope="row">derived</th>{cells}</tr>' in page
+    chance = f"2 random cells</th>{3 * '<td></td>'}<td>3.12 ± 0.18 %</td>"
+    assert chance in page
     assert "sep_conv_3x3: c_{k-2} → node 0" in page
     assert "Skipped 1 unreadable line(s) of metrics.jsonl." in page
     assert 'href="../checkpoints/"' in page
