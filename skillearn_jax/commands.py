@@ -16,8 +16,8 @@ def make_parser(module: str, description: str) -> argparse.ArgumentParser:
     """Returns the parser of `python -m MODULE`, to which the flags are added.
 
     Args:
-      module: its full name.
-      description: one sentence.
+        module: its full name.
+        description: one sentence.
     """
     return _Parser(
         prog=f"python -m {module}", description=description, allow_abbrev=False
@@ -51,8 +51,8 @@ def run_command(
     more, of which nothing is said.
 
     Args:
-      parser: of `make_parser`, whose module names the line, or a script's.
-      command: returns its exit code, or nothing where it is 0.
+        parser: of `make_parser`, whose module names the line, or a script's.
+        command: returns its exit code, or nothing where it is 0.
     """
     name = _name(parser)
     try:

@@ -39,6 +39,18 @@ def check_choice(name: str, value: str, words: Collection[str]) -> None:
         raise InputError(f"{name}={value!r}; it must be one of {allowed}")
 
 
+def check_at_least(name: str, value: int, least: int) -> None:
+    """Raises `InputError` for a number below the smallest that is allowed.
+
+    Args:
+        name: of the number.
+        value: given.
+        least: the smallest.
+    """
+    if value < least:
+        raise InputError(f"{name} must be at least {least}, got {value}")
+
+
 @contextlib.contextmanager
 def told_with(before: str, after: str = "") -> Iterator[None]:
     """Adds to an `InputError` what only the caller knows: where it was met, what to do.

@@ -34,9 +34,9 @@ def subroutine(
     On accelerators it is `jit` alone: copies are what their fusion wants.
 
     Args:
-      function: pure; to be called while tracing or eagerly.
-      jit: `jax.jit`, or that of Flax for a function of a module.
-      **options: of `jit`, such as `static_argnames`.
+        function: pure; to be called while tracing or eagerly.
+        jit: `jax.jit`, or that of Flax for a function of a module.
+        **options: of `jit`, such as `static_argnames`.
     """
 
     @functools.wraps(function)

@@ -15,7 +15,7 @@ class PerDevice:
     masks keyed by the example number the examples over all devices as ever.
 
     Attributes:
-      name: of the mapped axis.
+        name: of the mapped axis.
     """
 
     name: str
@@ -29,8 +29,8 @@ def example_numbers(count: int, axis: Axis) -> jax.Array:
     """Returns the numbers of this device's examples in the batch of all, `[count]` int.
 
     Args:
-      count: examples of one device.
-      axis: the batch is split over it, in order.
+        count: examples of one device.
+        axis: the batch is split over it, in order.
     """
     numbers = jnp.arange(count)
     if axis is None:

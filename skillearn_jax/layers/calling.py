@@ -21,13 +21,14 @@ def run_module(module: nn.Module, *inputs: Any, train: bool) -> Any:
     length, so that 5 cells, each a subroutine, compile in seven eighths of the time.
 
     Args:
-      module: within another; with an attribute `axis_name`. Where that is not None, so
-        that parts may talk to other devices, and to be initialised it is copied.
-      *inputs: arrays, or None.
-      train: the last argument of the module.
+        module: within another; with an attribute `axis_name`. Where that is not None,
+            so that parts may talk to other devices, and to be initialised it is copied.
+        *inputs: arrays, or None.
+        train: the last argument of the module.
 
     Raises:
-      flax.errors.InvalidRngError: if a subroutine draws random numbers: hand it a key.
+        flax.errors.InvalidRngError: if a subroutine draws random numbers: hand it a
+            key.
     """
     if module.axis_name is not None or module.is_initializing():
         return module(*inputs, train)

@@ -26,14 +26,15 @@ class Geometry(NamedTuple):
     """Everything of a convolution but its numbers.
 
     Attributes:
-      x: `(B, H, W, C)`.
-      kernel: `(h, w, C, D)`.
-      y: `(B, H', W', D)`.
-      stride: steps between outputs, in pixels.
-      dilation: steps between the taps of the kernel, in pixels.
-      padding: rows of zeros above and below, columns left and right.
-      models: how many convolutions of this geometry are computed, each of its own
-        images and kernel, along axes in front of all arrays: one for each `jax.vmap`.
+        x: `(B, H, W, C)`.
+        kernel: `(h, w, C, D)`.
+        y: `(B, H', W', D)`.
+        stride: steps between outputs, in pixels.
+        dilation: steps between the taps of the kernel, in pixels.
+        padding: rows of zeros above and below, columns left and right.
+        models: how many convolutions of this geometry are computed, each of its own
+            images and kernel, along axes in front of all arrays: one for each
+            `jax.vmap`.
     """
 
     x: tuple[int, ...]
@@ -199,17 +200,17 @@ def places(
     """Returns which pixel along an axis each output of a convolution reads by each tap.
 
     Args:
-      size: the number of pixels along the axis.
-      outputs: the number of outputs along it.
-      taps: the number of taps of the kernel along it.
-      before: the number of zeros before the first pixel; negative where the first
-        pixels are not read.
-      stride: the number of pixels from one output to the next.
-      dilation: the number of pixels from one tap to the next.
+        size: the number of pixels along the axis.
+        outputs: the number of outputs along it.
+        taps: the number of taps of the kernel along it.
+        before: the number of zeros before the first pixel; negative where the first
+            pixels are not read.
+        stride: the number of pixels from one output to the next.
+        dilation: the number of pixels from one tap to the next.
 
     Returns:
-      `[size, outputs, taps]` bool: entry `[i, p, t]` says whether output p reads pixel i
-      by tap t.
+        `[size, outputs, taps]` bool: entry `[i, p, t]` says whether output p reads
+        pixel i by tap t.
     """
     read = stride * np.arange(outputs)[:, None] + dilation * np.arange(taps) - before
     return np.arange(size)[:, None, None] == read

@@ -21,10 +21,10 @@ def draw_variables(
     one, that a variable depends on: the draws, to the same bits as by `lazy_init`.
 
     Args:
-      module: whose variables do not depend on what is in the inputs.
-      key: PRNG key; consumed.
-      *inputs: of the module, arrays or `jax.ShapeDtypeStruct`.
-      **options: of the module, static.
+        module: whose variables do not depend on what is in the inputs.
+        key: PRNG key; consumed.
+        *inputs: of the module, arrays or `jax.ShapeDtypeStruct`.
+        **options: of the module, static.
 
     Cost: one trace of the module, and a small compilation for each shape of a draw.
     """

@@ -5,8 +5,10 @@ from collections.abc import Callable
 
 import flax.linen as nn
 import jax
+import jax.numpy as jnp
 from jax import lax
 
+from skillearn_jax.errors import InputError
 from skillearn_jax.layers.convolution import convolve
 
 Initializer = Callable[..., jax.Array]
@@ -19,7 +21,7 @@ def torch_uniform(fan_in: int) -> Initializer:
     PyTorch's default for the weights and the biases of convolutions and linear layers.
 
     Args:
-      fan_in: inputs that one output reads (`k * k * C / groups` for a convolution).
+        fan_in: inputs that one output reads (`k * k * C / groups` for a convolution).
     """
     bound = 1 / math.sqrt(fan_in)
 
@@ -37,7 +39,7 @@ def lecun_normal(fan_in: int) -> Initializer:
     """Returns the initialiser of Flax's layers: a truncated normal, variance `1/fan_in`.
 
     Args:
-      fan_in: inputs that one output reads (`k * k * C / groups` for a convolution).
+        fan_in: inputs that one output reads (`k * k * C / groups` for a convolution).
     """
     # A normal cut at two standard deviations keeps 0.8796 of its deviation.
     deviation = 1 / (math.sqrt(fan_in) * 0.87962566103423978)
@@ -69,15 +71,23 @@ def conv2d(
     XLA's "SAME" differs from it at stride 2, where it pads the far side first.
 
     Args:
-      x: `[B, H, W, C]`; its dtype is that of the arithmetic.
-      kernel: `[k, k, C / groups, D]`, `k` odd.
-      stride: step between outputs, in pixels.
-      dilation: step between the taps of the kernel, in pixels.
-      groups: number of channel groups that do not see each other.
+        x: `[B, H, W, C]`; its dtype is that of the arithmetic.
+        kernel: `[k, k, C / groups, D]`, `k` odd.
+        stride: step between outputs, in pixels.
+        dilation: step between the taps of the kernel, in pixels.
+        groups: number of channel groups that do not see each other.
 
     Returns:
-      `[B, ceil(H / stride), ceil(W / stride), D]`.
+        `[B, ceil(H / stride), ceil(W / stride), D]`.
+
+    Raises:
+        InputError: for images of integers, in whose dtype a kernel is nothing but
+            zeros, and for arrays that are no batch of images.
     """
+    if x.ndim != 4 or not jnp.issubdtype(x.dtype, jnp.floating):
+        raise InputError(
+            f"images are {x.dtype}{list(x.shape)}; they must be floats [B, H, W, C]"
+        )
     if stride > 1 and (dilation == stride or kernel.shape[:2] == (1, 1)):
         # It reads every stride-th pixel only: XLA need not know, in the derivative
         # above all, where it would fill the gaps with zeros and multiply them.
@@ -103,10 +113,10 @@ class Conv(nn.Module):
     """Convolution without bias, see `conv2d`.
 
     Attributes:
-      features: output channels.
-      size: side of the kernel, odd.
-      stride: step between outputs, in pixels.
-      draw: initialiser by fan-in.
+        features: output channels.
+        size: side of the kernel, odd.
+        stride: step between outputs, in pixels.
+        draw: initialiser by fan-in.
     """
 
     features: int
@@ -127,9 +137,9 @@ class Dense(nn.Module):
     """Linear layer with bias.
 
     Attributes:
-      features: output size.
-      draw: initialiser of the kernel by fan-in.
-      draw_bias: that of the bias, by the same fan-in.
+        features: output size.
+        draw: initialiser of the kernel by fan-in.
+        draw_bias: that of the bias, by the same fan-in.
     """
 
     features: int

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
+from skillearn_jax.errors import InputError
 from skillearn_jax.layers.axes import Axis, PerDevice
 from skillearn_jax.subroutines import subroutine
 
@@ -31,10 +32,10 @@ class SideBySide(nn.Module):
     them alone.
 
     Attributes:
-      momentum: weight of the new batch in the running statistics (PyTorch's meaning).
-      axis_name: mapped axis over which the statistics are synchronised, or None. All
-        its devices hold the same number of values, and n counts them all. A `PerDevice`
-        axis does not synchronise: n counts the values of one device.
+        momentum: weight of the new batch in the running statistics (PyTorch's meaning).
+        axis_name: mapped axis over which the statistics are synchronised, or None. All
+            its devices hold the same number of values, and n counts them all. A
+            `PerDevice` axis does not synchronise: n counts the values of one device.
 
     References: Ioffe and Szegedy 2015, arXiv 1502.03167.
     """
@@ -53,14 +54,15 @@ class SideBySide(nn.Module):
         """Returns the arrays normalised, each of its dtype.
 
         Args:
-          arrays: `[..., C_i]` each, equal in all but their channels; statistics are
-            computed in float32 or wider.
-          scales: `[n_i]` each, one for C_i / n_i neighbouring channels, or None for 1.
-          train: use (and record) batch statistics rather than the running ones.
+            arrays: `[..., C_i]` each, equal in all but their channels; statistics are
+                computed in float32 or wider.
+            scales: `[n_i]` each, one for C_i / n_i neighbouring channels, or None for
+                1.
+            train: use (and record) batch statistics rather than the running ones.
 
         Raises:
-          ValueError: in training mode with a single value per channel, and for arrays
-            of several sizes.
+            InputError: in training mode with a single value per channel.
+            ValueError: for arrays of several sizes.
         """
         return self.normalise(arrays, scales, train)
 
@@ -121,7 +123,7 @@ class BatchNorm(SideBySide):
     with the statistics of `SideBySide`, whose attributes it shares.
 
     Attributes:
-      affine: learn a scale and a bias per channel.
+        affine: learn a scale and a bias per channel.
     """
 
     affine: bool = True
@@ -156,20 +158,20 @@ def _normalise_batch(
     channel where automatic differentiation of the definition takes four.
 
     Args:
-      x: `[..., C]`.
-      scale: `[n]`, one for C / n neighbouring channels, or None for 1.
-      axis_name: mapped axis over which means are taken, or None.
+        x: `[..., C]`.
+        scale: `[n]`, one for C / n neighbouring channels, or None for 1.
+        axis_name: mapped axis over which means are taken, or None.
 
     Returns:
-      `[..., C]`, and mean and biased variance, `[C]` each.
+        `[..., C]`, and mean and biased variance, `[C]` each.
 
     Raises:
-      ValueError: with a single value per channel.
+        InputError: with a single value per channel.
     """
     if _count(x, axis_name) < 2:
-        raise ValueError(
+        raise InputError(
             "batch normalisation in training mode needs more than one value per "
-            f"channel, got an input of shape {x.shape}"
+            f"channel, got an input of shape {x.shape}: give larger batches or images"
         )
     if scale is not None:
         z, mean, var = _normalise_batch(x, None, axis_name)

@@ -14,14 +14,10 @@ from skillearn_jax.nas.derive import (
     random_genotype,
 )
 from skillearn_jax.nas.draw import cell_svg
-from skillearn_jax.nas.functional import (
-    scan_cells_by_default,
-    separable_conv,
-    separable_form,
-)
+from skillearn_jax.nas.functional import separable_conv, separable_form
 from skillearn_jax.nas.genotype import Genotype
 from skillearn_jax.nas.known import KNOWN_GENOTYPES, find_genotype
-from skillearn_jax.nas.network import Network, Outputs
+from skillearn_jax.nas.network import Network, Outputs, scan_cells_by_default
 from skillearn_jax.nas.space import DARTS_OPS, CellSpace, reduction_positions
 from skillearn_jax.nas.supernet import Supernet
 

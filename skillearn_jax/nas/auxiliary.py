@@ -19,8 +19,8 @@ class Auxiliary:
     """What differs between the auxiliary heads of the papers.
 
     Attributes:
-      pool_stride: step between the 5x5 windows of its pool, in pixels.
-      second_norm: normalise after its second convolution too.
+        pool_stride: step between the 5x5 windows of its pool, in pixels.
+        second_norm: normalise after its second convolution too.
     """
 
     pool_stride: int = 3
@@ -47,9 +47,9 @@ class AuxiliaryHead(nn.Module):
     more, their mean is classified.
 
     Attributes:
-      num_classes: size of the logits.
-      spec: strides and normalisation.
-      axis_name: see `BatchNorm`.
+        num_classes: size of the logits.
+        spec: strides and normalisation.
+        axis_name: see `BatchNorm`.
 
     References: Liu et al. 2019, arXiv 1806.09055, and its code.
     """
@@ -63,7 +63,7 @@ class AuxiliaryHead(nn.Module):
         """Maps `[B, H, W, C]` to logits `[B, num_classes]`.
 
         Raises:
-          InputError: if the feature map is too small.
+            InputError: if the feature map is too small.
         """
         if min(x.shape[1:3]) < self.spec.min_side:
             raise InputError(

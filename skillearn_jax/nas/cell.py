@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from skillearn_jax.errors import InputError
+from skillearn_jax.errors import InputError, check_at_least
 from skillearn_jax.layers import Axis, Draw, torch_uniform
 from skillearn_jax.nas.edges import (
     AUXILIARY_SKIP,
@@ -19,7 +19,6 @@ from skillearn_jax.nas.edges import (
     OutgoingEdges,
     SkipDropout,
 )
-from skillearn_jax.nas.functional import Form
 from skillearn_jax.nas.ops import KERNEL_SIZES, CellInputs, depth_of
 from skillearn_jax.nas.partial import bypass, shuffle_channels
 from skillearn_jax.nas.space import NUM_INPUTS, CellPlace, CellSpace
@@ -29,11 +28,11 @@ class Mixture(NamedTuple):
     """How the operations of a cell are mixed.
 
     Attributes:
-      ops: `[edges, candidates]`, rows in the order of `space.edges`: the weight of each
-        candidate on its edge.
-      edges: `[edges]`, the weight of each edge in its node (PC-DARTS), or None for 1.
-      skip: `[]`, the weight of the auxiliary skip on every edge (DARTS-), or None.
-      skip_dropout: dropout after identities (P-DARTS), or None, as in evaluation.
+        ops: `[edges, candidates]`, rows in the order of `space.edges`: the weight of
+            each candidate on its edge.
+        edges: `[edges]`, the weight of each edge in its node (PC-DARTS), or None for 1.
+        skip: `[]`, the weight of the auxiliary skip on every edge (DARTS-), or None.
+        skip_dropout: dropout after identities (P-DARTS), or None, as in evaluation.
     """
 
     ops: jax.Array
@@ -50,24 +49,22 @@ class MixedCell(nn.Module):
     Operations that are no candidate of an edge have no parameters there.
 
     Attributes:
-      space: operations and nodes.
-      place: kind and channels C of the cell; a reduction cell halves the resolution on
-        the edges from its two inputs.
-      partial: only the first C / partial channels of a state pass the operations; the
-        others bypass them, and all are shuffled (PC-DARTS). 1 is plain DARTS.
-      axis_name: see `BatchNorm`.
-      form: see `separable_conv`.
-      draw: initialiser by fan-in.
+        space: operations and nodes.
+        place: kind and channels C of the cell; a reduction cell halves the resolution
+            on the edges from its two inputs.
+        partial: only the first C / partial channels of a state pass the operations; the
+            others bypass them, and all are shuffled (PC-DARTS). 1 is plain DARTS.
+        axis_name: see `BatchNorm`.
+        draw: initialiser by fan-in.
 
     Raises:
-      InputError: if the channels cannot be divided.
+        InputError: if the channels cannot be divided.
     """
 
     space: CellSpace
     place: CellPlace
     partial: int = 1
     axis_name: Axis = None
-    form: Form | None = None
     draw: Draw = torch_uniform
 
     @nn.compact
@@ -77,14 +74,13 @@ class MixedCell(nn.Module):
         """Returns all nodes side by side, `[B, H', W', num_nodes * C]`.
 
         Args:
-          older: output of the cell before the last one.
-          newer: output of the last cell.
-          mixture: weights of operations and edges.
-          train: see `BatchNorm`.
+            older: output of the cell before the last one.
+            newer: output of the last cell.
+            mixture: weights of operations and edges.
+            train: see `BatchNorm`.
         """
         features = self.place.features
-        if self.partial < 1:
-            raise InputError(f"partial must be at least 1, got {self.partial}")
+        check_at_least("partial", self.partial, 1)
         # A skip at stride 2 is made of two halves.
         unit = self.partial * (2 if self.place.kind == "reduction" else 1)
         if features % unit:
@@ -147,7 +143,6 @@ class MixedCell(nn.Module):
             stride=stride,
             num_targets=len(outgoing),
             axis_name=self.axis_name,
-            form=self.form,
             name=f"from_{source}",
         )
         mixed = self.place.features // self.partial
@@ -159,7 +154,7 @@ class MixedCell(nn.Module):
         if self.partial > 1:
             passed = [bypass(state[..., mixed:], stride)] * len(outgoing)
         if mixture.edges is not None:
-            weights = [mixture.edges[edge] for edge in outgoing]
+            weights = [mixture.edges[edge].astype(state.dtype) for edge in outgoing]
             sums = [w * y for w, y in zip(weights, sums, strict=True)]
             passed = [w * y for w, y in zip(weights, passed, strict=False)]
         return sums, passed

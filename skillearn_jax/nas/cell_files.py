@@ -22,15 +22,15 @@ def read_cell_file(
     """Returns the cells in a file.
 
     Args:
-      name: path of the file; of a folder, such as the workdir of a search, its
-        `genotype.json`.
-      from_json: reads what begins with a brace.
-      from_text: reads the rest.
-      kind: what the cells are called in messages.
-      otherwise: what else the name could have been, for the message.
+        name: path of the file; of a folder, such as the workdir of a search, its
+            `genotype.json`.
+        from_json: reads what begins with a brace.
+        from_text: reads the rest.
+        kind: what the cells are called in messages.
+        otherwise: what else the name could have been, for the message.
 
     Raises:
-      InputError: if there is no readable file, or it holds none.
+        InputError: if there is no readable file, or it holds none.
     """
     path = user_path(name)
     try:

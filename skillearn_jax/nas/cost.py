@@ -58,19 +58,19 @@ def describe(
     """Returns parameters and multiply-adds of the network that cells make.
 
     Args:
-      found: the cells, of either space.
-      task: classes, image size, stem.
-      cells: depth, in NAS-Bench-201 of each of the three stages; 0 takes that of the
-        papers.
-      channels: of the first cell; 0 takes that of the papers.
+        found: the cells, of either space.
+        task: classes, image size, stem.
+        cells: depth, in NAS-Bench-201 of each of the three stages; 0 takes that of the
+            papers.
+        channels: of the first cell; 0 takes that of the papers.
 
     Returns:
-      `params` (as deployed), `params_aux` (with the auxiliary head, which networks of
-      NAS-Bench-201 have not), `macs` and what they depend on; on ImageNet `mobile`, see
-      `mobile_setting`.
+        `params` (as deployed), `params_aux` (with the auxiliary head, which networks of
+        NAS-Bench-201 have not), `macs` and what they depend on; on ImageNet `mobile`,
+        see `mobile_setting`.
 
     Raises:
-      InputError: for a cell of NAS-Bench-201 on ImageNet, which it is not made for.
+        InputError: for a cell of NAS-Bench-201 on ImageNet, which it is not made for.
     """
     image_shape = (task.side, task.side, 3)
     network: Network | BenchNetwork
@@ -130,7 +130,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Runs the command line and returns its exit code: 0, or 2 for a mistake.
 
     Args:
-      argv: the flags; by default those of the process.
+        argv: the flags; by default those of the process.
     """
     parser = make_parser(
         "skillearn_jax.nas.cost",

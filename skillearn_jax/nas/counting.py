@@ -10,6 +10,7 @@ import jax.numpy as jnp
 from jax.extend import core
 
 from skillearn_jax.layers.convolution import convolution_p
+from skillearn_jax.nas.functional import separable_conv
 
 MOBILE_LIMIT = 600_000_000
 """Multiply-adds below which a network for images of 224x224 counts as mobile."""
@@ -19,8 +20,9 @@ def num_params(variables: Any) -> int:
     """Returns how many parameters a network has.
 
     Args:
-      variables: variables of a Linen module, or a pytree of parameters; arrays or
-        shapes (`jax.eval_shape`). If there is a collection `params`, only it counts.
+        variables: variables of a Linen module, or a pytree of parameters; arrays or
+            shapes (`jax.eval_shape`). If there is a collection `params`, only it
+            counts.
     """
     if isinstance(variables, dict) and "params" in variables:
         variables = variables["params"]
@@ -31,8 +33,8 @@ def count_params(network: nn.Module, image_shape: tuple[int, ...]) -> int:
     """Returns how many parameters a network has, see `num_params`; computes none.
 
     Args:
-      network: called as `network(images, train=False)`.
-      image_shape: `(H, W, channels)`.
+        network: called as `network(images, train=False)`.
+        image_shape: `(H, W, channels)`.
     """
     images = jax.ShapeDtypeStruct((1, *image_shape), jnp.float32)
     init = partial(network.init, train=False)
@@ -50,18 +52,18 @@ def count_macs(
     counts are 3 to 8 percent higher where the tool also counted normalisation and pools.
 
     Args:
-      network: called as `network(images, *args, train=False, **kwargs)`; a module with
-        an attribute `form` is counted in the form `"depthwise"`, one with an attribute
-        `auxiliary` without that head, which is for training only.
-      image_shape: `(H, W, channels)`.
-      *args: further positional arguments, such as `alphas`.
-      **kwargs: further keyword arguments.
+        network: called as `network(images, *args, train=False, **kwargs)`; one with an
+            attribute `auxiliary` is counted without that head, which is for training
+            only.
+        image_shape: `(H, W, channels)`.
+        *args: further positional arguments, such as `alphas`.
+        **kwargs: further keyword arguments.
 
     Cost: one trace; nothing is compiled.
     """
     # `init`, which is counted, makes the auxiliary head whatever `train` says.
-    counted: dict[str, Any] = {"form": "depthwise", "auxiliary": None}
-    network = network.clone(**{k: v for k, v in counted.items() if hasattr(network, k)})
+    if hasattr(network, "auxiliary"):
+        network = network.clone(auxiliary=None)
 
     def forward(images: jax.Array) -> Any:
         key = jax.random.key(0)
@@ -75,11 +77,11 @@ def mobile_setting(network: nn.Module, image_channels: int = 3) -> dict[str, Any
     """Returns whether a network keeps the limit of ImageNet's mobile setting.
 
     Args:
-      network: see `count_macs`, whose convention counts less than the papers'.
-      image_channels: of its images.
+        network: see `count_macs`, whose convention counts less than the papers'.
+        image_channels: of its images.
 
     Returns:
-      `macs`, of an image of 224x224, `limit` and `kept`.
+        `macs`, of an image of 224x224, `limit` and `kept`.
 
     References: Liu et al. 2019, arXiv 1806.09055, section 3.3.
     """
@@ -91,7 +93,12 @@ def _jaxpr_macs(jaxpr: core.Jaxpr) -> int:
     """Returns the multiply-adds of a forward pass, of all the jaxprs it calls too."""
     total = 0
     for eqn in jaxpr.eqns:
-        size = math.prod(_shape(eqn.outvars[0]))
+        output = _shape(eqn.outvars[0])
+        size = math.prod(output)
+        if eqn.params.get("name") == separable_conv.__name__:  # whatever is inside
+            kernels = sum(math.prod(_shape(kernel)) for kernel in eqn.invars[1:])
+            total += size // output[-1] * kernels
+            continue
         if eqn.primitive.name == "conv_general_dilated":
             kernel = _shape(eqn.invars[1])
             out_features = eqn.params["dimension_numbers"].rhs_spec[0]

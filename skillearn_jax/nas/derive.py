@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from skillearn_jax.errors import InputError
+from skillearn_jax.errors import InputError, check_at_least
 from skillearn_jax.nas.genotype import EDGES_PER_NODE, Edges, Genotype
 from skillearn_jax.nas.ops import KERNEL_SIZES
 from skillearn_jax.nas.space import CELL_KINDS, EDGE_LOGITS, NUM_INPUTS, CellSpace
@@ -27,20 +27,20 @@ def derive_genotype(
     first, each with that candidate. Ties go to the lower index.
 
     Args:
-      alphas: logits by the keys of `space.alpha_shapes()`.
-      space: operations and nodes.
-      max_skips: skip connections that the normal cell may have; while it has more, the
-        weakest loses its strength and the cell is derived anew (P-DARTS).
+        alphas: logits by the keys of `space.alpha_shapes()`.
+        space: operations and nodes.
+        max_skips: skip connections that the normal cell may have; while it has more,
+            the weakest loses its strength and the cell is derived anew (P-DARTS).
 
     Raises:
-      InputError: if the logits do not fit the space or are not finite, or if no cell of
-        the space has that few skip connections.
+        InputError: if the logits do not fit the space or are not finite, or if no cell
+            of the space has that few skip connections.
 
     References: Liu et al. 2019, section 2.4, arXiv 1806.09055; Xu et al. 2020, section
       3.2, arXiv 1907.05737; Chen et al. 2019, section 3.3, arXiv 1904.12760.
     """
-    if max_skips is not None and max_skips < 0:
-        raise InputError(f"max_skips must be at least 0, got {max_skips}")
+    if max_skips is not None:
+        check_at_least("max_skips", max_skips, 0)
     normal, reduction = (_strengths(kind, alphas, space) for kind in CELL_KINDS)
     return Genotype(
         normal=_derive_cell(normal, space)
@@ -60,12 +60,12 @@ def drop_candidates(
     the lower index.
 
     Args:
-      alphas: logits at the end of a stage.
-      space: that they belong to.
-      keep: candidates that stay on an edge.
+        alphas: logits at the end of a stage.
+        space: that they belong to.
+        keep: candidates that stay on an edge.
 
     Raises:
-      InputError: if there are not that many, or the logits do not fit.
+        InputError: if there are not that many, or the logits do not fit.
 
     References: Chen et al. 2019 (P-DARTS), section 3.2, arXiv 1904.12760.
     """
@@ -93,8 +93,8 @@ def random_genotype(rng: np.random.Generator, space: CellSpace) -> Genotype:
     of each edge: where all edges have as many, every genotype is as likely.
 
     Args:
-      rng: source of randomness; advanced.
-      space: candidates (`none` is left out) and nodes.
+        rng: source of randomness; advanced.
+        space: candidates (`none` is left out) and nodes.
     """
 
     def draw(kind: str) -> Edges:

@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 
 from skillearn_jax.layers import Axis, SideBySide, example_numbers
-from skillearn_jax.nas.functional import Form, factorized_reduce, separable_conv
+from skillearn_jax.nas.functional import factorized_reduce, separable_conv
 from skillearn_jax.nas.ops import KERNEL_SIZES, POOLS, depth_of, dilation_of
 from skillearn_jax.subroutines import subroutine
 
@@ -27,8 +27,8 @@ class Branch(NamedTuple):
     """One operation on some of the edges that leave a source.
 
     Attributes:
-      targets: positions of those edges among all that leave the source.
-      weights: `[n]`, the weight of the operation on each of them.
+        targets: positions of those edges among all that leave the source.
+        weights: `[n]`, the weight of the operation on each of them.
     """
 
     targets: tuple[int, ...]
@@ -39,8 +39,8 @@ class SkipDropout(NamedTuple):
     """Dropout of single elements after the skip connections that are candidates.
 
     Attributes:
-      rate: `[]`, of the elements that are set to 0.
-      key: of the masks.
+        rate: `[]`, of the elements that are set to 0.
+        key: of the masks.
     """
 
     rate: jax.Array
@@ -60,16 +60,14 @@ class OutgoingEdges(nn.Module):
     operation is the scale of its last normalisation.
 
     Attributes:
-      stride: 2 from an input of a reduction cell, else 1.
-      num_targets: T.
-      axis_name: see `BatchNorm`.
-      form: see `separable_conv`.
+        stride: 2 from an input of a reduction cell, else 1.
+        num_targets: T.
+        axis_name: see `BatchNorm`.
     """
 
     stride: int
     num_targets: int
     axis_name: Axis = None
-    form: Form | None = None
 
     @nn.compact
     def __call__(
@@ -84,13 +82,14 @@ class OutgoingEdges(nn.Module):
         """Returns what the state adds to each of its targets, T times `[B, H', W', C]`.
 
         Args:
-          x: `[B, H, W, C]`.
-          kernels: for `sep_conv` and `dil_conv` on n edges: `depthwise: [d, k, k, C, n]`
-            and `pointwise: [d, C, n * C]` with `d = depth_of(op)`; for strided skips:
-            `[2, C, n, C / 2]`, see `factorized_reduce`.
-          branches: by operation.
-          skip_dropout: see `Mixture`.
-          train: see `BatchNorm`.
+            x: `[B, H, W, C]`.
+            kernels: for `sep_conv` and `dil_conv` on n edges:
+                `depthwise: [d, k, k, C, n]` and `pointwise: [d, C, n * C]` with
+                `d = depth_of(op)`; for strided skips: `[2, C, n, C / 2]`, see
+                `factorized_reduce`.
+            branches: by operation.
+            skip_dropout: see `Mixture`.
+            train: see `BatchNorm`.
         """
         sums: list[list[jax.Array]] = [[] for _ in range(self.num_targets)]
         for targets, y in self._with_kernels(x, kernels, branches, train):
@@ -139,14 +138,13 @@ class OutgoingEdges(nn.Module):
                 *kernels[op],
                 stride=self.stride,
                 dilation=dilation_of(op),
-                form=self.form,
             )
             for op in branches
             if op in KERNEL_SIZES
         }
         hidden = {op: y for op, y in outputs.items() if depth_of(op) == 2}
         for op, y in self._normalise(hidden, "hidden", train).items():
-            outputs[op] = _second_convolutions(y, *kernels[op], form=self.form)
+            outputs[op] = _second_convolutions(y, *kernels[op])
         for op in SKIPS if self.stride == 2 else ():
             if op in branches:
                 outputs[op] = factorized_reduce(rectified, *kernels[op])
@@ -198,7 +196,7 @@ def _weighted_sum(
     return functools.reduce(jnp.add, parts)
 
 
-@functools.partial(subroutine, static_argnames=("stride", "dilation", "form"))
+@functools.partial(subroutine, static_argnames=("stride", "dilation"))
 def _first_convolutions(
     x: jax.Array,
     depthwise: jax.Array,
@@ -206,16 +204,15 @@ def _first_convolutions(
     *,
     stride: int,
     dilation: int,
-    form: Form | None,
 ) -> jax.Array:
     """Runs the convolutions of all targets as one, `[B, H, W, C]` onto `T * C`."""
     kernels = depthwise[0], pointwise[0]
-    return separable_conv(x, *kernels, stride=stride, dilation=dilation, form=form)
+    return separable_conv(x, *kernels, stride=stride, dilation=dilation)
 
 
-@functools.partial(subroutine, static_argnames="form")
+@subroutine
 def _second_convolutions(
-    x: jax.Array, depthwise: jax.Array, pointwise: jax.Array, *, form: Form | None
+    x: jax.Array, depthwise: jax.Array, pointwise: jax.Array
 ) -> jax.Array:
     """Runs one convolution per target, `[B, H, W, T * C] -> [B, H, W, T * C]`.
 
@@ -228,4 +225,4 @@ def _second_convolutions(
         jnp.split(pointwise[1], targets, axis=-1),
         strict=True,
     )
-    return jnp.concatenate([separable_conv(*b, form=form) for b in branches], axis=-1)
+    return jnp.concatenate([separable_conv(*b) for b in branches], axis=-1)

@@ -27,17 +27,6 @@ def separable_form() -> Form:
     return "dense"
 
 
-def scan_cells_by_default() -> bool:
-    """Returns whether the networks of a run scan over equal cells; see `Network`.
-
-    The one place that decides: everywhere but on CPU, where equal cells already share
-    their compiled pieces (`subroutine`): there a loop compiles as long, and a training
-    step of DARTS_V2, 20 cells of 36 channels, batch 4, takes 1.15 times as long. No
-    accelerator has been measured.
-    """
-    return jax.default_backend() != "cpu"
-
-
 @functools.partial(subroutine, static_argnames=("stride", "dilation", "form"))
 def separable_conv(
     x: jax.Array,
@@ -57,20 +46,20 @@ def separable_conv(
     is one convolution with the kernel `depthwise[k, c, t] * pointwise[c, (t, d)]`.
 
     Args:
-      x: `[B, H, W, C]`; its dtype is that of the arithmetic.
-      depthwise: `[k, k, C, T]`.
-      pointwise: `[C, T * D]`, the `D` outputs of branch 0 first.
-      stride: step between outputs, in pixels.
-      dilation: step between the taps of the kernel, in pixels.
-      form: `"dense"` (the merged kernel; narrow ones as `pixels_together` says),
-        `"depthwise"` (a grouped convolution, then a product), equal up to rounding;
-        None leaves it to `separable_form`.
+        x: `[B, H, W, C]`; its dtype is that of the arithmetic.
+        depthwise: `[k, k, C, T]`.
+        pointwise: `[C, T * D]`, the `D` outputs of branch 0 first.
+        stride: step between outputs, in pixels.
+        dilation: step between the taps of the kernel, in pixels.
+        form: `"dense"` (the merged kernel; narrow ones as `pixels_together` says),
+            `"depthwise"` (a grouped convolution, then a product), equal up to rounding;
+            None leaves it to `separable_form`.
 
     Returns:
-      `[B, ceil(H / stride), ceil(W / stride), T * D]`.
+        `[B, ceil(H / stride), ceil(W / stride), T * D]`.
 
     Raises:
-      InputError: for another form.
+        InputError: for another form.
 
     Cost: multiply-adds per output pixel: dense `k k C T D`, depthwise
       `k k C T + C T D`.
@@ -103,8 +92,8 @@ def pixels_together(width: int, features: int) -> int:
     several times what it gains. Accelerators have no use for it.
 
     Args:
-      width: of the image, in pixels.
-      features: output channels.
+        width: of the image, in pixels.
+        features: output channels.
     """
     narrow = features <= 16 and width % 2 == 0 and width >= 8
     return 2 if narrow and jax.default_backend() == "cpu" else 1
@@ -119,10 +108,10 @@ def conv2d_together(
     the same array, and the kernel holds every tap once for each of the neighbours.
 
     Args:
-      x: `[B, H, W, C]`, W a multiple of `pixels`.
-      kernel: `[k, k, C, D]`.
-      pixels: computed together.
-      dilation: as in `conv2d`.
+        x: `[B, H, W, C]`, W a multiple of `pixels`.
+        kernel: `[k, k, C, D]`.
+        pixels: computed together.
+        dilation: as in `conv2d`.
 
     For CPU only, as `pixels_together` decides.
 
@@ -154,11 +143,11 @@ def max_pool(x: jax.Array, stride: int = 1) -> jax.Array:
     `lax.reduce_window` do, and may be differentiated again in either mode.
 
     Args:
-      x: `[B, H, W, C]`.
-      stride: step between windows, in pixels.
+        x: `[B, H, W, C]`.
+        stride: step between windows, in pixels.
 
     Returns:
-      `[B, ceil(H / stride), ceil(W / stride), C]`.
+        `[B, ceil(H / stride), ceil(W / stride), C]`.
 
     Cost: two passes of three slices, columns then rows: in the derivative, which asks
       of every pixel which windows it is the maximum of, five times faster than one of
@@ -192,11 +181,11 @@ def avg_pool(x: jax.Array, stride: int = 1) -> jax.Array:
     """Returns the mean over 3x3 windows; pixels outside the image do not count.
 
     Args:
-      x: `[B, H, W, C]`.
-      stride: step between windows, in pixels.
+        x: `[B, H, W, C]`.
+        stride: step between windows, in pixels.
 
     Returns:
-      `[B, ceil(H / stride), ceil(W / stride), C]`.
+        `[B, ceil(H / stride), ceil(W / stride), C]`.
     """
     for axis in (2, 1):
         i = np.arange(x.shape[axis])
@@ -223,11 +212,11 @@ def factorized_reduce(x: jax.Array, kernel: jax.Array) -> jax.Array:
     half the pixels (1, 1), (1, 3), ..; beyond an odd side there are zeros.
 
     Args:
-      x: `[B, H, W, C]`.
-      kernel: `[2, C, T, D / 2]`, for the even and for the odd pixels.
+        x: `[B, H, W, C]`.
+        kernel: `[2, C, T, D / 2]`, for the even and for the odd pixels.
 
     Returns:
-      `[B, ceil(H / 2), ceil(W / 2), T * D]`.
+        `[B, ceil(H / 2), ceil(W / 2), T * D]`.
     """
     _, channels, branches, half = kernel.shape
     flat = kernel.reshape(2, 1, 1, channels, branches * half)

@@ -22,13 +22,13 @@ class Genotype:
     Lists are accepted for tuples. An empty concat stands for all nodes.
 
     Attributes:
-      normal: edges of the normal cell, node by node.
-      reduction: edges of the reduction cell, with as many nodes.
-      normal_concat: states that the normal cell returns, side by side.
-      reduction_concat: states that the reduction cell returns.
+        normal: edges of the normal cell, node by node.
+        reduction: edges of the reduction cell, with as many nodes.
+        normal_concat: states that the normal cell returns, side by side.
+        reduction_concat: states that the reduction cell returns.
 
     Raises:
-      InputError: for anything that is no cell; the message names the place.
+        InputError: for anything that is no cell; the message names the place.
 
     References: Liu et al. 2019, section 2.4, arXiv 1806.09055.
     """
@@ -76,10 +76,10 @@ class Genotype:
         """Returns the genotype that `to_json` described.
 
         Args:
-          data: what `json.load` gave; the two concats may be left out.
+            data: what `json.load` gave; the two concats may be left out.
 
         Raises:
-          InputError: if it is not a genotype.
+            InputError: if it is not a genotype.
         """
         names = {field.name for field in dataclasses.fields(cls)}
         if not isinstance(data, Mapping) or not set(CELL_KINDS) <= set(data) <= names:
@@ -105,11 +105,11 @@ class Genotype:
         The text is parsed as data: no part of it is ever evaluated.
 
         Args:
-          text: `Genotype(normal=[('sep_conv_3x3', 1), ..], normal_concat=range(2, 6),
-            reduce=[..], reduce_concat=[2, 3, 4, 5])`.
+            text: `Genotype(normal=[('sep_conv_3x3', 1), ..], normal_concat=range(2, 6),
+                reduce=[..], reduce_concat=[2, 3, 4, 5])`.
 
         Raises:
-          InputError: if it is not a genotype.
+            InputError: if it is not a genotype.
         """
         return cls(**parse_genotype_text(text))
 

@@ -21,11 +21,11 @@ def parse_genotype_text(text: str) -> dict[str, Any]:
     """Returns the fields of a genotype, unchecked, from its DARTS notation.
 
     Args:
-      text: `Genotype(normal=[..], normal_concat=.., reduce=[..], reduce_concat=..)`,
-        where a concat is a list of states or `range(start, stop)`.
+        text: `Genotype(normal=[..], normal_concat=.., reduce=[..], reduce_concat=..)`,
+            where a concat is a list of states or `range(start, stop)`.
 
     Raises:
-      InputError: for anything else; the message names the part.
+        InputError: for anything else; the message names the part.
     """
     if not isinstance(text, str) or len(text) > _MAX_LENGTH:
         raise InputError(f"a genotype is text of at most {_MAX_LENGTH} characters")

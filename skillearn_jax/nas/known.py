@@ -92,12 +92,12 @@ def find_genotype(name_or_path: str) -> Genotype:
     """Returns a published genotype, or the one in a file.
 
     Args:
-      name_or_path: a key of `KNOWN_GENOTYPES`; the text of `Genotype.to_text`; or the
-        path of a file that holds that text or the JSON of `Genotype.to_json`, a search's
-        `genotype.json` for example; of a folder, its `genotype.json`.
+        name_or_path: a key of `KNOWN_GENOTYPES`; the text of `Genotype.to_text`; or the
+            path of a file that holds that text or the JSON of `Genotype.to_json`, a
+            search's `genotype.json` for example; of a folder, its `genotype.json`.
 
     Raises:
-      InputError: if it is neither, or the file holds no genotype.
+        InputError: if it is neither, or the file holds no genotype.
     """
     if name_or_path in KNOWN_GENOTYPES:
         return KNOWN_GENOTYPES[name_or_path]

@@ -10,9 +10,9 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
+from skillearn_jax.errors import check_at_least
 from skillearn_jax.layers import Axis, Dense, example_numbers, run_module
 from skillearn_jax.nas.auxiliary import Auxiliary, AuxiliaryHead
-from skillearn_jax.nas.functional import Form
 from skillearn_jax.nas.genotype import EDGES_PER_NODE, Edges, Genotype
 from skillearn_jax.nas.ops import (
     STEM_MULTIPLIER,
@@ -25,23 +25,32 @@ from skillearn_jax.nas.schedules import check_rate, is_zero
 from skillearn_jax.nas.space import CellPlace, cell_places
 
 
+def scan_cells_by_default() -> bool:
+    """Returns whether the networks of a run scan over equal cells; see `Network`.
+
+    The one place that decides: everywhere but on CPU, where equal cells already share
+    their compiled pieces (`subroutine`): there a loop compiles as long, and a training
+    step of DARTS_V2, 20 cells of 36 channels, batch 4, takes 1.15 times as long. No
+    accelerator has been measured.
+    """
+    return jax.default_backend() != "cpu"
+
+
 class Cell(nn.Module):
     """A derived cell: every node is the sum of two operations.
 
     Attributes:
-      edges: `(operation, source)` pairs, two per node.
-      concat: states that the cell returns, side by side.
-      place: kind and channels C of the cell; a reduction cell halves the resolution on
-        the edges from its two inputs.
-      axis_name: see `BatchNorm`.
-      form: see `separable_conv`.
+        edges: `(operation, source)` pairs, two per node.
+        concat: states that the cell returns, side by side.
+        place: kind and channels C of the cell; a reduction cell halves the resolution
+            on the edges from its two inputs.
+        axis_name: see `BatchNorm`.
     """
 
     edges: Edges
     concat: tuple[int, ...]
     place: CellPlace
     axis_name: Axis = None
-    form: Form | None = None
 
     @nn.compact
     def __call__(
@@ -54,11 +63,11 @@ class Cell(nn.Module):
         """Returns the concatenated nodes, `[B, H', W', len(concat) * C]`.
 
         Args:
-          older: output of the cell before the last one.
-          newer: output of the last cell.
-          masks: `[B, edges]`, the factor on the output of each edge but identities; or
-            None.
-          train: see `BatchNorm`.
+            older: output of the cell before the last one.
+            newer: output of the last cell.
+            masks: `[B, edges]`, the factor on the output of each edge but identities;
+                or None.
+            train: see `BatchNorm`.
         """
         _, features, reduced_before = self.place
         inputs = CellInputs(
@@ -74,7 +83,6 @@ class Cell(nn.Module):
                 stride=stride,
                 train=train,
                 axis_name=self.axis_name,
-                form=self.form,
             )
             y = apply(states[source])
             if masks is not None and not (op == "skip_connect" and stride == 1):
@@ -89,8 +97,8 @@ class Outputs(NamedTuple):
     """What a network with an auxiliary head returns in training.
 
     Attributes:
-      logits: `[B, num_classes]`.
-      auxiliary: `[B, num_classes]`, of the auxiliary head.
+        logits: `[B, num_classes]`.
+        auxiliary: `[B, num_classes]`, of the auxiliary head.
     """
 
     logits: jax.Array
@@ -101,19 +109,18 @@ class Network(nn.Module):
     """Stem, a chain of derived cells, global mean pool, linear head.
 
     Attributes:
-      genotype: the two cells.
-      num_cells: depth L.
-      channels: channels C of the first cells; the stem has 3 C, that of ImageNet C.
-      num_classes: size of the logits.
-      stem: `"cifar"`, one convolution at full resolution; `"imagenet"`, three that halve
-        it, with C channels at the end.
-      auxiliary: the head on the output of cell 2 L // 3, or None.
-      axis_name: mapped axis over which batch statistics are synchronised, or None.
-      form: how separable convolutions are computed; None leaves it to
-        `separable_form`.
-      scan_cells: run consecutive cells of equal shapes as one `lax.scan`, which compiles
-        them once; see `scan_cells_by_default`. Variables, masks and results are those
-        of cells written out one after the other, as `init` always has them.
+        genotype: the two cells.
+        num_cells: depth L.
+        channels: channels C of the first cells; the stem has 3 C, that of ImageNet C.
+        num_classes: size of the logits.
+        stem: `"cifar"`, one convolution at full resolution; `"imagenet"`, three that
+            halve it, with C channels at the end.
+        auxiliary: the head on the output of cell 2 L // 3, or None.
+        axis_name: mapped axis over which batch statistics are synchronised, or None.
+        scan_cells: run consecutive cells of equal shapes as one `lax.scan`, which
+            compiles them once; see `scan_cells_by_default`. Variables, masks and
+            results are those of cells written out one after the other, as `init` always
+            has them.
 
     References: Liu et al. 2019, arXiv 1806.09055, section 3; drop path: Larsson et al.
       2017, arXiv 1605.07648.
@@ -126,7 +133,6 @@ class Network(nn.Module):
     stem: StemName = "cifar"
     auxiliary: Auxiliary | None = None
     axis_name: Axis = None
-    form: Form | None = None
     scan_cells: bool = False
 
     @nn.compact
@@ -147,16 +153,18 @@ class Network(nn.Module):
         the example over all devices of `axis_name`, not on the number of devices.
 
         Args:
-          images: `[B, H, W, channels]`, any size and number of channels.
-          train: use batch statistics, and record them if `batch_stats` is mutable.
-          drop_path_rate: probability in `[0, 1)`, may be traced; the number 0.0 leaves
-            drop path out of the program.
+            images: `[B, H, W, channels]`, any size and number of channels.
+            train: use batch statistics, and record them if `batch_stats` is mutable.
+            drop_path_rate: probability in `[0, 1)`, may be traced; the number 0.0
+                leaves drop path out of the program.
 
         Raises:
-          InputError: for a rate outside `[0, 1)`, an odd number of channels with the
-            ImageNet stem, and images that are too small for the auxiliary head.
+            InputError: for a rate outside `[0, 1)`, a size that is too small, an odd
+                number of channels with the ImageNet stem, and images that are too small
+                for the auxiliary head.
         """
         masks = None
+        check_at_least("num_classes", self.num_classes, 1)
         check_rate("drop_path_rate", drop_path_rate)
         if train and not is_zero(drop_path_rate):
             masks = self._drop_path_masks(images.shape[0], drop_path_rate)
@@ -213,11 +221,11 @@ class Network(nn.Module):
         """Returns the outputs of the last two cells, of one cell or of several alike.
 
         Args:
-          names: of the cells.
-          place: of each of them.
-          inputs: the outputs of the two cells before them.
-          masks: `[cells, B, edges]` or None, see `Cell`.
-          train: see `BatchNorm`.
+            names: of the cells.
+            place: of each of them.
+            inputs: the outputs of the two cells before them.
+            masks: `[cells, B, edges]` or None, see `Cell`.
+            train: see `BatchNorm`.
         """
 
         def cell(**module: Any) -> Cell:
@@ -226,7 +234,6 @@ class Network(nn.Module):
                 concat=getattr(self.genotype, f"{place.kind}_concat"),
                 place=place,
                 axis_name=self.axis_name,
-                form=self.form,
                 **module,
             )
 

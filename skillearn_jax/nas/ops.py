@@ -10,7 +10,6 @@ import jax
 from skillearn_jax.errors import InputError, check_choice
 from skillearn_jax.layers import Axis, BatchNorm, Conv, Draw, torch_uniform
 from skillearn_jax.nas.functional import (
-    Form,
     avg_pool,
     factorized_reduce,
     max_pool,
@@ -49,10 +48,10 @@ class ReluConvBN(nn.Module):
     """ReLU, 1x1 convolution, batch normalisation.
 
     Attributes:
-      features: output channels.
-      affine: learn a scale and a bias in the normalisation.
-      axis_name: see `BatchNorm`.
-      draw: initialiser by fan-in.
+        features: output channels.
+        affine: learn a scale and a bias in the normalisation.
+        axis_name: see `BatchNorm`.
+        draw: initialiser by fan-in.
     """
 
     features: int
@@ -71,10 +70,10 @@ class FactorizedReduce(nn.Module):
     """ReLU, projection to half the resolution, batch normalisation.
 
     Attributes:
-      features: output channels, even; see `factorized_reduce`.
-      affine: learn a scale and a bias in the normalisation.
-      axis_name: see `BatchNorm`.
-      draw: initialiser by fan-in.
+        features: output channels, even; see `factorized_reduce`.
+        affine: learn a scale and a bias in the normalisation.
+        axis_name: see `BatchNorm`.
+        draw: initialiser by fan-in.
     """
 
     features: int
@@ -98,18 +97,16 @@ class SeparableOp(nn.Module):
     `sep_conv` holds that sequence twice, the second at stride 1; `dil_conv` once.
 
     Attributes:
-      op: key of `KERNEL_SIZES`.
-      features: output channels.
-      stride: step between outputs, in pixels.
-      axis_name: see `BatchNorm`.
-      form: see `separable_conv`.
+        op: key of `KERNEL_SIZES`.
+        features: output channels.
+        stride: step between outputs, in pixels.
+        axis_name: see `BatchNorm`.
     """
 
     op: str
     features: int
     stride: int = 1
     axis_name: Axis = None
-    form: Form | None = None
 
     @nn.compact
     def __call__(self, x: jax.Array, *, train: bool) -> jax.Array:
@@ -124,7 +121,6 @@ class SeparableOp(nn.Module):
                 self.param(f"pointwise_{i}", torch_uniform(c), (c, features)),
                 stride=self.stride if i == 0 else 1,
                 dilation=dilation_of(self.op),
-                form=self.form,
             )
             x = BatchNorm(axis_name=self.axis_name)(x, train=train)
         return x
@@ -134,12 +130,12 @@ class CellInputs(nn.Module):
     """Brings the two inputs of a cell to its channels and to one resolution.
 
     Attributes:
-      features: channels C of the cell.
-      reduced_before: the cell before this one halved the resolution, so that the older
-        input has twice that of the newer one.
-      affine: learn a scale and a bias in the normalisation.
-      axis_name: see `BatchNorm`.
-      draw: initialiser by fan-in.
+        features: channels C of the cell.
+        reduced_before: the cell before this one halved the resolution, so that the
+            older input has twice that of the newer one.
+        affine: learn a scale and a bias in the normalisation.
+        axis_name: see `BatchNorm`.
+        draw: initialiser by fan-in.
     """
 
     features: int
@@ -166,9 +162,9 @@ class Stem(nn.Module):
     """3x3 convolution and affine batch normalisation.
 
     Attributes:
-      channels: of what it returns.
-      axis_name: see `BatchNorm`.
-      draw: initialiser by fan-in.
+        channels: of what it returns.
+        axis_name: see `BatchNorm`.
+        draw: initialiser by fan-in.
     """
 
     channels: int
@@ -186,9 +182,9 @@ class ImageNetStem(nn.Module):
     """Three 3x3 convolutions of stride 2, each with affine batch normalisation.
 
     Attributes:
-      channels: C of what it returns, even; the first convolution has half.
-      axis_name: see `BatchNorm`.
-      draw: initialiser by fan-in.
+        channels: C of what it returns, even; the first convolution has half.
+        axis_name: see `BatchNorm`.
+        draw: initialiser by fan-in.
     """
 
     channels: int
@@ -204,7 +200,7 @@ class ImageNetStem(nn.Module):
         Sides are rounded up at each halving.
 
         Raises:
-          InputError: for an odd number of channels.
+            InputError: for an odd number of channels.
         """
         if self.channels % 2:
             raise InputError(
@@ -237,15 +233,16 @@ def apply_stem(
     To be called inside a compact method, which then owns the module `stem`.
 
     Args:
-      name: which stem.
-      channels: of what it returns.
-      images: `[B, H, W, image channels]`.
-      train: see `BatchNorm`.
-      axis_name: likewise.
-      draw: initialiser by fan-in.
+        name: which stem.
+        channels: of what it returns.
+        images: `[B, H, W, image channels]`.
+        train: see `BatchNorm`.
+        axis_name: likewise.
+        draw: initialiser by fan-in.
 
     Raises:
-      InputError: for another name, or an odd number of channels with the ImageNet stem.
+        InputError: for another name, or an odd number of channels with the ImageNet
+            stem.
     """
     check_choice("stem", name, get_args(StemName))
     if name == "imagenet":
@@ -262,24 +259,22 @@ def operation(
     stride: int,
     train: bool,
     axis_name: Axis = None,
-    form: Form | None = None,
 ) -> Callable[[jax.Array], jax.Array]:
     """Returns operation `op` of a derived network as a function of `[B, H, W, C]`.
 
     To be called inside a compact method, which then owns the parameters.
 
     Args:
-      op: one of `DARTS_OPS`, not `none`.
-      features: channels C.
-      stride: 1, or 2 to halve the resolution.
-      train: see `BatchNorm`.
-      axis_name: see `BatchNorm`.
-      form: see `separable_conv`.
+        op: one of `DARTS_OPS`, not `none`.
+        features: channels C.
+        stride: 1, or 2 to halve the resolution.
+        train: see `BatchNorm`.
+        axis_name: see `BatchNorm`.
     """
     if op in POOLS:
         return functools.partial(POOLS[op], stride=stride)
     if op in KERNEL_SIZES:
-        module = SeparableOp(op, features, stride, axis_name, form)
+        module = SeparableOp(op, features, stride, axis_name)
         return functools.partial(module, train=train)
     if op != "skip_connect":
         raise ValueError(f"{op!r} is no operation of a derived network")

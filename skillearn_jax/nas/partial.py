@@ -10,12 +10,12 @@ def bypass(x: jax.Array, stride: int) -> jax.Array:
     """Returns the channels that no operation touches, at the resolution of the others.
 
     Args:
-      x: `[B, H, W, C]`.
-      stride: 1 keeps them, 2 takes the maximum over 2x2 windows; beyond an odd side is
-        minus infinity.
+        x: `[B, H, W, C]`.
+        stride: 1 keeps them, 2 takes the maximum over 2x2 windows; beyond an odd side
+            is minus infinity.
 
     Returns:
-      `[B, ceil(H / stride), ceil(W / stride), C]`.
+        `[B, ceil(H / stride), ceil(W / stride), C]`.
 
     References: Xu et al. 2020, section 3.1, arXiv 1907.05737.
     """
@@ -32,8 +32,8 @@ def shuffle_channels(x: jax.Array, groups: int) -> jax.Array:
     """Returns `x` with channel `g * C / groups + i` moved to `i * groups + g`.
 
     Args:
-      x: `[B, H, W, C]`.
-      groups: number of groups, a divisor of C.
+        x: `[B, H, W, C]`.
+        groups: number of groups, a divisor of C.
 
     References: Zhang et al. 2018 (ShuffleNet), arXiv 1707.01083.
     """

@@ -19,10 +19,10 @@ def skip_dropout_rate(
         p_0 exp(-0.2 (e - warmup_epochs))    afterwards
 
     Args:
-      initial: p_0, of the stage.
-      epoch: e, from 0.
-      epochs: E, of the stage.
-      warmup_epochs: epochs in which only weights move.
+        initial: p_0, of the stage.
+        epoch: e, from 0.
+        epochs: E, of the stage.
+        warmup_epochs: epochs in which only weights move.
 
     References: Chen et al. 2019, section 3.3, arXiv 1904.12760; the schedule is that of
       the authors' code.
@@ -38,12 +38,12 @@ def skip_weight(decay: Decay, epoch: int, epochs: int) -> float:
         linear (E - e) / E, cosine (1 + cos(pi e / E)) / 2, slow cosine cos(pi e / 2E)
 
     Args:
-      decay: which; `"constant"` stays at 1.
-      epoch: e, from 0.
-      epochs: E.
+        decay: which; `"constant"` stays at 1.
+        epoch: e, from 0.
+        epochs: E.
 
     Raises:
-      InputError: for an unknown decay.
+        InputError: for an unknown decay.
 
     References: Chu et al. 2021, section 3.3, arXiv 2009.01027; the two cosines are
       options of the authors' code.
@@ -76,8 +76,9 @@ class Stability(NamedTuple):
     `Stability(*json.loads(json.dumps(stability)))` goes on where it was.
 
     Attributes:
-      ranks: in lists and dicts, as JSON gives them back, or None before the first epoch.
-      epochs: for how many epochs in a row it has not changed.
+        ranks: in lists and dicts, as JSON gives them back, or None before the first
+            epoch.
+        epochs: for how many epochs in a row it has not changed.
     """
 
     ranks: Any = None
@@ -94,8 +95,8 @@ def has_settled(stability: Stability, patience: int = 10) -> bool:
     The second stop rule of DARTS+: the operations with parameters have been learnt.
 
     Args:
-      stability: updated at the end of every epoch.
-      patience: epochs without a change of rank on any edge of either cell.
+        stability: updated at the end of every epoch.
+        patience: epochs without a change of rank on any edge of either cell.
 
     References: Liang et al. 2019 (DARTS+), arXiv 1909.06035.
     """

@@ -5,9 +5,9 @@ from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import jax
-import jax.numpy as jnp
+import numpy as np
 
-from skillearn_jax.errors import InputError
+from skillearn_jax.errors import InputError, check_at_least
 
 DARTS_OPS = (
     "none",
@@ -44,19 +44,21 @@ class CellSpace:
 
     States are numbered 0, 1 (the inputs), 2, 3, .. (the nodes). An edge
     `(source, target)` carries a softmax mixture of `ops`; a node is the sum of its
-    incoming edges; the cell returns all its nodes, concatenated.
+    incoming edges; the cell returns all its nodes, concatenated. Lists are accepted for
+    tuples.
 
     Attributes:
-      ops: candidate operations, out of `DARTS_OPS`.
-      num_nodes: intermediate nodes.
-      normal: candidates of each edge of the normal cell, where edges differ, as in the
-        later stages of P-DARTS; as many on each, in the order of `ops`. Empty: all.
-      reduction: those of the reduction cell, as many as in the normal cell.
-      edge_normalization: a node is the sum of its incoming edges weighted by a softmax
-        over them (PC-DARTS), whose logits are part of `alphas`.
+        ops: candidate operations, out of `DARTS_OPS`.
+        num_nodes: intermediate nodes.
+        normal: candidates of each edge of the normal cell, where edges differ, as in
+            the later stages of P-DARTS; as many on each, in the order of `ops`. Empty:
+            all.
+        reduction: those of the reduction cell, as many as in the normal cell.
+        edge_normalization: a node is the sum of its incoming edges weighted by a
+            softmax over them (PC-DARTS), whose logits are part of `alphas`.
 
     Raises:
-      InputError: for an unknown, repeated or missing operation, or no node.
+        InputError: for an unknown, repeated or missing operation, or no node.
 
     References: Liu et al. 2019, section 2.1, arXiv 1806.09055; Chen et al. 2019
       (P-DARTS), arXiv 1904.12760; Xu et al. 2020 (PC-DARTS), arXiv 1907.05737.
@@ -69,8 +71,10 @@ class CellSpace:
     edge_normalization: bool = False
 
     def __post_init__(self) -> None:
-        if self.num_nodes < 1:
-            raise InputError(f"num_nodes must be at least 1, got {self.num_nodes}")
+        object.__setattr__(self, "ops", tuple(self.ops))
+        for kind in CELL_KINDS:
+            object.__setattr__(self, kind, tuple(map(tuple, getattr(self, kind))))
+        check_at_least("num_nodes", self.num_nodes, 1)
         for op in self.ops:
             if op not in DARTS_OPS:
                 raise InputError(f"unknown operation {op!r}, allowed: {DARTS_OPS}")
@@ -136,8 +140,8 @@ class CellSpace:
         """Returns logits drawn from `scale * N(0, 1)`; see `alpha_shapes`.
 
         Args:
-          key: PRNG key; consumed.
-          scale: standard deviation.
+            key: PRNG key; consumed.
+            scale: standard deviation.
         """
         shape = (len(CELL_KINDS), self.num_edges, self.num_candidates)
         operation_key, edge_key = jax.random.split(key)
@@ -162,19 +166,31 @@ class CellSpace:
 
     def check_alphas(self, alphas: Mapping[str, Any]) -> None:
         """Raises `InputError` unless the logits have the shapes of this space."""
-        for name, shape in self.alpha_shapes().items():
-            got = jnp.shape(alphas[name]) if name in alphas else "nothing"
-            if got != shape:
-                raise InputError(f"alphas[{name!r}] must have shape {shape}, got {got}")
+        check_logits(alphas, self.alpha_shapes())
+
+
+def check_logits(
+    alphas: Mapping[str, Any] | None, shapes: Mapping[str, tuple[int, ...]]
+) -> None:
+    """Raises `InputError` unless architecture logits have these shapes, by their keys."""
+    for name, shape in shapes.items():
+        got: Any = "nothing"
+        if isinstance(alphas, Mapping) and name in alphas:
+            try:
+                got = np.shape(alphas[name])
+            except ValueError:  # of a list whose rows differ
+                got = "no array"
+        if got != shape:
+            raise InputError(f"alphas[{name!r}] must have shape {shape}, got {got}")
 
 
 class CellPlace(NamedTuple):
     """The place of one cell in a network.
 
     Attributes:
-      kind: `"normal"` or `"reduction"`.
-      features: channels C of its nodes.
-      reduced_before: the cell before it is a reduction cell.
+        kind: `"normal"` or `"reduction"`.
+        features: channels C of its nodes.
+        reduced_before: the cell before it is a reduction cell.
     """
 
     kind: str
@@ -192,13 +208,12 @@ def cell_places(
     """Returns the places of all cells; reduction cells double the channels.
 
     Args:
-      num_cells: depth L of the network, at least 1.
-      channels: channels of a normal cell before the first reduction, at least 1.
-      reduced_before: the older input of the first cell has twice the resolution of the
-        newer one.
+        num_cells: depth L of the network, at least 1.
+        channels: channels of a normal cell before the first reduction, at least 1.
+        reduced_before: the older input of the first cell has twice the resolution of
+            the newer one.
     """
-    if channels < 1:
-        raise InputError(f"channels must be at least 1, got {channels}")
+    check_at_least("channels", channels, 1)
     reductions = reduction_positions(num_cells)
     return [
         CellPlace(
@@ -214,8 +229,7 @@ def reduction_positions(num_cells: int) -> frozenset[int]:
     """Returns the indices of the reduction cells, `{L // 3, 2 L // 3}`.
 
     Args:
-      num_cells: depth `L` of the network, at least 1.
+        num_cells: depth `L` of the network, at least 1.
     """
-    if num_cells < 1:
-        raise InputError(f"num_cells must be at least 1, got {num_cells}")
+    check_at_least("num_cells", num_cells, 1)
     return frozenset({num_cells // 3, 2 * num_cells // 3})

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from skillearn_jax.errors import InputError, check_choice
+from skillearn_jax.errors import InputError, check_at_least, check_choice
 from skillearn_jax.layers import (
     Axis,
     Dense,
@@ -18,7 +18,6 @@ from skillearn_jax.layers import (
 )
 from skillearn_jax.nas.cell import MixedCell, Mixture
 from skillearn_jax.nas.edges import SkipDropout
-from skillearn_jax.nas.functional import Form
 from skillearn_jax.nas.ops import STEM_MULTIPLIER, StemName, apply_stem
 from skillearn_jax.nas.schedules import check_rate, is_zero
 from skillearn_jax.nas.space import (
@@ -35,8 +34,8 @@ class Initialization(NamedTuple):
     """How weights are drawn: initialisers by fan-in.
 
     Attributes:
-      kernel: of convolutions and of the head.
-      bias: of the head.
+        kernel: of convolutions and of the head.
+        bias: of the head.
     """
 
     kernel: Draw
@@ -63,21 +62,21 @@ class Supernet(nn.Module):
     stand at `reduction_positions(num_cells)` and double the channels.
 
     Attributes:
-      space: operations and nodes of a cell, candidates per edge, edge normalisation.
-      num_cells: depth L.
-      channels: channels C of the first cells; the stem has 3 C.
-      num_classes: size of the logits; 0 leaves the head out, and the pooled features are
-        returned, for heads of a caller's own.
-      partial: K of PC-DARTS: one of K channels passes the operations; 1 is plain DARTS.
-      auxiliary_skip: add a skip connection outside the softmax to every edge (DARTS-).
-      remat: compute the cells anew in the backward pass instead of keeping what is
-        inside them: less memory for about a third more time.
-      initialization: `"torch"`, uniform as in the original code, or `"flax"`.
-      stem: `"cifar"`, one convolution at full resolution, or `"imagenet"`, three that
-        halve it, as PC-DARTS searches on ImageNet.
-      axis_name: mapped axis over which batch statistics are synchronised, or None.
-      form: how separable convolutions are computed; None leaves it to
-        `separable_form`.
+        space: operations and nodes of a cell, candidates per edge, edge normalisation.
+        num_cells: depth L.
+        channels: channels C of the first cells; the stem has 3 C.
+        num_classes: size of the logits; 0 leaves the head out, and the pooled features
+            are returned, for heads of a caller's own.
+        partial: K of PC-DARTS: one of K channels passes the operations; 1 is plain
+            DARTS.
+        auxiliary_skip: add a skip connection outside the softmax to every edge
+            (DARTS-).
+        remat: compute the cells anew in the backward pass instead of keeping what is
+            inside them: less memory for about a third more time.
+        initialization: `"torch"`, uniform as in the original code, or `"flax"`.
+        stem: `"cifar"`, one convolution at full resolution, or `"imagenet"`, three that
+            halve it, as PC-DARTS searches on ImageNet.
+        axis_name: mapped axis over which batch statistics are synchronised, or None.
 
     References: Liu et al. 2019, arXiv 1806.09055, section 2; Xu et al. 2020 (PC-DARTS),
       arXiv 1907.05737; Chu et al. 2021 (DARTS-), arXiv 2009.01027; Chen et al. 2019
@@ -94,7 +93,6 @@ class Supernet(nn.Module):
     initialization: Literal["torch", "flax"] = "torch"
     stem: StemName = "cifar"
     axis_name: Axis = None
-    form: Form | None = None
 
     @nn.compact
     def __call__(
@@ -109,19 +107,19 @@ class Supernet(nn.Module):
         """Returns class logits, `[B, num_classes]`, or features without a head.
 
         Args:
-          images: `[B, H, W, channels]`, any size and number of channels.
-          alphas: raw logits by the keys of `space.alpha_shapes()`; the softmax over
-            operations, and that over the edges of a node, is taken here.
-          train: use batch statistics, and record them if `batch_stats` is mutable.
-          skip_weight: beta, the factor of the auxiliary skip; may be traced. Without
-            an auxiliary skip there is no other than the number 1.0.
-          skip_dropout_rate: rate in `[0, 1)` of dropout after identity skips, in
-            training, with a key of the collection `skip_dropout`; may be traced; the
-            number 0.0 leaves it out of the program.
+            images: `[B, H, W, channels]`, any size and number of channels.
+            alphas: raw logits by the keys of `space.alpha_shapes()`; the softmax over
+                operations, and that over the edges of a node, is taken here.
+            train: use batch statistics, and record them if `batch_stats` is mutable.
+            skip_weight: beta, the factor of the auxiliary skip; may be traced. Without
+                an auxiliary skip there is no other than the number 1.0.
+            skip_dropout_rate: rate in `[0, 1)` of dropout after identity skips, in
+                training, with a key of the collection `skip_dropout`; may be traced;
+                the number 0.0 leaves it out of the program.
 
         Raises:
-          InputError: if the logits do not fit the space, or for an option that cannot
-            be or that the network does not have.
+            InputError: if the logits do not fit the space, or for an option that cannot
+                be or that the network does not have.
         """
         self.space.check_alphas(alphas)
         self._check_options(skip_weight, skip_dropout_rate)
@@ -148,7 +146,6 @@ class Supernet(nn.Module):
                 place=place,
                 partial=self.partial,
                 axis_name=self.axis_name,
-                form=self.form,
                 draw=drawn.kernel,
                 name=f"cell_{i}",
             )
@@ -164,6 +161,7 @@ class Supernet(nn.Module):
     def _check_options(
         self, skip_weight: float | jax.Array, skip_dropout_rate: float | jax.Array
     ) -> None:
+        check_at_least("num_classes", self.num_classes, 0)
         check_choice("initialization", self.initialization, INITIALIZATIONS)
         if not self.auxiliary_skip and (
             isinstance(skip_weight, jax.Array) or skip_weight != 1

@@ -56,10 +56,10 @@ class Devices:
         """
         present, processes = jax.device_count(), jax.process_count()
         if not 0 <= requested <= present:
-            owner = f"these {processes} processes have" if processes > 1 else None
+            several = f"these {processes} processes have"
+            owner = several if processes > 1 else "this machine has"
             raise InputError(
-                f"config.parallel.devices is {requested}, but "
-                f"{owner or 'this machine has'} {present} "
+                f"config.parallel.devices is {requested}, but {owner} {present} "
                 f"({jax.default_backend()}): set --config.parallel.devices"
             )
         if backend == "none":
@@ -84,24 +84,29 @@ class Devices:
         """The axis over which a step averages; `None` on one device."""
         return AXIS_NAME if self.count > 1 else None
 
-    def share(self, batch_size: int, flag: str) -> int:
-        """Returns the part of a batch that one device holds.
+    def share(self, batch_size: int, flag: str = "") -> int:
+        """Returns how many examples of a batch one device holds.
 
         Raises:
             InputError: if the batch cannot be divided; `flag` is the one to change.
         """
         if batch_size % self.count:
+            change = f"set --{flag} to" if flag else "make it"
             raise InputError(
                 f"a batch of {batch_size} cannot be split over {self.count} devices: "
-                f"set --{flag} to a multiple of {self.count}, or --config.parallel.devices"
+                f"{change} a multiple of {self.count}, or set --config.parallel.devices"
             )
         return batch_size // self.count
 
     def part(self, indices: Array) -> Array:
-        """Returns this device's part of a batch's indices; inside the step only."""
+        """Returns this device's part of a batch's indices; inside the step only.
+
+        Raises:
+            InputError: if the batch cannot be divided.
+        """
         if self.count == 1:
             return indices
-        size = len(indices) // self.count
+        size = self.share(len(indices))
         start = jax.lax.axis_index(AXIS_NAME) * size
         return jax.lax.dynamic_slice_in_dim(indices, start, size)
 

@@ -263,10 +263,7 @@ def test_make_commands_parse():
 
 @pytest.fixture(scope="module")
 def readme():
-    path = ROOT / "README.md"
-    if not path.exists():
-        pytest.skip("README.md is not written yet")
-    return path.read_text(encoding="utf-8")
+    return (ROOT / "README.md").read_text(encoding="utf-8")
 
 
 def fenced(text, language):
@@ -321,7 +318,9 @@ def python_of(name):
 
 @pytest.mark.parametrize("name", ["README.md", "docs/hypergradients.md"])
 def test_python_in_the_documentation_runs(name, tmp_path, quick_flags):
-    for block in python_of(name):
+    blocks = python_of(name)
+    assert blocks
+    for block in blocks:
         assert block
         # Each in a process of its own, as a reader would paste it, and outside the
         # repository, so that only what is installed can be imported.

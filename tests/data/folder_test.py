@@ -29,6 +29,7 @@ def root(tmp_path):
 def test_classes_and_images_are_sorted(root):
     data = load("folder", str(root))
     assert (data.name, data.num_classes, data.image_shape) == ("pets", 2, (6, 5, 3))
+    assert data.class_names == ("ant", "cat")
     assert data.train.label.tolist() == [0, 0, 1, 1, 1]
     assert data.heldout.label.tolist() == [0, 1]
     expected = np.stack([pixels(i) for i in (0, 1, 0, 1, 2)])
@@ -78,6 +79,8 @@ def test_other_files_are_left_aside(root):
 
 def test_unreadable_files_are_named_and_counted(root):
     (root / "train" / "ant" / "0.png").write_bytes(b"no image")
+    with pytest.warns(UserWarning, match=r"1 file is left out, .*: train/ant/0.png"):
+        load("folder", str(root))
     (root / "test" / "cat" / "5.jpg").touch()
     message = "2 files are left out, .*: train/ant/0.png, test/cat/5.jpg"
     with pytest.warns(UserWarning, match=message):
@@ -112,6 +115,8 @@ def test_wrong_trees(root, tmp_path):
     assert f"class {root / 'test' / 'dog'} holds no image" in refused(root)
     Image.fromarray(pixels(0)).save(root / "test" / "dog" / "0.png")
     assert f"{root / 'train'} lacks the class dog" in refused(root)
+    (root / "test" / "dog").rename(root / "train" / "dog")
+    assert f"{root / 'test'} lacks the class dog" in refused(root)
     for split in ("train", "test"):
         (tmp_path / "empty" / split).mkdir(parents=True)
     assert "holds no folder of a class" in refused(tmp_path / "empty")

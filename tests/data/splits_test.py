@@ -2,6 +2,7 @@ import numpy as np
 import pytest
 
 from skillearn_jax.data import Examples, balanced_subset, halves
+from skillearn_jax.data.splits import stratified_mask
 from skillearn_jax.errors import InputError
 
 
@@ -70,3 +71,10 @@ def test_a_subset_larger_than_the_smallest_class_is_refused(per_class, after):
     )
     with pytest.raises(InputError, match=message):
         balanced_subset(examples([0, 0, 0, 1, 1]), per_class, after)
+
+
+@pytest.mark.parametrize(("fraction", "quota"), [(0.3, 1), (0.375, 2), (0.4, 2)])
+def test_a_share_of_a_class_is_rounded_to_the_nearest(fraction, quota):
+    """1.2, 1.5 and 1.6 of four."""
+    mask = stratified_mask(np.repeat([0, 1], 4), fraction)
+    assert mask.reshape(2, 4).sum(axis=1).tolist() == [quota, quota]

@@ -3,6 +3,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from skillearn_jax.errors import InputError
 from skillearn_jax.layers import (
     Conv,
     Dense,
@@ -33,6 +34,19 @@ def test_conv2d_pads_both_sides_alike(size, stride, dilation):
             expected[0, row, column] += pixel @ kernel[i, j]
     got = conv2d(jnp.array(x), jnp.array(kernel), stride=stride, dilation=dilation)
     np.testing.assert_allclose(got, expected, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("images", "shown"),
+    [
+        (np.ones((2, 5, 5, 2), np.uint8), r"uint8\[2, 5, 5, 2\]"),
+        (jnp.ones((5, 5, 2)), r"float32\[5, 5, 2\]"),
+    ],
+)
+def test_what_is_no_batch_of_images_in_floats_is_refused(images, shown):
+    kernel = jnp.full((3, 3, 2, 4), 0.5)  # as an integer, 0
+    with pytest.raises(InputError, match=f"images are {shown}; they must be floats"):
+        conv2d(images, kernel)
 
 
 def test_torch_uniform_fills_its_bound_and_does_not_depend_on_the_shape():

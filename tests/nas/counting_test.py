@@ -1,9 +1,14 @@
+from typing import get_args
+
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 
 from skillearn_jax.nas import CIFAR_AUXILIARY, Genotype, Network
 from skillearn_jax.nas.counting import count_macs, count_params, num_params
+from skillearn_jax.nas.functional import Form, separable_conv
 from skillearn_jax.nas.ops import SeparableOp
 from skillearn_jax.nas.space import CellSpace
 from skillearn_jax.nas.supernet import Supernet
@@ -23,6 +28,19 @@ def test_macs_of_one_operation_by_hand():
     # Six pixels out of each convolution; 3 channels in, 4 out of the second one.
     op = SeparableOp("sep_conv_3x3", 4, stride=2)
     assert count_macs(op, (4, 6, 3)) == 6 * (9 * 3 + 3 * 3) + 6 * (9 * 3 + 3 * 4)
+
+
+@pytest.mark.parametrize("form", get_args(Form))
+def test_a_separable_convolution_counts_alike_however_it_is_computed(form):
+    class Two(nn.Module):
+        """Two branches of 3 onto 4 channels."""
+
+        def __call__(self, x, train):
+            return separable_conv(
+                x, jnp.ones((5, 5, 3, 2)), jnp.ones((3, 8)), form=form
+            )
+
+    assert count_macs(Two(), (4, 6, 3)) == 2 * 24 * (25 * 3 + 3 * 4)
 
 
 def test_the_auxiliary_head_costs_nothing_at_prediction():

@@ -1,5 +1,8 @@
 """The rules that the papers add to DARTS's own, which genotype_test holds."""
 
+import collections
+import itertools
+
 import numpy as np
 import pytest
 
@@ -145,6 +148,27 @@ def test_random_cells_hold_candidates_only():
         "sep_conv_3x3",
     }
     assert {op for cell in cells for op, _ in cell.reduction} == {"skip_connect"}
+
+
+def test_random_cells_are_drawn_from_all_of_them_alike():
+    """Pairs of sources and operations of three nodes, in 600 cells, within 5 deviations."""
+    rng, space = np.random.default_rng(0), CellSpace(ops=OPS, num_nodes=3)
+    counts = collections.Counter()
+    for _ in range(300):
+        cell = random_genotype(rng, space)
+        for edges in (cell.normal, cell.reduction):
+            for node in range(3):
+                pair = edges[2 * node : 2 * node + 2]
+                counts[node, frozenset(source for _, source in pair)] += 1
+            counts.update(op for op, _ in edges)
+    for node in range(3):
+        pairs = list(itertools.combinations(range(2 + node), 2))
+        share = 1 / len(pairs)
+        for pair in pairs:
+            near = 5 * (600 * share * (1 - share)) ** 0.5
+            assert abs(counts[node, frozenset(pair)] - 600 * share) <= near
+    for op in OPS[1:]:
+        assert abs(counts[op] - 1800) < 5 * 900**0.5
 
 
 def test_the_ranking_holds_operations_with_parameters():

@@ -6,6 +6,8 @@ import numpy as np
 import pytest
 from jax import lax
 
+from skillearn_jax.errors import InputError
+from skillearn_jax.nas import functional
 from skillearn_jax.nas.functional import (
     avg_pool,
     conv2d_together,
@@ -13,7 +15,6 @@ from skillearn_jax.nas.functional import (
     max_pool,
     pixels_together,
     separable_conv,
-    separable_form,
 )
 
 WINDOW = (1, 3, 3, 1)
@@ -51,7 +52,7 @@ def test_both_forms_of_a_separable_convolution_agree(size, stride, dilation, wid
     )
 
 
-def test_branches_lie_side_by_side_and_default_to_the_chosen_form():
+def test_branches_lie_side_by_side():
     x, depthwise = _normal((1, 4, 4, 2)), _normal((3, 3, 2, 2), 1)
     pointwise = _normal((2, 6), 2)
     both = separable_conv(x, depthwise, pointwise)
@@ -60,10 +61,17 @@ def test_branches_lie_side_by_side_and_default_to_the_chosen_form():
             x,
             depthwise[..., branch : branch + 1],
             pointwise[:, 3 * branch : 3 * branch + 3],
-            form=separable_form(),
         )
         got = both[..., 3 * branch : 3 * branch + 3]
         np.testing.assert_allclose(got, alone, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("given", [True, False])
+def test_an_unknown_form_is_refused_be_it_given_or_chosen(given, monkeypatch):
+    monkeypatch.setattr(functional, "separable_form", lambda: "sparse")
+    arrays = map(jnp.ones, ((1, 4, 4, 2), (3, 3, 2, 1), (2, 5)))
+    with pytest.raises(InputError, match="form='sparse'; it must be one of 'dense', '"):
+        separable_conv(*arrays, **({"form": "sparse"} if given else {}))
 
 
 def _reference_max_pool(x, stride):

@@ -140,6 +140,12 @@ def test_a_rate_outside_its_range_is_refused(drop_path, rate):
         network.apply(variables, images, train=True, drop_path_rate=rate)
 
 
+def test_a_network_without_classes_is_refused():
+    network = Network(Genotype(POOLS, POOLS), 1, 2, 0)
+    with pytest.raises(InputError, match="num_classes must be at least 1, got 0"):
+        network.init(jax.random.key(0), jnp.zeros((1, 4, 4, 1)), train=False)
+
+
 # Stem and auxiliary head of the papers; cost_test holds their sizes.
 
 

@@ -23,6 +23,13 @@ def test_edges_go_target_by_target():
     assert CellSpace().num_edges == 14
 
 
+def test_lists_are_taken_for_tuples():
+    lists = CellSpace(list(DARTS_OPS), 1, *[[list(ops) for ops in TWO]] * 2)
+    tuples = CellSpace(DARTS_OPS, 1, TWO, TWO)
+    assert lists == tuples
+    assert hash(lists) == hash(tuples)
+
+
 def test_init_alphas_are_small_and_differ_between_kinds():
     alphas = CellSpace().init_alphas(jax.random.key(0))
     assert {kind: a.shape for kind, a in alphas.items()} == {

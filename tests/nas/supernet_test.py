@@ -45,7 +45,9 @@ def test_alphas_are_no_variable():
     )
 
 
-@pytest.mark.parametrize("alphas", [{}, {"normal": jnp.zeros((8, 2))}])
+@pytest.mark.parametrize(
+    "alphas", [None, {}, {"normal": jnp.zeros((8, 2))}, {"normal": [[0], [0, 0]]}]
+)
 def test_alphas_that_do_not_fit_are_refused(alphas):
     net = Supernet(SPACE, 1, 2, 3)
     with pytest.raises(
@@ -342,8 +344,8 @@ def test_the_imagenet_stem_of_a_search_is_three_times_as_wide_as_the_derived_one
             "initialization='he'; it must be one of 'torch', 'flax'",
         ),
         ({"partial": 4}, {}, "multiple of 8"),
+        ({"num_classes": -1}, {}, "num_classes must be at least 0, got -1"),
         ({"stem": "imagnet"}, {}, "stem='imagnet'; it must be one of 'cifar', 'image"),
-        ({"form": "sparse"}, {}, "form='sparse'; it must be one of 'dense', 'depth"),
         (
             {"stem": "imagenet", "channels": 3},
             {},

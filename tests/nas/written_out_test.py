@@ -10,6 +10,7 @@ from jax import lax
 from skillearn_jax.nas import CIFAR_AUXILIARY, IMAGENET_AUXILIARY, CellSpace, Genotype
 from skillearn_jax.nas.auxiliary import AuxiliaryHead
 from skillearn_jax.nas.cell import MixedCell, Mixture
+from skillearn_jax.nas.nasbench201 import BenchNetwork, BenchSpace
 from skillearn_jax.nas.network import Cell, Network
 from skillearn_jax.nas.space import CellPlace, cell_places
 from skillearn_jax.nas.supernet import Supernet
@@ -340,7 +341,34 @@ def test_a_mixed_cell_over_devices_is_that_of_the_whole_batch():
         np.testing.assert_allclose(got, jnp.stack([want, want]), rtol=1e-9)
 
 
-def test_half_precision_lasts_from_the_images_to_the_heads():
+SPACE = CellSpace(("skip_connect", "dil_conv_3x3"), 1, edge_normalization=True)
+ALPHAS = SPACE.init_alphas(jax.random.key(0)) | BenchSpace().init_alphas(
+    jax.random.key(1)
+)
+
+
+@pytest.mark.parametrize(
+    ("network", "call", "cells"),
+    [
+        (
+            Network(GENOTYPE, 3, 2, 4, auxiliary=CIFAR_AUXILIARY),
+            {"drop_path_rate": 0.2},
+            {"Cell", "SeparableOp", "FactorizedReduce", "BatchNorm"},
+        ),
+        (
+            Supernet(SPACE, 3, 4, 4, partial=2, auxiliary_skip=True),
+            {"alphas": ALPHAS, "skip_weight": 0.5, "skip_dropout_rate": 0.2},
+            {"MixedCell", "OutgoingEdges", "SideBySide"},
+        ),
+        (
+            BenchNetwork(4, channels=2, num_cells=1),
+            {"alphas": ALPHAS},
+            {"BenchCell", "ResidualBlock"},
+        ),
+    ],
+    ids=["derived", "supernet", "NAS-Bench-201"],
+)
+def test_half_precision_lasts_from_the_images_to_the_heads(network, call, cells):
     dtypes = {}
 
     def intercept(following, args, kwargs, context):
@@ -350,14 +378,13 @@ def test_half_precision_lasts_from_the_images_to_the_heads():
             own |= {str(leaf.dtype) for leaf in jax.tree.leaves(outputs)}
         return outputs
 
-    network = Network(GENOTYPE, 3, 2, 4, auxiliary=CIFAR_AUXILIARY)
-    keys = {name: jax.random.key(0) for name in ("params", "drop_path")}
+    keys = {name: jax.random.key(0) for name in ("params", "drop_path", "skip_dropout")}
     images = jnp.zeros((2, 32, 32, 3), jnp.bfloat16)
     with nn.intercept_methods(intercept):
-        jax.eval_shape(
-            lambda: network.init(keys, images, train=True, drop_path_rate=0.2)
-        )
-    for name in ("Network", "AuxiliaryHead", "Dense"):
+        jax.eval_shape(lambda: network.init(keys, images, train=True, **call))
+    heads = {type(network).__name__, "AuxiliaryHead", "Dense"} & set(dtypes)
+    assert len(heads) >= 2
+    for name in heads:
         assert dtypes.pop(name) == {"float32"}
     assert set(map(tuple, dtypes.values())) == {("bfloat16",)}
-    assert {"Cell", "SeparableOp", "FactorizedReduce", "BatchNorm"} < set(dtypes)
+    assert cells < set(dtypes)

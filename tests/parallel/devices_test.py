@@ -97,6 +97,8 @@ def test_parts_are_the_batch_cut_in_order():
     )
     parts = step(jnp.arange(4))
     np.testing.assert_array_equal(parts, np.arange(10, 22).reshape(4, 3))
+    with pytest.raises(InputError, match=r"of 5 cannot .* 4 devices: make it a mult"):
+        devices.part(jnp.arange(5))
 
 
 @SEVERAL

@@ -10,7 +10,7 @@ import optax
 import pytest
 
 from skillearn_jax.errors import InputError
-from skillearn_jax.hypergrad import Autodiff, FirstOrder
+from skillearn_jax.hypergrad import Autodiff, Exact, FirstOrder
 from skillearn_jax.skills import (
     LearnerModel,
     TaskModel,
@@ -468,6 +468,20 @@ def test_the_same_key_gives_the_same_step_with_and_without_jit():
 
 
 @pytest.mark.usefixtures("x64")
+@pytest.mark.parametrize(
+    "skill", [interleaving_learning, joint_learning, sequential_fine_tuning]
+)
+def test_every_stage_has_the_adjoint_that_was_asked_for(skill):
+    options = {"supporting": {"alphas": optax.sgd(0.1)}, "optimizer": optax.sgd(XI)}
+    for adjoint in (FirstOrder(), Exact()):
+        program = skill(tasks(2), **options, adjoint=adjoint, axis_name="devices")
+        assert {stage.adjoint for stage in program.stages} == {adjoint}
+        assert program.axis_name == "devices"
+    alone = skill(tasks(2), **options)
+    assert {stage.adjoint for stage in alone.stages} == {Exact()}
+    assert alone.axis_name is None
+
+
 def test_joint_learning_is_one_stage_on_the_summed_losses():
     values, batches = problem(("a", "b"))
     params = {

@@ -8,10 +8,14 @@ import pytest
 from skillearn_jax.data import load
 from skillearn_jax.framework import Program
 from skillearn_jax.hypergrad import Exact, FirstOrder
+from skillearn_jax.layers import PerDevice
 from skillearn_jax.nas.schedules import skip_dropout_rate, skip_weight
-from skillearn_jax.train.build import build_search, supernet_forward
+from skillearn_jax.skills import Curriculum
+from skillearn_jax.train import build
+from skillearn_jax.train.build import build_search, search_models, supernet_forward
 from skillearn_jax.train.optimizers import learning_rate
 from skillearn_jax.train.stages import search_stage
+from skillearn_jax.tree import is_sharded
 
 
 @pytest.fixture(scope="module")
@@ -191,6 +195,41 @@ def test_what_changes_with_the_epochs_is_that_of_the_epoch(tiny):
         assert after["steps"] == steps + 1
 
 
+def test_errors_are_of_the_learner_and_accuracies_of_the_tester(
+    tiny, data, monkeypatch
+):
+    """Of logits that are known: one example of four is right."""
+    logits = 3.0 * jnp.eye(10)[:4] + 0.5
+    labels = jnp.array([0, 4, 5, 6])
+    losses = np.log(np.exp(np.array([3.0, 0, 0, 0])).sum() + 6) - [3, 0, 0, 0]
+
+    class Tells:
+        def apply(self, *args, **options):
+            return logits, {"batch_stats": {}}
+
+    monkeypatch.setattr(build, "make_supernet", lambda *args: Tells())
+    config, key = tiny(), jax.random.key(0)
+    stage = search_stage(config, 0, config.space.build())
+    learner, tester, _ = search_models(config, data, 2, None, stage)
+    batch = {"image": jnp.zeros((4, 8, 8, 1)), "label": labels}
+    state = {"learner": {"batch_stats": {}, "steps": jnp.int32(0)}}
+    sets = {"weights": {}}, {"alphas": {}}
+    loss, told = learner.train_loss(*sets, state, {"train": batch}, key)
+    assert float(loss) == pytest.approx(losses.mean(), rel=1e-6)
+    assert float(told.metrics["error"]) == 0.75
+    of_examples = ({}, {"alphas": {}}, state, batch, key)
+    np.testing.assert_allclose(learner.example_losses(*of_examples), losses, rtol=1e-6)
+    wrong = [False, True, True, True]
+    assert learner.example_errors(*of_examples).tolist() == wrong
+    # An executor that hands its features on: they are the logits.
+    executor = {"Dense_0": {"kernel": jnp.eye(10), "bias": jnp.zeros(10)}}
+    np.testing.assert_allclose(
+        tester.losses(executor, logits, batch), losses, rtol=1e-6
+    )
+    right = tester.accuracies(executor, logits, batch)
+    assert right.tolist() == [not each for each in wrong]
+
+
 def test_alphas_are_small_and_random(lpt, tiny):
     for logits in lpt.params["alphas"].values():
         assert logits.shape == (2, len(tiny().space.ops))
@@ -226,3 +265,55 @@ def test_a_resnet_may_be_the_tester(tiny, data, stem):
     assert first in kernels
     heads = {leaf.shape for leaf in jax.tree.leaves(shapes["executor"])}
     assert heads == {(512, 10), (10,)}
+
+
+def test_the_keys_of_learning_by_passing_tests_are_those_of_the_skill(
+    tiny, data, monkeypatch
+):
+    class Seen(Exception):
+        pass
+
+    def skill(learner, tester, **options):
+        raise Seen(options)
+
+    monkeypatch.setattr(build, "learning_by_passing_tests", skill)
+    changes = {
+        "interaction_weight": 0.5,
+        "tester_weight": 0.25,
+        "exam_loss": "mean",
+        "exam_scores": "fixed",
+        "stale_reads": True,
+        "ablation": "exam_only",
+        "order": "alternate",
+    }
+    more = {"lpt.curriculum.active": True, "lpt.curriculum.start": 2.0}
+    config = tiny({**{f"lpt.{name}": v for name, v in changes.items()}, **more})
+    with pytest.raises(Seen) as seen:
+        build_search(config, data, jax.random.key(0), 2, "devices")
+    (options,) = seen.value.args
+    assert options == {
+        **changes,
+        "curriculum": Curriculum(start=2.0),
+        "adjoint": Exact(),
+        "tester_adjoint": Exact(),
+        "axis_name": "devices",
+    }
+
+
+@pytest.mark.parametrize("split", ["sharded", "replicated"])
+@pytest.mark.parametrize("norm", ["synchronized", "per_device"])
+def test_the_tester_is_laid_over_the_devices_as_the_config_says(
+    tiny, data, monkeypatch, split, norm
+):
+    axes = []
+    monkeypatch.setattr(build, "SmallEncoder", lambda axis_name: axes.append(axis_name))
+    changes = {"parallel.tester_optimizer": split, "parallel.batch_norm": norm}
+    config = tiny(changes)
+    stage = search_stage(config, 0, config.space.build())
+    tester = search_models(config, data, 2, "devices", stage).tester
+    assert axes == ["devices" if norm == "synchronized" else PerDevice("devices")]
+    for name, optimizer in tester.optimizers.items():
+        leaves = jax.tree.leaves(optimizer.init({"w": jnp.ones(3)}), is_leaf=is_sharded)
+        assert any(map(is_sharded, leaves)) is (
+            split == "sharded" and name != "creator"
+        )

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 
 import jax
@@ -9,7 +10,15 @@ import numpy as np
 import pytest
 
 from skillearn_jax.errors import InputError
-from skillearn_jax.train import CompareConfig, run, run_comparison
+from skillearn_jax.framework.comparing import ADJOINTS
+from skillearn_jax.nas import KNOWN_GENOTYPES
+from skillearn_jax.train import (
+    CompareConfig,
+    report_comparison,
+    report_figures,
+    run,
+    run_comparison,
+)
 from skillearn_jax.train.comparison_problems import build_problem
 from skillearn_jax.train.lock import locked
 
@@ -59,6 +68,126 @@ def test_no_size_of_batches_is_compared_twice(tmp_path, capsys):
     ]
     record = json.loads((tmp_path / "run" / "comparison.json").read_text())
     assert set(record["sweeps"]["batch"]) == {"4", "16"}
+
+
+EXACT, DIFFERENCE = map(repr, ADJOINTS[:2])
+
+
+def accuracy(adjoint, rel_error, radius=None, stage="total", supporting="a"):
+    named = {"adjoint": adjoint, "dtype": "float32", "supporting": supporting}
+    measured = {"norm": 12.5, "radius": radius, "rel_error": rel_error, "cosine": 0.5}
+    return {**named, "stage": stage, **measured}
+
+
+def points(line):
+    return [tuple(map(float, point)) for point in line.get_xydata()]
+
+
+def test_errors_are_drawn_against_the_radius_of_their_own_set(monkeypatch):
+    monkeypatch.setattr(report_figures, "svg", lambda figure, title: figure)
+    rows = [
+        accuracy(EXACT, 1e-6),
+        accuracy(DIFFERENCE, 1e-1, 1.0),
+        accuracy(DIFFERENCE, 1e-2, 0.01),
+        accuracy(DIFFERENCE, 5.0, 0.01, stage="stage1"),
+        accuracy(EXACT, 1e-5, supporting="b"),
+        accuracy(DIFFERENCE, 3e-1, 0.01, supporting="b"),
+    ]
+    figure = report_comparison._by_radius({"rows": rows})
+    a, b = figure.axes
+    assert (a.get_title("left"), b.get_title("left")) == ("a", "b")
+    difference, exact, _ = a.lines
+    assert points(difference) == [(0.01, 1e-2), (1.0, 1e-1)]
+    assert set(exact.get_ydata()) == {1e-6}
+    assert points(b.lines[0]) == [(0.01, 3e-1)]
+    assert set(b.lines[1].get_ydata()) == {1e-5}
+
+
+def test_errors_are_drawn_against_the_size_of_batches(monkeypatch):
+    monkeypatch.setattr(report_figures, "svg", lambda figure, title: figure)
+    sweep = {
+        str(size): {
+            "rows": [
+                accuracy(EXACT, 1e-6 * size),
+                accuracy(EXACT, 7.0, stage="stage1"),
+                accuracy(DIFFERENCE, 1e-3 * size, 0.01),
+            ]
+        }
+        for size in (16, 4)
+    }
+    record = {"sweeps": {"batch": sweep, "depth": {"1": sweep["4"]}}}
+    (ax,) = report_comparison._by_sweep(record, "batch", "batch size").axes
+    exact, difference = ax.lines
+    np.testing.assert_allclose(points(exact), [(4, 4e-6), (16, 16e-6)])
+    np.testing.assert_allclose(points(difference), [(4, 4e-3), (16, 16e-3)])
+    labels = [line.get_label() for line in ax.lines]
+    assert labels == ["exact, float32", "finite difference, float32"]
+    assert ax.get_xlabel() == "batch size"
+    # One point is no curve.
+    assert report_comparison._by_sweep(record, "depth", "stages") is None
+
+
+def test_weights_of_operations_are_drawn_search_by_search(monkeypatch):
+    monkeypatch.setattr(report_figures, "svg", lambda figure, title: figure)
+    shares = np.array([[[0.25, 0.75], [0.5, 0.5]], [[0.125, 0.875], [0.75, 0.25]]])
+    searches = [
+        {
+            "alphas": [
+                {"step": 3 * i, "normal": np.log(s) + 1} for i, s in enumerate(way)
+            ]
+        }
+        for way in (shares, shares[::-1])
+    ]
+    figure = report_comparison._alphas({"searches": searches})
+    assert [ax.get_title("left") for ax in figure.axes] == [
+        "normal, edge 0",
+        "normal, edge 1",
+    ]
+    for edge, ax in enumerate(figure.axes):
+        for number, line in enumerate(ax.lines):
+            way, op = (shares, shares[::-1])[number // 2], number % 2
+            np.testing.assert_allclose(line.get_xdata(), [0, 3])
+            np.testing.assert_allclose(line.get_ydata(), way[:, edge, op])
+        assert [line.get_linestyle() for line in ax.lines] == ["-", "-", "--", "--"]
+
+
+def test_the_tables_of_a_comparison_have_their_units():
+    """Of finite differences the radius of DARTS is shown, the others are drawn."""
+    rows = [
+        accuracy(EXACT, 1e-6),
+        accuracy(DIFFERENCE, 1e-2, 0.01),
+        accuracy(DIFFERENCE, 2e-1, 0.1),
+    ]
+    cost = {"adjoint": EXACT, "dtype": "float32", "step_s": 0.0125}
+    cost |= {"compile_s": 31.5, "peak_bytes": 3 * 2**20}
+    cells = KNOWN_GENOTYPES["DARTS_V2"].to_json()
+    found = {"name": "first_order", "genotype": cells, "error": 12.345}
+    record = {"rows": rows, "costs": [cost], "searches": [{**found, "search_s": 20.25}]}
+
+    def cells_of(table):
+        lines = re.findall(r"<tr><th scope=\"row\">(.*?)</tr>", table)
+        return [re.split("(?:</th>)?<t[dh]>|</t[dh]>", line) for line in lines]
+
+    of_rows = cells_of(report_comparison._accuracy(record))
+    texts = [[text for text in line if text] for line in of_rows]
+    shared = ["float32", "a", "total", "1.25e+01"]
+    assert texts == [
+        [EXACT, *shared, "1.0e-06", "0.500000"],
+        [DIFFERENCE, *shared, "1.0e-02", "0.500000"],
+    ]
+    ((*line,),) = cells_of(report_comparison._costs(record))
+    assert [text for text in line if text] == [
+        EXACT,
+        "float32",
+        "12.50 ms",
+        "31.5 s",
+        "3.00 MiB",
+    ]
+    searched = report_comparison._searches(record)
+    ((*line,),) = cells_of(searched)
+    assert [text for text in line if text] == ["first order", "12.35", "20.2 s"]
+    assert "cell by first order" in searched
+    assert report_comparison._searches({"searches": []}) == ""
 
 
 def test_one_at_a_time_works_in_a_folder(workdir):

@@ -1,6 +1,7 @@
 """The config of a run: defaults, checks, and the way there and back."""
 
 import dataclasses
+import inspect
 
 import pytest
 from ml_collections import ConfigDict
@@ -8,9 +9,16 @@ from ml_collections import ConfigDict
 from skillearn_jax.errors import InputError
 from skillearn_jax.hypergrad import Exact, FiniteDifference, FirstOrder
 from skillearn_jax.nas import DARTS_OPS
+from skillearn_jax.skills import (
+    Curriculum,
+    interleaving_learning,
+    learning_by_passing_tests,
+)
+from skillearn_jax.skills.tasks import interleaved
 from skillearn_jax.train import Config, default_config
+from skillearn_jax.train.build_tasks import schedule_of
 from skillearn_jax.train.checks import check
-from skillearn_jax.train.config import HypergradConfig
+from skillearn_jax.train.config import CurriculumConfig, HypergradConfig
 
 
 def leaves(kind, path="config"):
@@ -41,6 +49,27 @@ def test_defaults_are_those_of_darts():
     assert (config.data.batch_size, evaluation.batch_size) == (64, 96)
     assert (evaluation.auxiliary_weight, evaluation.drop_path) == (0.4, 0.2)
     assert evaluation.weights == dataclasses.replace(search.weights, min_lr=0.0)
+
+
+def test_defaults_of_a_skill_are_those_of_its_function():
+    config = Config(skill="interleaving", tasks=("a", "b"))
+    of_interleaving = {
+        name: getattr(config.interleaving, name)
+        for name in ("interaction_weight", "transfer", "coupling", "weights")
+    }
+    for function, given in (
+        (learning_by_passing_tests, config.lpt.options()),
+        (interleaving_learning, of_interleaving),
+    ):
+        defaults = inspect.signature(function).parameters
+        assert given == {name: defaults[name].default for name in given}
+    assert schedule_of(config) == interleaved(("a", "b"), 2)
+    assert CurriculumConfig(active=True).build() == Curriculum()
+    assert HypergradConfig("finite_difference").build() == FiniteDifference()
+    # The tester is that of the authors' code.
+    assert (config.tester.encoder, config.tester.stem) == ("resnet18", "imagenet")
+    assert config.tester.weights == dataclasses.replace(config.search.weights, clip=0.0)
+    assert config.tester.creator == config.search.alphas
 
 
 def test_defaults_pass_their_own_checks():

@@ -1,7 +1,9 @@
 """The evaluation: no claim without evidence."""
 
+import contextlib
 import copy
 import dataclasses
+import importlib
 import itertools
 from types import SimpleNamespace
 
@@ -12,6 +14,7 @@ import pytest
 
 from skillearn_jax.data import load
 from skillearn_jax.framework import State
+from skillearn_jax.layers import PerDevice
 from skillearn_jax.nas import (
     KNOWN_GENOTYPES,
     Network,
@@ -19,11 +22,17 @@ from skillearn_jax.nas import (
     count_params,
     random_genotype,
 )
-from skillearn_jax.parallel import Devices
+from skillearn_jax.parallel import AXIS_NAME, Devices
 from skillearn_jax.train import evaluation_training
-from skillearn_jax.train.evaluate import _contestants, _means, _summarize
+from skillearn_jax.train.evaluate import (
+    _contestants,
+    _means,
+    _summarize,
+    evaluate,
+)
 from skillearn_jax.train.evaluation_data import _deliver, training_batches
 from skillearn_jax.train.evaluation_training import Training
+from skillearn_jax.train.judge import Judgement
 from skillearn_jax.train.records import TrainingRecords
 from skillearn_jax.train.search_streams import search_streams
 
@@ -242,3 +251,96 @@ def test_a_training_notes_its_epochs_and_offers_every_step():
         )
         for steps, values in zip([[1, 2], [3], [4, 5], [6]], so_far, strict=True)
     ]
+
+
+@pytest.mark.parametrize(
+    ("norm", "axis"),
+    [("synchronized", AXIS_NAME), ("per_device", PerDevice(AXIS_NAME))],
+)
+def test_a_training_has_the_statistics_of_the_config(tiny, norm, axis):
+    config = tiny({"parallel.batch_norm": norm})
+    data = SimpleNamespace(num_classes=10, image_shape=(8, 8, 1))
+    batches = SimpleNamespace(steps_per_epoch=2)
+    cells = KNOWN_GENOTYPES["DARTS_V2"]
+    trainings = [Training(config, data, cells, batches, Devices(n)) for n in (1, 2)]
+    assert [training._network.axis_name for training in trainings] == [None, axis]
+    assert [training._deployed.axis_name for training in trainings] == [None, None]
+
+
+def test_the_seed_of_the_run_is_in_every_training(tiny):
+    data = SimpleNamespace(num_classes=10, image_shape=(8, 8, 1))
+    batches = SimpleNamespace(steps_per_epoch=2)
+    cells = KNOWN_GENOTYPES["DARTS_V2"]
+    for seed in (2, 5):
+        training = Training(tiny({"seed": seed}), data, cells, batches, Devices(1))
+        assert training._root == jax.random.key(seed)
+
+
+def test_an_evaluation_trains_what_is_left_and_notes_each_error_last(tiny, monkeypatch):
+    """A crash in between repeats a training, and loses no network and no details."""
+    done = []
+
+    class Trains:
+        def __init__(self, *of):
+            pass
+
+        def run(self, name, seed, records, before):
+            done.append(("run", name, seed, before))
+            judged = Judgement(10.0 * seed + 1, np.nan, 0.5, 2.0, [[1]])
+            return judged, f"of {name}, {seed}"
+
+        def describe(self, name, errors):
+            return row(name, errors)
+
+    @contextlib.contextmanager
+    def open_records(*of):
+        done.append(of)
+        yield SimpleNamespace(saved=None, go_on=lambda errors: done.append(("go on",)))
+
+    def keep(workdir, config, data, cells, *of):
+        done.append(("keep", *of))
+
+    module = importlib.import_module(evaluate.__module__)
+    monkeypatch.setattr(module, "Training", Trains)
+    monkeypatch.setattr(module, "open_records", open_records)
+    monkeypatch.setattr(module, "keep", keep)
+    batches = SimpleNamespace(steps_per_epoch=5)
+    monkeypatch.setattr(module, "training_batches", lambda *of: batches)
+    measures = {"top5_error": None, "loss": 1.5, "calibration": 4.0}
+    files = {
+        "evaluation.json": {"derived": {"0": 7.0}},
+        "heldout.json": {"derived": {"0": measures}},
+    }
+
+    def write_json(name, value, indent=2):
+        files[name] = copy.deepcopy(value)
+        done.append(("write", name))
+
+    workdir = SimpleNamespace(
+        read_object=lambda name, like=None: copy.deepcopy(files.get(name, {})),
+        write_json=write_json,
+    )
+    config = tiny({"evaluation.epochs": 3})
+    data = SimpleNamespace(num_classes=10, image_shape=(8, 8, 1))
+    cells = KNOWN_GENOTYPES["DARTS_V2"]
+    found = evaluate(config, data, cells, workdir, Devices(1), "the console")
+    # Four trainings of 15 steps, the first of which is there.
+    options = (config.checkpoint, workdir, "the console", 5, 60)
+    expected = [("evaluate", *options), ("go on",), ("write", "cells.json")]
+    for name, seed, before in (
+        ("derived", 1, 15),
+        ("random 1", 0, 30),
+        ("random 1", 1, 45),
+    ):
+        expected += [
+            ("run", name, seed, before),
+            ("keep", name, seed, f"of {name}, {seed}", 10.0 * seed + 1),
+            ("write", "heldout.json"),
+            ("write", "evaluation.json"),
+        ]
+    assert done == expected
+    errors = {"derived": {"0": 7.0, "1": 11.0}, "random 1": {"0": 1.0, "1": 11.0}}
+    assert files["evaluation.json"] == errors
+    assert [each["errors"] for each in found["rows"]] == [[7.0, 11.0], [1.0, 11.0]]
+    assert [each["loss"] for each in found["rows"]] == [1.0, 0.5]
+    assert files["heldout.json"]["random 1"]["1"]["top5_error"] is None

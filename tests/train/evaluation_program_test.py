@@ -247,6 +247,51 @@ def test_bfloat16_is_the_arithmetic_and_not_the_state(built, batch):
     assert optax.tree.norm(difference) < 0.1 * optax.tree.norm(moved)
 
 
+def test_the_rate_of_a_training_falls_over_its_own_epochs(tiny):
+    """And is that of its optimiser: the search has others, and as many for both."""
+    changes = {
+        "evaluation.epochs": 4,
+        "evaluation.weights.lr": 0.5,
+        "evaluation.weights.momentum": 0.0,
+        "evaluation.weights.weight_decay": 0.0,
+        "evaluation.weights.clip": 0.0,
+        "search.weights.lr": 9.0,
+        "search.epochs": 9,
+    }
+    (stage,) = training_program(None, tiny(changes), 2, None).stages
+    sets, one = {"w": jnp.zeros(1)}, {"w": jnp.ones(1)}
+    state, moves = stage.optimizer.init(sets), []
+    for _ in range(8):
+        move, state = stage.optimizer.update(one, state, sets)
+        moves.append(-float(move["w"][0]))
+    rates = 0.5 * (1 + np.cos(np.pi * np.arange(4) / 4)) / 2
+    np.testing.assert_allclose(moves, np.repeat(rates, 2), rtol=1e-5)
+
+
+def test_images_are_mixed_over_all_devices_by_a_key_of_their_own(
+    tiny, batch, monkeypatch
+):
+    seen = []
+
+    def noted(self, batch, key, axis_name):
+        seen.append((key, axis_name))
+        return {**batch, "other_label": batch["label"], "share": jnp.ones(BATCH)}
+
+    def network(variables, images, *, rngs, **options):
+        seen.append(rngs["drop_path"])
+        return jnp.zeros((BATCH, CLASSES)), {"batch_stats": {}}
+
+    monkeypatch.setattr(Mixing, "apply", noted)
+    config = tiny({"evaluation.mixup": 1.0, "evaluation.drop_path": 0.2})
+    program = training_program(SimpleNamespace(apply=network), config, 10, "devices")
+    key = jax.random.key(0)
+    program.stages[0].loss_fn({"weights": {}}, {}, {"network": {}}, batch, key)
+    (mixing, axis_name), drop_path = seen
+    assert axis_name == "devices"
+    keys = {tuple(jax.random.key_data(k).tolist()) for k in (key, mixing, drop_path)}
+    assert len(keys) == 3
+
+
 @pytest.mark.parametrize("by_step", [False, True])
 def test_accumulation_leaves_the_schedule_by_epochs(tiny, by_step):
     weights = dataclasses.replace(

@@ -12,11 +12,12 @@ import pytest
 from skillearn_jax.data import from_arrays, load
 from skillearn_jax.errors import InputError
 from skillearn_jax.hypergrad import Exact, FirstOrder
-from skillearn_jax.train import run
+from skillearn_jax.train import experiment, run
 from skillearn_jax.train.build import build_search
 from skillearn_jax.train.checks import check
 from skillearn_jax.train.config import CurriculumConfig
 from skillearn_jax.train.exams import append_exams, check_exams, load_bank
+from skillearn_jax.train.images import load_images
 from skillearn_jax.train.search_streams import streams_of
 
 pytestmark = pytest.mark.usefixtures("quick_module")
@@ -164,6 +165,43 @@ def test_a_bank_of_its_own_gets_the_shape_of_the_data(tiny, data):
     assert streams["bank"].mean == data.mean
     assert streams["val"].examples.size == 717
     assert load_bank(tiny(), data) is None
+
+
+def test_a_grey_bank_has_the_channels_of_a_learner_of_colours(tiny):
+    """And as many images as are not held out of it."""
+    rng = np.random.default_rng(0)
+    images = rng.integers(0, 256, (20, 8, 8, 3), np.uint8)
+    given = images, np.arange(20) % 10
+    learner = from_arrays("mine", *given, *given)
+    config = tiny(
+        {"lpt.bank": "digits", "data.heldout_fraction": 0.5, "data.batch_size": 8}
+    )
+    bank = load_bank(config, learner)
+    digits = load("digits", heldout_fraction=0.5)
+    assert bank.num_train == digits.num_train < 1000
+    np.testing.assert_array_equal(
+        bank.train.image, np.repeat(digits.train.image, 3, axis=3)
+    )
+    assert load_images(tiny({"data.heldout_fraction": 0.5})).num_train == bank.num_train
+
+
+def test_a_run_hands_its_bank_to_the_search_and_knows_it_again(
+    tiny, tmp_path, monkeypatch
+):
+    class Seen(Exception):
+        pass
+
+    def search(config, images, workdir, devices, console, bank, benchmark):
+        workdir.write_config("the program")
+        raise Seen(bank)
+
+    monkeypatch.setattr(experiment, "search", search)
+    with pytest.raises(Seen) as seen:
+        run(tiny({"lpt.bank": "digits"}), tmp_path / "run", quiet=True)
+    (bank,) = seen.value.args
+    assert bank.num_train == load("digits").num_train
+    known = json.loads((tmp_path / "run" / "config.json").read_text())["data"]
+    assert known["exam bank"] == known["training images"]
 
 
 def test_a_bank_smaller_than_a_batch_is_refused(tiny, data):

@@ -81,7 +81,7 @@ def test_the_auxiliary_skip_fades_with_the_epochs(tiny_baseline):
     ],
 )
 def test_a_rule_ends_the_search_and_a_continued_run_stays_ended(
-    changes, epochs, tiny_baseline, tmp_path, read_rows
+    changes, epochs, tiny_baseline, tmp_path, read_rows, capsys
 ):
     """Two operations, one of them a skip: it is derived whatever is learned."""
     config = tiny_baseline(
@@ -93,8 +93,11 @@ def test_a_rule_ends_the_search_and_a_continued_run_stays_ended(
             **changes,
         }
     )
-    result = run(config, tmp_path / "run", quiet=True)
+    result = run(config, tmp_path / "run")
     assert result.summary["search"]["epochs"] == epochs
+    step = result.summary["search"]["steps"]
+    said = f"stopped by the rule {config.search.stop!r} at step {step}\n"
+    assert (said in capsys.readouterr().out) is bool(changes)
     rows = read_rows(tmp_path / "run")
     stopped = [row["stopped"] for row in rows if "stopped" in row]
     assert stopped == [False] * (epochs - 1) + [bool(changes)]

@@ -2,15 +2,18 @@
 
 import contextlib
 import dataclasses
+import importlib
 import json
 import shutil
+from types import SimpleNamespace
 
+import jax
 import numpy as np
 import pytest
 
 from skillearn_jax.data import from_arrays, halves, load
 from skillearn_jax.errors import InputError
-from skillearn_jax.train import run
+from skillearn_jax.train import experiment, run
 from skillearn_jax.train.checkpoints import Checkpoints
 from skillearn_jax.train.checks import check
 from skillearn_jax.train.config import EvaluationConfig
@@ -18,6 +21,7 @@ from skillearn_jax.train.console import Console
 from skillearn_jax.train.random_search import (
     best_candidate,
     draw_candidates,
+    random_search,
     short_training,
 )
 from skillearn_jax.train.resume import differences
@@ -215,7 +219,14 @@ def test_the_evaluation_draws_other_random_cells(tiny):
     assert not set(drawn.values()) & set(candidates.values())
 
 
-def test_in_the_space_of_nasbench201(tiny, tmp_path):
+def test_in_the_space_of_nasbench201(tiny, tmp_path, monkeypatch):
+    """What a table knows is noted of every candidate."""
+    names = [
+        f"{split}_{what}" for split in ("val", "test") for what in ("accuracy", "rank")
+    ]
+    known = {f"benchmark/{name}": float(i) for i, name in enumerate(names)}
+    table = SimpleNamespace(look_up=lambda cells: known, dataset="cifar10")
+    monkeypatch.setattr(experiment, "load_benchmark", lambda config: table)
     config = tiny(
         {
             **RANDOM,
@@ -227,6 +238,9 @@ def test_in_the_space_of_nasbench201(tiny, tmp_path):
     result = run(config, tmp_path / "run", quiet=True)
     assert result.genotype in draw_candidates(config).values()
     assert len(result.genotype.ops) == 6
+    assert result.summary["benchmark"] == {"dataset": "cifar10", **known}
+    (candidate,) = read(tmp_path / "run").values()
+    assert candidate.items() >= known.items()
     assert '<figure id="cell">' in result.report.read_text()
 
 
@@ -240,6 +254,15 @@ def test_in_the_space_of_nasbench201(tiny, tmp_path):
         ({"search.stop": "skips"}, "stop is 'skips'.* --config.search.stop=epochs"),
         ({"search.channels": 4, "search.partial": 2}, "partial is 2"),
         ({"search.max_skips": 2}, "max_skips is 2"),
+        ({"search.auxiliary_skip": "linear"}, "auxiliary_skip is 'linear'"),
+        (
+            {
+                "search.stage_cells": (1,),
+                "search.stage_candidates": (4,),
+                "search.stage_skip_dropout": (0.0,),
+            },
+            r"stage_cells is \(1,\); a random search has no",
+        ),
         ({"space.edge_normalization": True}, "edge_normalization is True"),
         ({"tasks": ("digits",)}, "random searches on one data set"),
     ],
@@ -261,3 +284,26 @@ def test_more_cells_may_follow_and_longer_trainings_may_not(tiny):
     assert not accepted({"search.num_random": 2})
     assert not accepted({"search.num_random": 4}, evaluated=True)
     assert not accepted({"search.epochs": 3})
+
+
+def test_weights_of_candidates_are_drawn_with_a_key_of_their_own(
+    tiny, tmp_path, monkeypatch
+):
+    """Not with that of the evaluation, whose seeds are those of the run's key."""
+
+    class Seen(Exception):
+        pass
+
+    def training(config, data, cells, batches, devices, key=None):
+        raise Seen(key)
+
+    module = importlib.import_module(random_search.__module__)
+    monkeypatch.setattr(module, "Training", training)
+    keys = []
+    for seed in (2, 3):
+        config = tiny({**RANDOM, "seed": seed, "evaluation.epochs": 0})
+        with pytest.raises(Seen) as seen:
+            run(config, tmp_path / str(seed), quiet=True)
+        (key,) = seen.value.args
+        keys += [jax.random.key_data(k).tolist() for k in (key, jax.random.key(seed))]
+    assert len(set(map(tuple, keys))) == 4

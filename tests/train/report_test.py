@@ -16,7 +16,7 @@ from skillearn_jax.train import report_page
 from skillearn_jax.train.report import write_report
 from skillearn_jax.train.report_confusion import confusion
 from skillearn_jax.train.report_figures import _collected
-from skillearn_jax.train.report_summary import story
+from skillearn_jax.train.report_summary import story, tiles
 
 HOSTILE = "</pre><script>alert('1')</script>"
 EDGES = (
@@ -108,7 +108,10 @@ def test_page_holds_every_part(workdir):
         "surprise/metric",
     ):
         assert metric in page
-    assert "3.12 ± 0.18 %" in page
+    cells = "<td>31.2 k</td><td>99</td><td>2.50</td><td>2.50 %</td>"
+    assert f'<tr><th scope="row">derived</th>{cells}</tr>' in page
+    chance = f"2 random cells</th>{3 * '<td></td>'}<td>3.12 ± 0.18 %</td>"
+    assert chance in page
     assert "sep_conv_3x3: c_{k-2} → node 0" in page
     assert "Skipped 1 unreadable line(s) of metrics.jsonl." in page
     assert 'href="../checkpoints/"' in page
@@ -319,6 +322,37 @@ def test_a_search_on_a_part_is_not_said_to_be_on_all():
     words = "for 2 epochs (40 steps) on {} training images."
     assert words.format("1,000") in story(SUMMARY)
     assert words.format(96) in story(SUMMARY | {"num_searched": 96})
+
+
+def test_the_main_numbers_have_each_its_own_place():
+    """Of one network in the mobile setting, with a table beside."""
+    mobile = {"macs": 612e6, "limit": 600e6, "kept": False}
+    row = EVALUATION["rows"][0] | {"std": 0.25, "mobile": mobile}
+    found = {"val_accuracy": 90.126, "val_rank": 1234.0}
+    found |= {"test_accuracy": 93.5, "test_rank": 7.0}
+    summary = SUMMARY | {
+        "evaluation": EVALUATION | {"rows": [row], "num_seeds": 3},
+        "benchmark": {"dataset": "cifar100"}
+        | {f"benchmark/{name}": value for name, value in found.items()},
+    }
+    ranks = "cifar100, rank {} of 15,625"
+    assert tiles(summary) == [
+        ("held-out error", "2.50 %", "± 0.25 (3 seeds, 297 held-out images)"),
+        ("parameters", "31.2 k", "derived network"),
+        ("multiply-adds", "1.23 M", "per image"),
+        ("multiply-adds at 224x224", "612 M", "ABOVE the mobile limit of 600 M"),
+        ("tabulated test accuracy", "93.50 %", ranks.format(7)),
+        ("tabulated validation accuracy", "90.13 %", ranks.format("1,234")),
+        ("search", "20.2 s", "after 30.1 s of compiling"),
+        ("whole run", "2 min 23 s", "wall clock"),
+        ("peak memory", "1.23 GB", ""),
+    ]
+    given = SUMMARY | {"search": {"steps": 0, "compile_s": 0.0}, "peak_bytes": None}
+    assert [name for name, *_ in tiles(given)] == [
+        "parameters",
+        "multiply-adds",
+        "whole run",
+    ]
 
 
 def test_a_full_disk_leaves_the_old_page(workdir, monkeypatch):

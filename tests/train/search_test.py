@@ -1,7 +1,11 @@
 """The search phase by itself."""
 
 import contextlib
+import importlib
+import json
+from types import SimpleNamespace
 
+import jax
 import numpy as np
 import pytest
 
@@ -9,7 +13,7 @@ from skillearn_jax.data import ImageData, TrainingImages, load
 from skillearn_jax.errors import InputError
 from skillearn_jax.nas.schedules import Stability
 from skillearn_jax.parallel import Devices
-from skillearn_jax.train import experiment
+from skillearn_jax.train import experiment, records
 from skillearn_jax.train.console import Console
 from skillearn_jax.train.search import _Recorder, search
 from skillearn_jax.train.search_shown import shown
@@ -90,6 +94,16 @@ def test_the_loss_that_is_shown_is_one_of_training():
     assert shown({"validation/loss": 1.0, "validation/objective": 3.0}) == {
         "objective": 3.0
     }
+    names = (
+        "validation/objective",
+        "validation/exam_loss",
+        "validation/tester_accuracy",
+        "hypergrad/alphas/norm",
+        "hypergrad/creator/norm",
+    )
+    values = {name: float(i) for i, name in enumerate(("learner/loss", *names))}
+    of_bar = ["loss", "objective", "exam", "tester acc", "|dA|", "|dC|"]
+    assert list(shown(values).items()) == list(zip(of_bar, range(6), strict=True))
 
 
 @pytest.mark.parametrize("stratified", [False, True])
@@ -132,3 +146,170 @@ def test_so_many_skips_end_a_search(tiny_baseline, skips, stops):
     stage = search_stage(config, 0, config.space.build())
     recorder = _Recorder(config, stage, None, None, None, 2)
     assert recorder._stops(skips, Stability(), None) is stops
+
+
+def test_a_search_that_goes_on_forgets_what_comes_after_its_checkpoint(
+    tiny_baseline, tmp_path
+):
+    """In all three files, and of no other phase; without a checkpoint all of it."""
+    phases = ("warmup", "search", "search", "evaluate")
+    config = tiny_baseline()
+    stage = search_stage(config, 0, config.space.build())
+    for number, saved in enumerate(
+        (SimpleNamespace(step=2, note={"stability": [["a"], 3], "stopped": True}), None)
+    ):
+        workdir = Workdir(tmp_path / str(number), config)
+        recorder = _Recorder(config, stage, workdir, None, None, 2)
+        for name in ("metrics.jsonl", "alphas.jsonl", "exams.jsonl"):
+            for step, phase in enumerate(phases, start=1):
+                if phase != "evaluate" or name == "metrics.jsonl":
+                    row = {"phase": phase, "step": step}
+                    workdir.append_metrics([row], name)
+        wanted = (Stability(["a"], 3), True) if saved else (Stability(), False)
+        assert recorder.go_on(saved) == wanted
+        done = [1, 2] if saved else []
+        for name, steps in (
+            ("metrics.jsonl", [*done, 4]),
+            ("alphas.jsonl", done),
+            ("exams.jsonl", done),
+        ):
+            assert [row["step"] for row in workdir.read_rows(name)] == steps, name
+
+
+@pytest.mark.parametrize("searching", [True, False])
+def test_an_epoch_ends_with_its_cell_its_logits_and_how_stable_they_are(
+    tiny_baseline, searching
+):
+    """The second of two steps; in a warm-up no ranking is counted, and nothing stops."""
+    config = tiny_baseline({"search.stop": "skips", "search.stop_skips": 2})
+    stage = search_stage(config, 0, config.space.build())
+    logits = [[0.0, 0.0, 9.0, 0.0], [0.0, 1.0, 8.0, 2.0]]  # two skips
+    state = SimpleNamespace(
+        params={"alphas": dict.fromkeys(("normal", "reduction"), np.array(logits))}
+    )
+    table = SimpleNamespace(
+        look_up=lambda cells: {"benchmark/skips": len(cells.normal)}
+    )
+    files = {"metrics.jsonl": [], "alphas.jsonl": []}
+
+    def append_metrics(rows, name="metrics.jsonl"):
+        files[name] += json.loads(json.dumps(list(rows)))
+
+    workdir = SimpleNamespace(append_metrics=append_metrics)
+    recorder = _Recorder(config, stage, workdir, None, None, 2, table)
+    program = SimpleNamespace(validation="one" if searching else None)
+    phase = SimpleNamespace(name="search" if searching else "warmup", program=program)
+    ranks = dict.fromkeys(("normal", "reduction"), [["dil_conv_3x3"]] * 2)
+    before = Stability(ranks, 4)
+    stability, stopped = recorder.end_epoch(phase, 6, state, before)
+    assert stability == Stability(ranks, 5 if searching else 4)
+    assert stopped is searching
+    (row,) = files["metrics.jsonl"]
+    place = {"phase": phase.name, "step": 6}
+    assert row.items() >= {**place, "epoch": 2, "benchmark/skips": 2}.items()
+    assert row["alphas/skips/normal"] == 2
+    assert row["alphas/stable_epochs"] == stability.epochs
+    assert row["stopped"] is searching
+    assert files["alphas.jsonl"] == [{**place, "normal": logits, "reduction": logits}]
+
+
+@pytest.mark.parametrize("phase", ["search", "evaluate"])
+def test_checkpoints_stay_as_the_config_says(
+    training, tiny_baseline, tmp_path, monkeypatch, phase
+):
+    """By the best metric those of a search; in folders of their own."""
+
+    class Seen(Exception):
+        pass
+
+    def opens(path, **options):
+        raise Seen(path, options)
+
+    changes = {"keep": 3, "keep_best": 4, "best_metric": "learner/loss"}
+    config = tiny_baseline({f"checkpoint.{key}": v for key, v in changes.items()})
+    workdir = SimpleNamespace(path=tmp_path)
+    console = Console(quiet=True)
+    module = importlib.import_module(search.__module__)
+    monkeypatch.setattr(module if phase == "search" else records, "Checkpoints", opens)
+
+    def opened():
+        if phase == "search":
+            return search(config, training, workdir, Devices(1), console)
+        given = (config.checkpoint, workdir, console, 2, 4)
+        return records.open_records(phase, *given).__enter__()
+
+    with pytest.raises(Seen) as seen:
+        opened()
+    path, options = seen.value.args
+    assert path == tmp_path / "checkpoints" / {"evaluate": "evaluation"}.get(
+        phase, phase
+    )
+    assert options.pop("say") == console.message
+    wanted = {"beside": tmp_path, **changes}
+    if phase == "evaluate":
+        wanted = {"beside": tmp_path, "keep": 3}
+    assert options == wanted
+
+
+def test_stages_follow_each_other_and_begin_with_keys_of_their_own(
+    training, tiny_baseline, tmp_path, monkeypatch
+):
+    config = tiny_baseline(
+        {
+            "search.epochs": 2,
+            "search.warmup_epochs": 1,
+            "search.stage_cells": (1, 2),
+            "search.stage_candidates": (4, 3),
+            "search.stage_skip_dropout": (0.0, 0.3),
+        }
+    )
+    built, ran, labels = [], [], []
+
+    def build_program(config, data, key, steps_per_epoch, axis_name, stage):
+        key = tuple(jax.random.key_data(key).tolist())
+        built.append((key, steps_per_epoch, stage))
+        return SimpleNamespace(phases=[SimpleNamespace(program=stage.index)])
+
+    def run_phases(setup, streams, key, devices, recorder, state, saved):
+        ran.append((setup.phases[0].program, recorder.stage, state, saved))
+        return SimpleNamespace(step=4 * len(ran), alphas=f"of stage {len(ran)}")
+
+    def next_space(config, stage, alphas, workdir):
+        return f"the space after {stage.index} by {alphas}"
+
+    def derived(state, space, config):
+        assert (state.alphas, space) == ("of stage 2", built[1][2].space)
+        return found
+
+    class Labels(Console):
+        @contextlib.contextmanager
+        def progress(self, label, total):
+            labels.append((label, total))
+            yield None
+
+    found = SimpleNamespace(to_json=lambda: {"the": "cells"})
+    module = importlib.import_module(search.__module__)
+    for name, stand_in in (
+        ("build_program", build_program),
+        ("_run_phases", run_phases),
+        ("next_space", next_space),
+        ("_alphas", lambda state: state.alphas),
+        ("_check_best_metric", lambda *of: None),
+        ("derived", derived),
+    ):
+        monkeypatch.setattr(module, name, stand_in)
+    workdir = Workdir(tmp_path / "run", config)
+    result = search(config, training, workdir, Devices(1), Labels(quiet=True))
+    assert result == (found, 4, 8)  # two steps an epoch
+    first, second = (of_stage for *_, of_stage in built)
+    assert second.space == "the space after 0 by of stage 1"
+    assert (first.cells, second.cells) == (1, 2)
+    assert [spe for _, spe, _ in built] == [2, 2]
+    assert len({key for key, *_ in built}) == 2
+    assert labels == [("search 1/2", 8), ("search 2/2", 8)]
+    assert [(program, stage) for program, stage, *_ in ran] == [
+        (0, first),
+        (1, second),
+    ]
+    before = [(state and state.alphas, saved) for *_, state, saved in ran]
+    assert before == [(None, None), ("of stage 1", None)]

@@ -1,6 +1,7 @@
 """Runs in the space of NAS-Bench-201: the same phases, other cells, a table beside."""
 
 import json
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -125,6 +126,41 @@ def test_keys_of_the_other_space_are_refused(changes, message, tiny_baseline):
     with pytest.raises(InputError, match=message) as error:
         check(config)
     assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"search.partial": 2},
+        {"search.initialization": "flax"},
+        {"search.stem": "imagenet"},
+        {"space.edge_normalization": True},
+        {
+            "search.stage_cells": (1,),
+            "search.stage_candidates": (4,),
+            "search.stage_skip_dropout": (0.0,),
+        },
+        {"evaluation.stem": "imagenet"},
+        {"evaluation.auxiliary_weight": 0.4},
+    ],
+)
+def test_no_key_of_the_other_space_is_ignored(changes, tiny_baseline):
+    key, *_ = changes
+    with pytest.raises(InputError, match=f"^config.{key} is .*the space nasbench201"):
+        check(tiny_baseline({**BENCH, **changes}))
+    if key.startswith("evaluation."):  # which there is none of
+        check(tiny_baseline({**BENCH, **changes, "evaluation.epochs": 0}))
+
+
+@pytest.mark.parametrize("shape", [(8, 6), (6, 8), (9, 9)])
+def test_images_are_halved_twice_in_nasbench201(shape, tiny_baseline):
+    kind = space_kind(tiny_baseline(BENCH))
+    kind.check_images(SimpleNamespace(name="own", image_shape=(8, 12, 3)))
+    height, width = shape
+    with pytest.raises(
+        InputError, match=f"own have {height}x{width} .* multiples of 4"
+    ):
+        kind.check_images(SimpleNamespace(name="own", image_shape=(*shape, 3)))
 
 
 SIZES = {

@@ -3,16 +3,24 @@
 import functools
 import json
 import signal
+from types import SimpleNamespace
 
 import jax
 import numpy as np
 import pytest
 
-from skillearn_jax.data import TrainingImages
+from skillearn_jax.data import (
+    Augmentation,
+    ColourJitter,
+    Reading,
+    StreamingData,
+    TrainingImages,
+)
 from skillearn_jax.errors import InputError, Interrupted
+from skillearn_jax.parallel import Devices, gather_rows
 from skillearn_jax.predict import predict
-from skillearn_jax.train import load, run
-from skillearn_jax.train.checks import check
+from skillearn_jax.train import images, load, run, trained
+from skillearn_jax.train.checks import check, check_batches
 from skillearn_jax.train.evaluation_data import heldout_batches, training_batches
 from skillearn_jax.train.images import load_images, search_images
 from skillearn_jax.train.judge import judge
@@ -279,3 +287,123 @@ def test_grey_images_have_no_colours_to_change(tiny_baseline, tmp_path):
     with pytest.raises(InputError, match=r"digits have 1 channels .*data.colours"):
         run(tiny_baseline(changes), tmp_path / "run", quiet=True)
     assert not (tmp_path / "run").exists()
+
+
+# Without the libraries that read files, which a plain installation lacks.
+
+
+@pytest.fixture
+def opened():
+    """What is known of 50 training images of 7 classes, without files."""
+    data = object.__new__(StreamingData)
+    features = {"label": SimpleNamespace(names=[f"c{i}" for i in range(CLASSES)])}
+    data.prepared = SimpleNamespace(info=SimpleNamespace(features=features))
+    data.name, data.mean, data.std = "photos", (0.5,) * 3, (0.25,) * 3
+    data.reader = SimpleNamespace(
+        reading=Reading("photos", "", 8, image_size=16, shorter_side=20),
+        train_size=TRAIN,
+        num_classes=CLASSES,
+        steps_per_epoch=STEPS_PER_EPOCH,
+    )
+    return data
+
+
+@pytest.mark.parametrize(("process", "processes"), [(0, 1), (1, 2)])
+def test_config_keys_reach_any_reader(tiny, opened, monkeypatch, process, processes):
+    asked = []
+    monkeypatch.setattr(
+        images,
+        "open_streaming",
+        lambda reading, **options: asked.append((reading, options)) or opened,
+    )
+    monkeypatch.setattr(jax, "process_index", lambda: process)
+    monkeypatch.setattr(jax, "process_count", lambda: processes)
+    changes = {
+        "data.dir": "there",
+        "data.stream.train_split": "train[:30]",
+        "data.stream.heldout_split": "train[30:]",
+        "data.stream.least_area": 0.9,
+        "data.stream.shuffle_buffer": 5,
+        "data.stream.max_damaged": 3,
+        "data.padding": 2,
+        "data.cutout": 1,
+        "evaluation.cutout": 4,
+    }
+    config = tiny({**STREAMED, **changes})
+    assert load_images(config) is opened
+    reading = Reading(
+        "photos",
+        "there",
+        8,
+        train_split="train[:30]",
+        heldout_split="train[30:]",
+        image_size=16,
+        shorter_side=20,
+        process=process,
+        num_processes=processes,
+        least_area=0.9,
+        shuffle_buffer=5,
+    )
+    colours = ColourJitter(0.4, 0.4, 0.4, 0.2)
+    augmentation = Augmentation(0, True, 4, colours)  # the crop is the reader's
+    assert asked == [(reading, {"augmentation": augmentation, "max_damaged": 3})]
+    # Of a search alone no batch is read; and photographs have 224 pixels.
+    sizes = {"data.image_size": 0, "data.stream.shorter_side": 256}
+    load_images(tiny({**STREAMED, **SEARCHED, **sizes}))
+    of_search = asked[1][0]
+    assert (of_search.batch_size, of_search.image_size) == (processes, 224)
+
+
+def test_every_phase_reads_what_it_needs(tiny, opened, monkeypatch):
+    """Three processes judge 256 images each; a search holds both its parts."""
+    asked = []
+
+    def reread(self, **changes):
+        asked.append(changes)
+        return SimpleNamespace(eval_batches=lambda: "batches")
+
+    monkeypatch.setattr(StreamingData, "reread", reread)
+    monkeypatch.setattr(jax, "process_count", lambda: 3)
+    assert heldout_batches(opened) == ("batches", gather_rows)
+    assert asked == [{"batch_size": 768}]
+    monkeypatch.setattr(images, "read_subset", lambda *of: of)
+    search = {**STREAMED, **SEARCHED}
+    assert search_images(tiny(search), opened) == (opened, 4)
+    check_batches(tiny(search), opened, Devices(1))
+    evaluated = {"evaluation.epochs": 1, "evaluation.rivals": ()}
+    for key, changes, most in (
+        ("data.batch_size", {"data.batch_size": 8}, 7),
+        ("evaluation.batch_size", evaluated, 50),
+    ):
+        wrong = tiny({**search, **changes})
+        with pytest.raises(InputError, match=rf"{key} is .* at most {most},"):
+            check_batches(wrong, opened, Devices(1))
+
+
+def test_a_network_knows_how_the_images_that_it_was_judged_on_were_cut(
+    tiny, opened, tmp_path, monkeypatch
+):
+    notes = []
+    monkeypatch.setattr(trained, "_built", lambda *of: (None, {}))
+    monkeypatch.setattr(
+        trained.Checkpoints, "save", lambda self, seed, tree, note: notes.append(note)
+    )
+    cells = SimpleNamespace(to_json=lambda: "the cells")
+    workdir = SimpleNamespace(path=tmp_path)
+    of_training = (cells, "derived", 1, {}, 12.5)
+    trained.keep(workdir, tiny(STREAMED), opened, *of_training)
+    assert notes == [
+        {
+            "network": "derived",
+            "seed": 1,
+            "dataset": "photos",
+            "image_shape": (16, 16, 3),
+            "num_classes": CLASSES,
+            "mean": opened.mean,
+            "std": opened.std,
+            "class_names": opened.class_names,
+            "error": 12.5,
+            "shorter_side": 20,
+            "cells": "the cells",
+        }
+    ]

@@ -1,6 +1,7 @@
 """What a run prints of its evaluation, and how it counts things."""
 
 import io
+from types import SimpleNamespace
 
 import pytest
 
@@ -28,6 +29,22 @@ def test_a_search_on_a_part_says_of_how_many_images(tiny):
     assert summary_of(tiny(part), [data], cells)["num_searched"] == 10 * 27
     given = tiny({**part, "genotype": "random:1"})
     assert "num_searched" not in summary_of(given, [data], cells)
+
+
+def test_a_summary_of_several_sets_has_the_images_of_all(tiny):
+    cells = find_genotype("DARTS_V2")
+    sets = [
+        SimpleNamespace(name=name, num_train=train, num_heldout=heldout, num_classes=2)
+        for name, train, heldout in (("a", 30, 4), ("b", 500, 60))
+    ]
+    assert summary_of(tiny({"seed": 7}), sets, cells) == {
+        "task": "lpt",
+        "dataset": "a and b",
+        "seed": 7,
+        "num_train": 530,
+        "num_heldout": 64,
+        "genotype": cells.to_json(),
+    }
 
 
 @pytest.mark.parametrize(("kept", "words"), [(True, "within"), (False, "ABOVE")])

@@ -11,6 +11,7 @@ import pytest
 
 from skillearn_jax.data import from_arrays, halves, load
 from skillearn_jax.errors import InputError
+from skillearn_jax.hypergrad import FirstOrder
 from skillearn_jax.nas import Supernet
 from skillearn_jax.nas.nasbench201 import Architecture
 from skillearn_jax.parallel import Devices
@@ -20,6 +21,7 @@ from skillearn_jax.train.build_tasks import build_tasks, schedule_of
 from skillearn_jax.train.checks import check
 from skillearn_jax.train.exams import load_bank
 from skillearn_jax.train.images import load_images
+from skillearn_jax.train.optimizers import learning_rate
 from skillearn_jax.train.report_summary import story
 from skillearn_jax.train.search_shown import shown
 from skillearn_jax.train.search_streams import longest_epoch, streams_of
@@ -216,23 +218,38 @@ def test_the_keys_of_interleaving_are_those_of_the_program(config, given):
     changes = {
         "interleaving.interaction_weight": 2.0,
         "interleaving.proximal_step": True,
+        "interleaving.coupling": "stop_gradient",
+        "search.alphas.lr": 0.125,
+        "search.epochs": 4,
         "search.weights.lr": 0.5,
+        "search.weights.momentum": 0.0,
         "search.weights.clip": 0.0,
         "search.weights.weight_decay": 0.0,
     }
-    data = load_images(config(), given)
+    data, weights = load_images(config(), given), config(changes).search.weights
     setups = []
     jax.eval_shape(
         lambda key: setups.append(build_tasks(config(changes), data, key, 2)),
         jax.random.key(0),
     )
-    first, second, *_ = setups[0].phases[0].program.stages
+    program = setups[0].phases[0].program
+    first, second, *_ = program.stages
     assert (first.interaction, second.interaction_weight) == (None, 2.0)
+    assert (first.detached, second.detached) == ((), ("encoder_1",))
+    assert {type(stage.adjoint) for stage in program.stages} == {FirstOrder}
+    alphas, one = {"a": jnp.zeros(1)}, {"a": jnp.ones(1)}
+    optimizer = program.validation.minimize["alphas"]
+    move, _ = optimizer.update(one, optimizer.init(alphas), alphas)
+    assert float(move["a"][0]) == pytest.approx(-0.125, rel=1e-5)
     sets = {name: jnp.zeros(1) for name in second.moves}
     ones = {name: jnp.ones(1) for name in second.moves}
-    moves, _ = second.optimizer.update(ones, second.optimizer.init(sets), sets)
-    assert float(moves["encoder_2"][0]) == pytest.approx(-0.5 / (1 + 2 * 0.5 * 2))
-    assert float(moves["head_2"][0]) == pytest.approx(-0.5)
+    of_turn, rate = second.optimizer.init(sets), learning_rate(weights, 4, 2)
+    for step in range(3):  # of two steps an epoch
+        moves, of_turn = second.optimizer.update(ones, of_turn, sets)
+        damped = -float(rate(step)) / (1 + 2 * 0.5 * 2)
+        assert float(moves["encoder_2"][0]) == pytest.approx(damped, rel=1e-5)
+        assert float(moves["head_2"][0]) == pytest.approx(-float(rate(step)), rel=1e-5)
+    assert float(rate(2)) < float(rate(1)) == 0.5
 
 
 @pytest.mark.parametrize(
@@ -374,6 +391,9 @@ def test_a_run_reports_every_task_beside_its_rivals(done):
     assert names == ["derived on a", "first on a", "derived on b", "first on b"]
     errors = json.loads((folder / "second" / "evaluation.json").read_text())
     assert set(errors) == {"a", "b"}
+    same = "The cells of first are the derived ones."
+    assert second.summary["evaluation"]["verdict"] == f"On a: {same} On b: {same}"
+    assert [row["task"] for row in rows] == ["a", "a", "b", "b"]
     for name in NAMES:
         of_task = errors[name]
         # The same cells, trained with the same seeds on the same data.

@@ -32,10 +32,10 @@ class Architecture:
     A node is the sum of its incoming edges; the last one is the output.
 
     Attributes:
-      ops: one of `OPS` per edge, in the order of `EDGES`. A list is accepted.
+        ops: one of `OPS` per edge, in the order of `EDGES`. A list is accepted.
 
     Raises:
-      InputError: for anything else; the message names the place.
+        InputError: for anything else; the message names the place.
 
     References: Dong and Yang 2020, section 2.1, arXiv 2001.00326.
     """
@@ -74,7 +74,7 @@ class Architecture:
         """Returns the architecture of a number.
 
         Raises:
-          InputError: if there is none.
+            InputError: if there is none.
         """
         if type(index) is not int or not 0 <= index < NUM_ARCHITECTURES:
             raise InputError(
@@ -99,7 +99,7 @@ class Architecture:
         """Returns the architecture that `to_text`, or the benchmark, wrote.
 
         Raises:
-          InputError: if it is none; the message names the place.
+            InputError: if it is none; the message names the place.
         """
         if not isinstance(text, str) or len(text) > _MAX_TEXT:
             raise InputError("an architecture is a text of six operations")
@@ -135,7 +135,7 @@ class Architecture:
         """Returns the architecture that `to_json` described.
 
         Raises:
-          InputError: if it is none.
+            InputError: if it is none.
         """
         if not isinstance(data, Mapping) or set(data) != {"ops"}:
             raise InputError(f"an architecture has the key 'ops', got {shown(data)}")
@@ -146,11 +146,12 @@ def find_architecture(text_or_path: str) -> Architecture:
     """Returns the architecture that a text describes, or the one in a file.
 
     Args:
-      text_or_path: see `Architecture.to_text`, or the path of a file that holds such a
-        text or the JSON of `Architecture.to_json`; of a folder, its `genotype.json`.
+        text_or_path: see `Architecture.to_text`, or the path of a file that holds such
+            a text or the JSON of `Architecture.to_json`; of a folder, its
+            `genotype.json`.
 
     Raises:
-      InputError: if it is neither, or the file holds none.
+        InputError: if it is neither, or the file holds none.
     """
     if "|" in text_or_path:
         return Architecture.from_text(text_or_path)

@@ -19,7 +19,7 @@ def architecture_svg(cell: Architecture) -> str:
     Edges with `none` are left out.
 
     Args:
-      cell: to draw.
+        cell: to draw.
     """
     parts = ['<text class="heading" x="22" y="32">cell</text>']
     for op, edge in zip(cell.ops, EDGES, strict=True):

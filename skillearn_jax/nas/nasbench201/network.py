@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from skillearn_jax.errors import InputError
+from skillearn_jax.errors import InputError, check_at_least
 from skillearn_jax.layers import (
     Axis,
     BatchNorm,
@@ -40,8 +40,8 @@ class Kernels(NamedTuple):
     """The convolutions of one size on the n edges that leave a node, side by side.
 
     Attributes:
-      kernel: `[k, k, C, n * C]`.
-      bias: `[n * C]`, or None.
+        kernel: `[k, k, C, n * C]`.
+        bias: `[n * C]`, or None.
     """
 
     kernel: jax.Array
@@ -57,9 +57,9 @@ class BenchCell(nn.Module):
     the edges leave nodes 0, 1, 2.
 
     Attributes:
-      features: channels C.
-      architecture: the operation on each edge, or None for a mixture of all.
-      axis_name: see `BatchNorm`.
+        features: channels C.
+        architecture: the operation on each edge, or None for a mixture of all.
+        axis_name: see `BatchNorm`.
     """
 
     features: int
@@ -73,9 +73,9 @@ class BenchCell(nn.Module):
         """Maps `[B, H, W, C]` to `[B, H, W, C]`.
 
         Args:
-          x: the first node.
-          weights: `[6, 5]`, of the operations on each edge; None for an architecture.
-          train: see `BatchNorm`.
+            x: the first node.
+            weights: `[6, 5]`, of the operations on each edge; None for an architecture.
+            train: see `BatchNorm`.
         """
         kernels = self._kernels_by_source()
         pending: list[list[jax.Array]] = [[] for _ in range(_NUM_NODES)]
@@ -84,7 +84,7 @@ class BenchCell(nn.Module):
             node = functools.reduce(jnp.add, pending[source] or [jnp.zeros_like(x)])
             for edge, op, y in self._leave(source, node, node_kernels, train):
                 if weights is not None:
-                    y = weights[edge, OPS.index(op)] * y
+                    y = weights[edge, OPS.index(op)].astype(y.dtype) * y
                 pending[EDGES[edge][1]].append(y)
         return functools.reduce(jnp.add, pending[-1] or [jnp.zeros_like(x)])
 
@@ -134,7 +134,9 @@ class BenchCell(nn.Module):
         rectified, convolved = nn.relu(x), []
         for kernel, bias in kernels.values():
             y = conv2d(rectified, kernel)
-            convolved.append(y if bias is None else y + bias[None, None, None])
+            if bias is not None:
+                y += bias[None, None, None].astype(y.dtype)
+            convolved.append(y)
         norm = BatchNorm(
             affine=self.architecture is not None,
             axis_name=self.axis_name,
@@ -150,8 +152,8 @@ class ResidualBlock(nn.Module):
     """Two ReLU-convolution-normalisations at half resolution, and a shortcut.
 
     Attributes:
-      features: output channels.
-      axis_name: see `BatchNorm`.
+        features: output channels.
+        axis_name: see `BatchNorm`.
     """
 
     features: int
@@ -178,15 +180,16 @@ class BenchNetwork(nn.Module):
     """Stem, three times N cells with residual blocks between them, mean pool, linear.
 
     Attributes:
-      num_classes: size of the logits; 0 leaves the head out, and the pooled features are
-        returned.
-      architecture: the cell of a derived network; None is the supernet, whose cells all
-        share one matrix of logits and whose normalisations in cells are not affine.
-      channels: of the first cells; doubled twice.
-      num_cells: N, cells between two changes of resolution.
-      remat: compute the cells anew in the backward pass instead of keeping what is
-        inside them: less memory for more time.
-      axis_name: mapped axis over which batch statistics are synchronised, or None.
+        num_classes: size of the logits; 0 leaves the head out, and the pooled features
+            are returned.
+        architecture: the cell of a derived network; None is the supernet, whose cells
+            all share one matrix of logits and whose normalisations in cells are not
+            affine.
+        channels: of the first cells; doubled twice.
+        num_cells: N, cells between two changes of resolution.
+        remat: compute the cells anew in the backward pass instead of keeping what is
+            inside them: less memory for more time.
+        axis_name: mapped axis over which batch statistics are synchronised, or None.
 
     References: Dong and Yang 2020, section 2.1, arXiv 2001.00326, and its code.
     """
@@ -209,27 +212,24 @@ class BenchNetwork(nn.Module):
         """Returns class logits, `[B, num_classes]`, or features without a head.
 
         Args:
-          images: `[B, H, W, channels]`, sides multiples of 4.
-          alphas: of the supernet only, see `BenchSpace.init_alphas`; the softmax over operations is
-            taken here.
-          train: use batch statistics, and record them if `batch_stats` is mutable.
+            images: `[B, H, W, channels]`, sides multiples of 4.
+            alphas: of the supernet only, see `BenchSpace.init_alphas`; the softmax over
+                operations is taken here.
+            train: use batch statistics, and record them if `batch_stats` is mutable.
 
         Raises:
-          InputError: for logits without a supernet or a supernet without, for odd
-            sides, and for a size that is too small.
+            InputError: for logits without a supernet or a supernet without, for odd
+                sides, and for a size that is too small.
         """
         weights = None
         if self.architecture is None:
-            BenchSpace().check_alphas({} if alphas is None else alphas)
+            BenchSpace().check_alphas(alphas)
             assert alphas is not None
             weights = jax.nn.softmax(alphas[ALPHAS_KEY], axis=-1)
         elif alphas is not None:
             raise InputError("a network of an architecture takes no alphas: drop them")
         for name, least in (("num_classes", 0), ("channels", 1), ("num_cells", 1)):
-            if getattr(self, name) < least:
-                raise InputError(
-                    f"{name} must be at least {least}, got {getattr(self, name)}"
-                )
+            check_at_least(name, getattr(self, name), least)
         make = nn.remat(BenchCell, static_argnums=(3,)) if self.remat else BenchCell
         x = Conv(self.channels, size=3, name="stem")(images)
         x = BatchNorm(axis_name=self.axis_name, name="stem_norm")(x, train=train)

@@ -15,7 +15,7 @@ from skillearn_jax.nas.nasbench201.architecture import (
     OPS,
     Architecture,
 )
-from skillearn_jax.nas.space import Alphas
+from skillearn_jax.nas.space import Alphas, check_logits
 
 _SHAPE = (len(EDGES), len(OPS))
 
@@ -25,8 +25,8 @@ class BenchSpace:
     """All cells of NAS-Bench-201.
 
     Attributes:
-      allow_none: a cell may be derived without an operation on an edge, as in the
-        benchmark's own searches.
+        allow_none: a cell may be derived, or drawn, without an operation on an edge, as
+            in the benchmark's own searches.
 
     References: Dong and Yang 2020, section 2.1, arXiv 2001.00326.
     """
@@ -39,20 +39,14 @@ class BenchSpace:
         Rows are in the order of `EDGES`, columns in that of `OPS`.
 
         Args:
-          key: PRNG key; consumed.
-          scale: standard deviation.
+            key: PRNG key; consumed.
+            scale: standard deviation.
         """
         return {ALPHAS_KEY: scale * jax.random.normal(key, _SHAPE)}
 
-    def check_alphas(self, alphas: Mapping[str, Any]) -> None:
+    def check_alphas(self, alphas: Mapping[str, Any] | None) -> None:
         """Raises `InputError` unless the logits have the shape that `init_alphas` draws."""
-        got: Any = "nothing"
-        if isinstance(alphas, Mapping) and ALPHAS_KEY in alphas:
-            got = getattr(alphas[ALPHAS_KEY], "shape", "no array")
-        if got != _SHAPE:
-            raise InputError(
-                f"alphas[{ALPHAS_KEY!r}] must have shape {_SHAPE}, got {got}"
-            )
+        check_logits(alphas, {ALPHAS_KEY: _SHAPE})
 
     def derive(self, alphas: Mapping[str, Any]) -> Architecture:
         """Returns the cell with the largest logit on every edge.
@@ -60,10 +54,10 @@ class BenchSpace:
         Ties go to the operation that comes first in `OPS`.
 
         Args:
-          alphas: see `init_alphas`.
+            alphas: see `init_alphas`.
 
         Raises:
-          InputError: for another shape, or logits that are not finite.
+            InputError: for another shape, or logits that are not finite.
         """
         self.check_alphas(alphas)
         logits = np.array(alphas[ALPHAS_KEY], np.float64)
@@ -74,5 +68,8 @@ class BenchSpace:
         return Architecture(tuple(OPS[column] for column in logits.argmax(axis=1)))
 
     def random(self, rng: np.random.Generator) -> Architecture:
-        """Returns one of all cells, each as likely; advances the generator."""
-        return Architecture.from_index(int(rng.integers(NUM_ARCHITECTURES)))
+        """Returns one of the cells of the space, each as likely; advances the generator."""
+        while True:
+            cell = Architecture.from_index(int(rng.integers(NUM_ARCHITECTURES)))
+            if self.allow_none or "none" not in cell.ops:
+                return cell

@@ -30,8 +30,8 @@ class Table:
     """Accuracies in percent of all architectures after full training.
 
     Attributes:
-      accuracies: `[15625, 6]`, rows by `Architecture.index`, columns validation and test
-        of each data set.
+        accuracies: `[15625, 6]`, rows by `Architecture.index`, columns validation and
+            test of each data set.
     """
 
     accuracies: np.ndarray
@@ -40,12 +40,12 @@ class Table:
         """Returns the accuracy of an architecture, in percent.
 
         Args:
-          architecture: the cell.
-          dataset: `cifar10`, `cifar100` or `imagenet16`.
-          split: `val` or `test`.
+            architecture: the cell.
+            dataset: `cifar10`, `cifar100` or `imagenet16`.
+            split: `val` or `test`.
 
         Raises:
-          InputError: for another data set or split.
+            InputError: for another data set or split.
         """
         return float(self.column(dataset, split)[architecture.index])
 
@@ -76,10 +76,11 @@ def load_table(path: str | Path) -> Table:
     `in16_test`; one row for each of the 15,625 architectures, in any order.
 
     Args:
-      path: of the file.
+        path: of the file.
 
     Raises:
-      InputError: if it cannot be read or is no such table; the message names the line.
+        InputError: if it cannot be read or is no such table; the message names the
+            line.
     """
 
     def unreadable(error: Exception) -> InputError:

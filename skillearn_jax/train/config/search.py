@@ -22,8 +22,8 @@ class SpaceConfig:
     Attributes:
         name: `darts`, or `nasbench201`, which has one cell of six edges and of the keys
             below reads `allow_none` only.
-        allow_none: let an edge of NAS-Bench-201 be derived without an operation, as the
-            benchmark does; DARTS never does.
+        allow_none: let an edge of NAS-Bench-201 be derived, or drawn at random, without an
+            operation, as the benchmark does; DARTS never does.
         num_nodes: intermediate nodes of a cell; 4 in DARTS.
         ops: candidate operations, in the order of the columns of alpha.
         edge_normalization: weigh the edges of a node by a softmax too, as PC-DARTS.

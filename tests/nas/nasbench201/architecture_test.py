@@ -159,8 +159,9 @@ def test_fresh_logits_are_small_and_fit():
     BenchSpace().derive(alphas)
 
 
-def test_random_cells_hold_every_operation():
+@pytest.mark.parametrize(("allow_none", "ops"), [(True, OPS), (False, OPS[1:])])
+def test_random_cells_hold_every_operation_that_is_allowed(allow_none, ops):
     rng = np.random.default_rng(0)
-    drawn = [BenchSpace().random(rng) for _ in range(50)]
+    drawn = [BenchSpace(allow_none).random(rng) for _ in range(50)]
     for edge in range(6):
-        assert {architecture.ops[edge] for architecture in drawn} == set(OPS)
+        assert {architecture.ops[edge] for architecture in drawn} == set(ops)

@@ -110,14 +110,14 @@ def compare(torch, links, net, params, apply, others, dtype):
     """Compares outputs and gradients in all parameters and in `others`.
 
     Args:
-      torch: the library.
-      links: of all parameters.
-      net: the module of PyTorch, whose forward pass takes the images.
-      params: of JAX.
-      apply: `(params, *values of others) -> outputs`, an array or several.
-      others: pairs of an array of JAX and a tensor of PyTorch to be filled with it; the
-        images come first and go to the module.
-      dtype: name.
+        torch: the library.
+        links: of all parameters.
+        net: the module of PyTorch, whose forward pass takes the images.
+        params: of JAX.
+        apply: `(params, *values of others) -> outputs`, an array or several.
+        others: pairs of an array of JAX and a tensor of PyTorch to be filled with it;
+            the images come first and go to the module.
+        dtype: name.
     """
     # No parameter on either side is left out.
     size = sum(np.size(leaf) for leaf in jax.tree.leaves(params))
