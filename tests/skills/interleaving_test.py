@@ -467,7 +467,6 @@ def test_the_same_key_gives_the_same_step_with_and_without_jit():
     assert jnp.any(one["encoder_2"] != other["encoder_2"])
 
 
-@pytest.mark.usefixtures("x64")
 @pytest.mark.parametrize(
     "skill", [interleaving_learning, joint_learning, sequential_fine_tuning]
 )
@@ -482,6 +481,7 @@ def test_every_stage_has_the_adjoint_that_was_asked_for(skill):
     assert alone.axis_name is None
 
 
+@pytest.mark.usefixtures("x64")
 def test_joint_learning_is_one_stage_on_the_summed_losses():
     values, batches = problem(("a", "b"))
     params = {

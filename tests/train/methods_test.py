@@ -21,6 +21,11 @@ from skillearn_jax.train.stages import next_space, note_stage, noted_stage, sear
 pytestmark = pytest.mark.usefixtures("quick_module")
 
 SEARCH_ONLY = {"evaluation.epochs": 0, "search.warmup_epochs": 0}
+# Two operations that a ranking tells apart, and logits that all but rest.
+SETTLED = {
+    "space.ops": ("none", "dil_conv_3x3", "dil_conv_5x5"),
+    "search.alphas.lr": 1e-9,
+}
 
 
 def test_partial_channels_and_edges_search_and_derive(tiny_baseline, tmp_path):
@@ -65,7 +70,7 @@ def test_the_auxiliary_skip_fades_with_the_epochs(tiny_baseline):
 @pytest.mark.parametrize(
     ("changes", "epochs"),
     [
-        ({"search.stop": "ranking", "search.stop_ranking_epochs": 1}, 3),
+        ({"search.stop": "ranking", "search.stop_ranking_epochs": 1, **SETTLED}, 3),
         ({"search.stop": "skips", "search.stop_skips": 1}, 2),
         (
             {
@@ -83,7 +88,7 @@ def test_the_auxiliary_skip_fades_with_the_epochs(tiny_baseline):
 def test_a_rule_ends_the_search_and_a_continued_run_stays_ended(
     changes, epochs, tiny_baseline, tmp_path, read_rows, capsys
 ):
-    """Two operations, one of them a skip: it is derived whatever is learned."""
+    """A skip beside `none` is derived, and ranks that do not move stand, whatever comes."""
     config = tiny_baseline(
         {
             "evaluation.epochs": 0,
@@ -127,6 +132,7 @@ def test_an_interrupted_search_stops_where_the_other_did(
         {
             **SEARCH_ONLY,
             "search.epochs": 8,
+            **SETTLED,
             "search.stop": "ranking",
             "search.stop_ranking_epochs": 3,
             "checkpoint.every_steps": 1,
