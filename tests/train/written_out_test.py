@@ -4,6 +4,7 @@ Of the library it uses the networks, the batches and the keys; gradients are pla
 through the whole step, optimisers, schedules and phases are those of the papers' code.
 """
 
+import itertools
 import math
 
 import jax
@@ -81,12 +82,39 @@ def nothing(tree):
     return map_(jnp.zeros_like, tree)
 
 
+def annealed(epoch, rate):
+    """Returns the learning rate of an epoch, half a cosine from `rate` to 0.001."""
+    return 0.001 + (rate - 0.001) * (1 + math.cos(math.pi * epoch / EPOCHS)) / 2
+
+
 def linear(layer, x):
     return x @ layer["Dense_0"]["kernel"] + layer["Dense_0"]["bias"][None]
 
 
 def cross_entropy(logits, labels):
     return -jnp.take_along_axis(jax.nn.log_softmax(logits), labels[:, None], 1)[:, 0]
+
+
+def agree(found, own):
+    """Asserts that two trees are equal to 1e-12."""
+    map_(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-12), found, own)
+
+
+def search_steps(setup, params, model_state, streams, state=None):
+    """Yields `(name of the phase, epoch, batches, state before, state after)`, each step.
+
+    A search begins with `state`, if that is given: what the stage before it left.
+    """
+    epochs = itertools.count()
+    for phase in setup.phases:
+        own = {name: params[name] for name in phase.program.sets}
+        state = phase.enter(own, jax.random.key(5), model_state, state)
+        step = jax.jit(phase.program.step)
+        for epoch in itertools.islice(epochs, phase.epochs):
+            for _ in range(STEPS):
+                batches = wide(sample(streams, state.key, state.step))
+                before, (state, _) = state, step(state, batches)
+                yield phase.name, epoch, batches, before, state
 
 
 class WrittenOut:
@@ -111,8 +139,7 @@ class WrittenOut:
 
     def rates(self, epoch):
         """Returns the learning rates of an epoch, and the rate of dropout after skips."""
-        half = (1 + math.cos(math.pi * epoch / EPOCHS)) / 2
-        rates = {name: 0.001 + (RATES[name] - 0.001) * half for name in RATES}
+        rates = {name: annealed(epoch, rate) for name, rate in RATES.items()}
         dropout = self.dropout * (EPOCHS - epoch - 1) / EPOCHS
         if epoch >= WARMUP:
             dropout = self.dropout * math.exp(-0.2 * (epoch - WARMUP))
@@ -213,32 +240,19 @@ def test_a_search_by_passing_tests_is_the_loop_of_the_papers(
             loop = WrittenOut(params, {"tester": model_state["tester"]})
         supernet = make_supernet(config, stage, data.num_classes, None)
         loop.begin(params, model_state, supernet, stage.skip_dropout)
-        epochs = iter(range(EPOCHS))
-        for phase in setup.phases:
-            own = {name: params[name] for name in phase.program.sets}
-            state = phase.enter(own, jax.random.key(5), model_state, state)
-            step = jax.jit(phase.program.step)
-            for epoch in (next(epochs) for _ in range(phase.epochs)):
-                for _ in range(STEPS):
-                    batches = wide(sample(streams, state.key, state.step))
-                    of_step = jax.random.fold_in(state.key, state.step)
-                    study, sit = (jax.random.fold_in(of_step, i) for i in (0, 2))
-                    sit = jax.random.split(sit)[0]
-                    keys = jax.random.split(study)[0], jax.random.split(sit, 3)[1]
-                    loop.step(batches, *keys, epoch, search=phase.name == "search")
-                    state, _ = step(state, batches)
-                    for name in SETS:
-                        jax.tree.map(
-                            lambda a, b: np.testing.assert_allclose(a, b, atol=1e-12),
-                            state.params[name],
-                            loop.now[name],
-                        )
-                    found = state.model_state
-                    jax.tree.map(
-                        lambda a, b: np.testing.assert_allclose(a, b, atol=1e-12),
-                        (found["learner"]["batch_stats"], found["tester"]),
-                        (loop.statistics["learner"], loop.statistics["tester"]),
-                    )
+        steps = search_steps(setup, params, model_state, streams, state)
+        for phase, epoch, batches, before, state in steps:
+            of_step = jax.random.fold_in(before.key, before.step)
+            study, sit = (jax.random.fold_in(of_step, i) for i in (0, 2))
+            sit = jax.random.split(sit)[0]
+            keys = jax.random.split(study)[0], jax.random.split(sit, 3)[1]
+            loop.step(batches, *keys, epoch, search=phase == "search")
+            found = state.model_state
+            agree({name: state.params[name] for name in SETS}, loop.now)
+            agree(
+                (found["learner"]["batch_stats"], found["tester"]),
+                (loop.statistics["learner"], loop.statistics["tester"]),
+            )
         space = drop_candidates(jax.device_get(state.params["alphas"]), space, 3)
     assert state.step == 2 * EPOCHS * STEPS
 
@@ -327,35 +341,21 @@ def test_a_search_by_interleaving_is_the_chain_of_the_paper(
     params, model_state = wide(setup.params), wide(setup.model_state)
     stage = search_stage(config, 0, config.space.build())
     chain, of_alphas = interleave(make_supernet(config, stage, 0, None))
-    now, state = dict(params), None
+    now = dict(params)
     statistics = {t: model_state[f"learner_{t}"]["batch_stats"] for t in TASKS}
     buffers = {
         i: {name: nothing(now[name]) for name in turn_of(i)} for i in range(len(TURNS))
     }
     moments = (nothing(now["alphas"]), nothing(now["alphas"]), 0)
-    epochs = iter(range(EPOCHS))
-    for phase in setup.phases:
-        own = {name: params[name] for name in phase.program.sets}
-        state = phase.enter(own, jax.random.key(5), model_state, state)
-        step = jax.jit(phase.program.step)
-        for epoch in (next(epochs) for _ in range(phase.epochs)):
-            half = (1 + math.cos(math.pi * epoch / EPOCHS)) / 2
-            rate = jnp.array(0.001 + (0.025 - 0.001) * half)
-            for _ in range(STEPS):
-                batches = wide(sample(streams, state.key, state.step))
-                seen = (buffers, statistics, batches, rate)
-                if phase.name == "search":
-                    g = of_alphas(now["alphas"], now, *seen)
-                    now["alphas"], moments = adam(now["alphas"], g, moments, 0.02, 0.02)
-                new, buffers, statistics = chain(now, *seen)
-                now |= new
-                state, _ = step(state, batches)
-                found = {
-                    t: state.model_state[f"learner_{t}"]["batch_stats"] for t in TASKS
-                }
-                jax.tree.map(
-                    lambda a, b: np.testing.assert_allclose(a, b, atol=1e-12),
-                    (dict(state.params), found),
-                    (now, statistics),
-                )
+    for phase, epoch, batches, _, state in search_steps(
+        setup, params, model_state, streams
+    ):
+        seen = (buffers, statistics, batches, jnp.array(annealed(epoch, 0.025)))
+        if phase == "search":
+            g = of_alphas(now["alphas"], now, *seen)
+            now["alphas"], moments = adam(now["alphas"], g, moments, 0.02, 0.02)
+        new, buffers, statistics = chain(now, *seen)
+        now |= new
+        found = {t: state.model_state[f"learner_{t}"]["batch_stats"] for t in TASKS}
+        agree((dict(state.params), found), (now, statistics))
     assert state.step == EPOCHS * STEPS
