@@ -19,6 +19,7 @@ from skillearn_jax.nas.edges import (
     OutgoingEdges,
     SkipDropout,
 )
+from skillearn_jax.nas.functional import scaled
 from skillearn_jax.nas.ops import KERNEL_SIZES, CellInputs, depth_of
 from skillearn_jax.nas.partial import bypass, shuffle_channels
 from skillearn_jax.nas.space import NUM_INPUTS, CellPlace, CellSpace
@@ -154,9 +155,9 @@ class MixedCell(nn.Module):
         if self.partial > 1:
             passed = [bypass(state[..., mixed:], stride)] * len(outgoing)
         if mixture.edges is not None:
-            weights = [mixture.edges[edge].astype(state.dtype) for edge in outgoing]
-            sums = [w * y for w, y in zip(weights, sums, strict=True)]
-            passed = [w * y for w, y in zip(weights, passed, strict=False)]
+            weights = [mixture.edges[edge] for edge in outgoing]
+            sums = [scaled(y, w) for w, y in zip(weights, sums, strict=True)]
+            passed = [scaled(y, w) for w, y in zip(weights, passed, strict=False)]
         return sums, passed
 
     def _branches(self, mixture: Mixture) -> list[dict[str, Branch]]:

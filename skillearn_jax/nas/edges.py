@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 
 from skillearn_jax.layers import Axis, SideBySide, example_numbers
-from skillearn_jax.nas.functional import factorized_reduce, separable_conv
+from skillearn_jax.nas.functional import factorized_reduce, scaled, separable_conv
 from skillearn_jax.nas.ops import KERNEL_SIZES, POOLS, depth_of, dilation_of
 from skillearn_jax.subroutines import subroutine
 
@@ -192,7 +192,7 @@ def _weighted_sum(
 ) -> jax.Array:
     """Returns the sum of the parts and of the inputs times their scales, `[1]` each."""
     for x, scale in zip(inputs, scales, strict=True):
-        parts = [*parts, x * scale.astype(x.dtype).reshape((1,) * x.ndim)]
+        parts = [*parts, scaled(x, scale)]
     return functools.reduce(jnp.add, parts)
 
 

@@ -82,6 +82,21 @@ def separable_conv(
     return y.reshape(*y.shape[:-2], -1)
 
 
+def scaled(x: jax.Array, scale: jax.Array) -> jax.Array:
+    """Returns `scale * x` in the dtype of `x`, multiplied in the wider one of the two.
+
+    The derivative by the scale is a sum over all of `x`. Narrowed before, the scale would
+    have it summed in that dtype: in bfloat16 a sum of positive numbers stays where it
+    has reached some 256 times the next.
+
+    Args:
+        x: of any shape.
+        scale: one number, of any shape with one element.
+    """
+    wide = jnp.promote_types(x.dtype, scale.dtype)
+    return (x.astype(wide) * scale.astype(wide).reshape((1,) * x.ndim)).astype(x.dtype)
+
+
 def pixels_together(width: int, features: int) -> int:
     """Returns how many pixels of a row a convolution computes together: 1 or 2.
 

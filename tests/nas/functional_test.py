@@ -14,6 +14,7 @@ from skillearn_jax.nas.functional import (
     factorized_reduce,
     max_pool,
     pixels_together,
+    scaled,
     separable_conv,
 )
 
@@ -180,3 +181,16 @@ def test_factorized_reduce_reads_even_pixels_then_odd_ones():
     np.testing.assert_allclose(got[..., :1], even, rtol=1e-5, atol=1e-5)
     np.testing.assert_allclose(got[:, :2, :, 1:], odd, rtol=1e-5, atol=1e-5)
     np.testing.assert_array_equal(got[:, 2, :, 1], 0)  # beyond the odd side
+
+
+def test_the_derivative_by_a_scale_is_summed_in_its_own_dtype():
+    """In bfloat16 the sum of 8192 ones is 256."""
+    x = jnp.ones((2, 16, 16, 16), jnp.bfloat16)
+
+    def total(scale):
+        y = scaled(x, scale)
+        assert y.dtype == x.dtype
+        return jnp.sum(y, dtype=jnp.float32)
+
+    assert jax.jit(jax.grad(total))(jnp.full(1, 0.25)).tolist() == [8192]
+    assert float(total(jnp.float32(0.25))) == 2048

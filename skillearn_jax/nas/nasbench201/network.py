@@ -19,7 +19,7 @@ from skillearn_jax.layers import (
     run_module,
     torch_uniform,
 )
-from skillearn_jax.nas.functional import avg_pool
+from skillearn_jax.nas.functional import avg_pool, scaled
 from skillearn_jax.nas.nasbench201.architecture import (
     ALPHAS_KEY,
     EDGES,
@@ -84,7 +84,7 @@ class BenchCell(nn.Module):
             node = functools.reduce(jnp.add, pending[source] or [jnp.zeros_like(x)])
             for edge, op, y in self._leave(source, node, node_kernels, train):
                 if weights is not None:
-                    y = weights[edge, OPS.index(op)].astype(y.dtype) * y
+                    y = scaled(y, weights[edge, OPS.index(op)])
                 pending[EDGES[edge][1]].append(y)
         return functools.reduce(jnp.add, pending[-1] or [jnp.zeros_like(x)])
 
@@ -135,7 +135,7 @@ class BenchCell(nn.Module):
         for kernel, bias in kernels.values():
             y = conv2d(rectified, kernel)
             if bias is not None:
-                y += bias[None, None, None].astype(y.dtype)
+                y = (y + bias[None, None, None]).astype(y.dtype)
             convolved.append(y)
         norm = BatchNorm(
             affine=self.architecture is not None,
