@@ -16,7 +16,7 @@ from skillearn_jax.randomness import named_key
 from skillearn_jax.types import Array, Key
 
 Batch = dict[str, Array]
-"""`image: [B, H, W, C] float32`, `label: [B] int32`, `index: [B] int32`."""
+"""`image: [B, H, W, C]`, floats, `label: [B] int32`, `index: [B] int32`."""
 
 Part = Callable[[Array], Array]
 """`[B] -> [b]` of a batch's indices: those that a device gathers."""
@@ -46,7 +46,8 @@ class Stream:
             in it and drops an incomplete last batch. `"random"` draws each batch by
             itself, without replacement inside it: what DARTS does with its validation
             set, `next(iter(loader))` at each step.
-        augmentation: applied to each example with a key of its own.
+        augmentation: applied to each example with a key of its own, in float32.
+        dtype: of the images that are drawn, by name; networks compute in it.
 
     Raises:
         InputError: for an unknown order and for a batch larger than the set.
@@ -58,6 +59,7 @@ class Stream:
     std: tuple[float, ...]
     order: str = "epochs"
     augmentation: Augmentation = dataclasses.field(default_factory=Augmentation)
+    dtype: str = "float32"
 
     def __post_init__(self) -> None:
         check_choice("order", self.order, ORDERS)
@@ -92,7 +94,11 @@ class Stream:
         image = self.augmentation.apply(
             jnp.asarray(drawn.image), keys, self.mean, self.std
         )
-        return {"image": image, "label": jnp.asarray(drawn.label), "index": indices}
+        return {
+            "image": image.astype(self.dtype),
+            "label": jnp.asarray(drawn.label),
+            "index": indices,
+        }
 
     def indices(self, key: Key, step: Array | int) -> Array:
         """Returns which examples the batch of one step holds, `[B] int32`."""

@@ -39,7 +39,7 @@ def random_search(
     `search.num_random` cells are drawn from the space, each as likely; one that is drawn
     twice is trained once. Each is trained from scratch on the training half for
     `search.epochs`, at the size and with the weights' optimiser of a search (`search.cells`,
-    `search.channels`, `search.stem`, `search.weights`), without auxiliary head and drop path,
+    `search.channels`, `search.stem`, `search.compute`, `search.weights`), without auxiliary head and drop path,
     and judged on the whole validation half, not augmented. Of equal errors, the lower loss
     wins. The held-out images are not read. Neither these cells nor their weights are those
     that the evaluation draws at random.
@@ -154,6 +154,7 @@ def short_training(config: Config) -> Config:
         cells=search.cells,
         channels=search.channels,
         stem=search.stem,
+        compute=search.compute,
         cutout=config.data.cutout,
         auxiliary_weight=0.0,
         drop_path=0.0,

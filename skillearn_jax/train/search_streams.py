@@ -38,6 +38,7 @@ def search_streams(config: Config, data: TrainingImages) -> dict[str, Stream]:
             data.std,
             order=order,
             augmentation=config.data.augmentation(config.data.cutout),
+            dtype=config.search.compute,
         )
 
     return {

@@ -75,8 +75,8 @@ class HypergradConfig:
 class SearchConfig:
     """The search phase.
 
-    A random search reads `epochs`, `cells`, `channels`, `stem`, `weights` and `num_random`
-    only.
+    A random search reads `epochs`, `cells`, `channels`, `stem`, `compute`, `weights` and
+    `num_random` only.
 
     Attributes:
         epochs: passes over the training half, warm-up included.
@@ -89,6 +89,9 @@ class SearchConfig:
         partial: K of PC-DARTS: one of K channels passes the operations; 1 for all.
         auxiliary_skip: how the skip connection that DARTS- adds to every edge fades:
             `constant`, `linear`, `cosine`, `slow_cosine`; `off` adds none.
+        compute: what images and activations are: `bfloat16` halves their memory. Weights,
+            batch statistics, the heads and both gradients are float32. Not with finite
+            differences, which are lost in it.
         remat: compute cells anew in the backward pass: three fifths less memory for three
             tenths more time of a second-order step (`docs/performance.md`).
         stop: when a search ends: `epochs` (after all of them), or earlier by a rule of
@@ -119,6 +122,7 @@ class SearchConfig:
     stem: str = choice("cifar", ("cifar", "imagenet"))
     partial: int = number(1, at_least=1)
     auxiliary_skip: str = choice("off", ("off", *get_args(Decay)))
+    compute: str = choice("float32", ("float32", "bfloat16"))
     remat: bool = False
     stop: str = choice("epochs", ("epochs", "skips", "ranking", "curriculum"))
     stop_skips: int = number(2, at_least=1)

@@ -1,0 +1,84 @@
+"""A search in bfloat16: its activations are, its state and its gradients are not."""
+
+import jax
+import jax.numpy as jnp
+import optax
+import pytest
+
+from skillearn_jax.data import load, sample
+from skillearn_jax.errors import InputError
+from skillearn_jax.train.build import build_search
+from skillearn_jax.train.build_tasks import build_tasks
+from skillearn_jax.train.checks import check
+from skillearn_jax.train.search_streams import streams_of
+
+HALF = {"search.compute": "bfloat16"}
+TASKS = ("digits", "again")
+
+
+def begun(config):
+    """Returns the program of a search, its first state and its first batches."""
+    data = load("digits")
+    if config.skill == "interleaving":
+        setup = build_tasks(config, dict.fromkeys(TASKS, data), jax.random.key(0), 2)
+        streams = streams_of(config, dict.fromkeys(TASKS, data.training))
+    else:
+        setup = build_search(config, data, jax.random.key(0), 2)
+        streams = streams_of(config, data.training)
+    program = setup.phases[-1].program
+    state = program.init(setup.params, jax.random.key(1), setup.model_state)
+    return program, state, sample(streams, state.key, 0)
+
+
+@pytest.mark.parametrize(
+    ("changes", "share"),
+    [
+        ({}, 0.1),
+        ({"skill": "interleaving", "tasks": TASKS, "interleaving.rounds": 1}, 0.1),
+        pytest.param(  # thirty layers, which round one after the other
+            {"skill": "baseline", "space.name": "nasbench201"},
+            0.4,
+            marks=pytest.mark.long,
+        ),
+    ],
+)
+def test_bfloat16_is_the_arithmetic_and_not_the_state(
+    changes, share, tiny, quick_compilation
+):
+    plain, state, batches = begun(tiny(changes))
+    program, again, narrow = begun(tiny({**changes, **HALF}))
+    for leaf, other in zip(*map(jax.tree.leaves, (state, again)), strict=True):
+        assert leaf.dtype == other.dtype
+        assert jnp.array_equal(leaf, other)
+    for name, batch in narrow.items():
+        assert batch["image"].dtype == jnp.bfloat16, name
+        rounded = batches[name]["image"].astype(jnp.bfloat16)
+        assert jnp.array_equal(batch["image"], rounded), name
+
+    def moved(program, state, batches):
+        grads, _ = program.hypergrad(state, batches)
+        return grads, program.step(state, batches)
+
+    assert "bf16" not in str(jax.make_jaxpr(plain.step)(state, batches))
+    exact, (expected, of_plain) = jax.jit(lambda *a: moved(plain, *a))(state, batches)
+    grads, (found, metrics) = jax.jit(lambda *a: moved(program, *a))(state, narrow)
+    for leaf, other in zip(*map(jax.tree.leaves, (found, expected)), strict=True):
+        assert leaf.dtype == other.dtype
+    for name, value in metrics.items():
+        assert value.dtype == of_plain[name].dtype, name
+    for name, grad in exact.items():
+        assert optax.tree.norm(grad) > 0
+        apart = optax.tree.norm(jax.tree.map(jnp.subtract, grads[name], grad))
+        assert 0 < apart < share * optax.tree.norm(grad), name
+    for name, value in expected.params.items():
+        step = optax.tree.norm(jax.tree.map(jnp.subtract, value, state.params[name]))
+        apart = jax.tree.map(jnp.subtract, found.params[name], value)
+        assert 0 < optax.tree.norm(apart) < share * step, name
+
+
+def test_finite_differences_are_refused_in_it(tiny):
+    changes = {**HALF, "hypergrad.adjoint": "finite_difference"}
+    with pytest.raises(InputError, match=r"--config\.hypergrad\.adjoint=exact"):
+        check(tiny(changes))
+    check(tiny({**changes, "search.compute": "float32"}))
+    check(tiny({**changes, "hypergrad.adjoint": "first_order"}))
