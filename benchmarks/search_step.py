@@ -8,7 +8,12 @@ with respect to the weights; `--part=step` everything that a search does in one 
 Images are noise of CIFAR's size. Nothing is read from a compilation cache unless one is
 named: a second run with the same `--cache` measures a warm start.
 
-`cpu_s` is of the whole process, all threads together, and tells more than `step_s`
+`--compute` is what images and activations are; parameters and optimisers are float32.
+`--precision` is that of float32 products: on NVIDIA GPUs `default` is TF32, `highest`
+float32 proper; a CPU knows one only.
+
+`flops` are those that XLA counts in the program, in which a separable convolution is a
+dense one, unless `--form=depthwise`; `flops_per_s` is by `step_s`. `cpu_s` is of the whole process, all threads together, and tells more than `step_s`
 where other processes share the cores. `peak_bytes` is what XLA plans for one call:
 arguments, results and temporaries.
 """
@@ -50,6 +55,10 @@ def main() -> None:
     parser.add_argument("--order", choices=("first", "second"), default="second")
     parser.add_argument("--adjoint", choices=tuple(_ADJOINTS), default="exact")
     parser.add_argument("--form", choices=get_args(Form), default=separable_form())
+    parser.add_argument("--compute", choices=("float32", "bfloat16"), default="float32")
+    parser.add_argument(
+        "--precision", choices=("default", "highest"), default="default"
+    )
     parser.add_argument("--remat", action="store_true", help="compute cells anew")
     parser.add_argument("--repeats", type=int, default=5, help="calls, at least 5")
     parser.add_argument("--cache", default="", help="folder of a compilation cache")
@@ -57,12 +66,16 @@ def main() -> None:
     if args.repeats < 5:
         parser.error(f"--repeats is {args.repeats}; it must be at least 5")
     use_cache(args.cache)
-    with mock.patch.object(functional, "separable_form", return_value=args.form):
+    with (
+        mock.patch.object(functional, "separable_form", return_value=args.form),
+        jax.default_matmul_precision(args.precision),
+    ):
         try:
             call, arguments = build(args)
         except InputError as error:
             sys.exit(str(error))
         figures = measure(call, arguments, args.repeats)
+    figures["flops_per_s"] = round(figures["flops"] / figures["step_s"])
     line = {key: getattr(args, key) for key in vars(args) if key != "cache"}
     print(json.dumps({**line, **figures, **machine()}))
 
@@ -90,7 +103,7 @@ def build(args: argparse.Namespace) -> tuple[Callable[..., Any], tuple[Any, ...]
     program = setup.phases[-1].program
     state = program.init(setup.params, jax.random.key(1), setup.model_state)
     batch = {
-        "image": jnp.asarray(rng.normal(size=(args.batch, 32, 32, 3)), jnp.float32),
+        "image": jnp.asarray(rng.normal(size=(args.batch, 32, 32, 3)), args.compute),
         "label": jnp.asarray(labels[: args.batch], jnp.int32),
     }
     batches = dict.fromkeys(program.streams, batch)

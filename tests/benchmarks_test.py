@@ -40,9 +40,10 @@ SMALL = ("--cells=1", "--channels=2", "--batch=2")
 @pytest.mark.parametrize("part", ["weights", "alphas"])
 def test_search_step(part, repo_root):
     flags = (*SMALL, "--nodes=1", f"--part={part}", "--order=first")
+    flags += ("--compute=bfloat16",) if part == "weights" else ("--precision=highest",)
     (line,) = lines(repo_root, "search_step.py", *flags)
     assert line["part"] == part
-    for key in ("compile_s", "step_s", "cpu_s", "peak_bytes", "flops"):
+    for key in ("compile_s", "step_s", "cpu_s", "peak_bytes", "flops", "flops_per_s"):
         assert line[key] > 0, key
     assert {"device", "versions"} <= set(line)
 
