@@ -10,6 +10,7 @@ from skillearn_jax.framework import Aux
 from skillearn_jax.hypergrad import Autodiff, Exact, FirstOrder
 from skillearn_jax.skills import baseline
 
+pytestmark = pytest.mark.usefixtures("quick_compilation")
 XI = 0.4
 
 
