@@ -34,11 +34,6 @@ def check(config: Config) -> None:
             f"config.hypergrad.adjoint is {config.hypergrad.adjoint!r}: set "
             "--config.hypergrad.adjoint=finite_difference"
         )
-    if search.compute != "float32" and config.hypergrad.adjoint == "finite_difference":
-        raise InputError(
-            f"config.search.compute is {search.compute!r}, in which a finite difference is "
-            "lost in rounding: set --config.hypergrad.adjoint=exact"
-        )
     check_data(config)
     check_tasks(config)
     check_exams(config)

@@ -6,10 +6,8 @@ import optax
 import pytest
 
 from skillearn_jax.data import load, sample
-from skillearn_jax.errors import InputError
 from skillearn_jax.train.build import build_search
 from skillearn_jax.train.build_tasks import build_tasks
-from skillearn_jax.train.checks import check
 from skillearn_jax.train.search_streams import streams_of
 
 HALF = {"search.compute": "bfloat16"}
@@ -74,11 +72,3 @@ def test_bfloat16_is_the_arithmetic_and_not_the_state(
         step = optax.tree.norm(jax.tree.map(jnp.subtract, value, state.params[name]))
         apart = jax.tree.map(jnp.subtract, found.params[name], value)
         assert 0 < optax.tree.norm(apart) < share * step, name
-
-
-def test_finite_differences_are_refused_in_it(tiny):
-    changes = {**HALF, "hypergrad.adjoint": "finite_difference"}
-    with pytest.raises(InputError, match=r"--config\.hypergrad\.adjoint=exact"):
-        check(tiny(changes))
-    check(tiny({**changes, "search.compute": "float32"}))
-    check(tiny({**changes, "hypergrad.adjoint": "first_order"}))

@@ -90,8 +90,8 @@ class SearchConfig:
         auxiliary_skip: how the skip connection that DARTS- adds to every edge fades:
             `constant`, `linear`, `cosine`, `slow_cosine`; `off` adds none.
         compute: what images and activations are: `bfloat16` halves their memory. Weights,
-            batch statistics, the heads and both gradients are float32. Not with finite
-            differences, which are lost in it.
+            batch statistics, the heads and both gradients are float32. What it costs the
+            adjoints stands in `docs/hypergradients.md`.
         remat: compute cells anew in the backward pass: three fifths less memory for three
             tenths more time of a second-order step (`docs/performance.md`).
         stop: when a search ends: `epochs` (after all of them), or earlier by a rule of
