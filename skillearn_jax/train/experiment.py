@@ -3,6 +3,7 @@
 import contextlib
 import os
 import resource
+import sys
 import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -171,7 +172,8 @@ def _run(
         summary = _computed(config, data, bank, folder, devices, console)
         summary["wall_s"] = wall_s()
         peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-        summary["peak_bytes"] = 1024 * peak
+        # macOS counts bytes, others kibibytes.
+        summary["peak_bytes"] = peak if sys.platform == "darwin" else 1024 * peak
         folder.write_json(SUMMARY, summary)
     return _report(folder, summary, console)
 
