@@ -206,7 +206,10 @@ class ConjugateGradient(Implicit):
         def damped(q: PyTree) -> PyTree:
             return optax.tree.add_scale(_hvp(step, inputs, q), self.damping, q)
 
-        eps = float(jnp.finfo(jnp.result_type(*jax.tree.leaves(v))).eps)
+        # The solver wants one type for all leaves.
+        widest = jnp.result_type(jnp.float32, *jax.tree.leaves(v))
+        v = optax.tree.cast(v, widest)
+        eps = float(jnp.finfo(widest).eps)
         q, _ = jax.scipy.sparse.linalg.cg(damped, v, tol=eps, maxiter=self.num_steps)
         return _mixed_product(step, inputs, q, v, self.damping)
 
