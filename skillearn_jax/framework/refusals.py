@@ -32,6 +32,7 @@ from skillearn_jax.hypergrad.refusals import (
     check_opt_state,
 )
 from skillearn_jax.tree import form
+from skillearn_jax.types import Array, Metrics
 
 if TYPE_CHECKING:
     from skillearn_jax.framework.program import Program
@@ -83,15 +84,24 @@ def check_program(program: Program) -> None:
                 )
 
 
-def check_params(program: Program, params: Mapping[str, Any]) -> None:
+def check_params(
+    program: Program, params: Mapping[str, Any], model_state: Mapping[str, Any] | None
+) -> None:
     """Raises `InputError` unless `params` are the program's sets and fit its stages.
 
-    Moved sets hold floats, and a set that starts from another one is like it.
+    Moved sets hold floats, and a set that starts from another one is like it. Model
+    states hold arrays and numbers.
     """
     if not isinstance(params, Mapping):
         raise InputError(
             f"params is a {type(params).__name__}; it must map the sets' names to them"
         )
+    if not isinstance(model_state, Mapping | None):
+        raise InputError(
+            f"model_state is a {type(model_state).__name__}; it must map the model "
+            "states' names to them"
+        )
+    check_arrays("model_state", model_state)
     known = set(known_sets(program))
     missing, extra = sorted(known - set(params)), sorted(set(params) - known)
     if missing:
@@ -170,22 +180,31 @@ def check_inputs(program: Program, state: State, batches: Mapping[str, Any]) -> 
                 )
 
 
-def check_model_state(
-    stage: str, new: Mapping[str, Any], old: Mapping[str, Any]
-) -> None:
+def check_model_state(new: Mapping[str, Any], old: Mapping[str, Any]) -> None:
     """Raises `InputError` for model states that a stage may not return."""
     unknown = set(new) - set(old)
     if unknown:
         raise InputError(
-            f"stage {stage!r} returned model states {sorted(unknown)}, but init was "
-            f"given {sorted(old)}"
+            f"it returned model states {sorted(unknown)}, but init was given "
+            f"{sorted(old)}"
         )
     for name, value in new.items():
         if form(value) != form(old[name]):
             raise InputError(
-                f"stage {stage!r} returned the model state {name!r} in another form: "
+                f"it returned the model state {name!r} in another form: "
                 f"{_shown(value)} for {_shown(old[name])}"
             )
+
+
+def merged(first: Metrics, second: Metrics) -> dict[str, Array]:
+    """Returns metrics of two parts of a program; raises `InputError` for a shared name."""
+    doubled = sorted(first.keys() & second.keys())
+    if doubled:
+        raise InputError(
+            f"the metrics {doubled} are given twice, by stages whose names and metrics "
+            "join to one: rename a stage or a metric"
+        )
+    return {**first, **second}
 
 
 def _check_names(program: Program) -> None:

@@ -652,7 +652,7 @@ def test_a_stage_that_returns_an_unknown_model_state_is_named():
 
     program = Program((stage(name="reader", loss_fn=loss),))
     state = program.init({"w": jnp.ones(2)}, jax.random.key(0), {"norm": 0.0})
-    match = r"stage 'reader' returned model states \['mean'\], .* given \['norm'\]"
+    match = r"stage 'reader': it returned model states \['mean'\], .* given \['norm'\]"
     with pytest.raises(InputError, match=match):
         program.step(state, {})
 
@@ -687,7 +687,7 @@ def test_a_stage_without_a_name_is_refused():
 
 def test_a_set_holds_arrays():
     program = Program((stage(reads=("a",)),), frozen=("a",))
-    match = r"params\['a'\]\['f'\] is 'relu'; a set holds arrays and numbers"
+    match = r"params\['a'\]\['f'\] is 'relu'; it must be an array or a number"
     with pytest.raises(InputError, match=match):
         program.init({"w": jnp.ones(2), "a": {"f": "relu"}}, jax.random.key(0))
 
