@@ -74,7 +74,7 @@ class Objective:
 
     @property
     def loss_reads(self) -> tuple[str, ...]:
-        """Names under which `loss_fn` finds its reads."""
+        """Names under which `loss_fn` (and the interaction) find their reads."""
         return self.reads
 
     @property
@@ -118,7 +118,7 @@ class Objective:
             value, aux = _value_and_aux(
                 self.interaction,
                 moves,
-                {name: reads[name] for name in self.all_reads},
+                {name: reads[name] for name in (*self.loss_reads, *self.all_reads)},
                 {**model_state, **new_state},
                 {name: batches[name] for name in self.interaction_data},
                 interaction_key,
@@ -222,7 +222,8 @@ def check_names(name: str, value: Any) -> None:
     """Refuses what is no tuple of names; a text would be read letter by letter."""
     if isinstance(value, str):
         raise InputError(f"{name}={value!r} must be a tuple of names: ({value!r},)")
-    if not isinstance(value, tuple | list):
+    of_names = isinstance(value, tuple | list)
+    if not of_names or not all(isinstance(one, str) for one in value):
         raise InputError(f"{name}={value!r} must be a tuple of names")
 
 

@@ -771,6 +771,27 @@ def test_the_objective_may_read_what_a_set_was_before(x64):
     assert "and old  w" in str(program)
 
 
+def test_the_interaction_may_read_what_a_set_was_before(x64):
+    """J = w' + 2 (w' - w)^2 with w' = w - 0.3 a: dJ/da = -0.3 + 0.36 a."""
+
+    def loss(moves, reads, model_state, batch, key):
+        return 3.0 * moves["w"] * reads["a"]
+
+    program = Program(
+        (stage(loss_fn=loss, reads=("a",)),),
+        validation(
+            loss_fn=lambda moves, reads, *_: reads["w"],
+            before=("w",),
+            interaction=lambda moves, reads, *_: (reads["w"] - reads["w_before"]) ** 2,
+            interaction_weight=2.0,
+            indirect=("a",),
+        ),
+    )
+    state = program.init({"w": 5.0, "a": 2.0}, jax.random.key(0))
+    grads, _ = program.hypergrad(state, {})
+    np.testing.assert_allclose(grads["a"], -0.3 + 0.36 * 2, rtol=1e-14)
+
+
 def test_what_was_before_must_have_been_moved_and_be_named_apart():
     with pytest.raises(InputError, match="before='a', which no training stage moves"):
         Program((stage(),), validation(before=("a",)))
@@ -889,6 +910,10 @@ def test_a_stage_may_start_from_a_supporting_set(adjoint, solver, x64):
             "data='train' must be a tup",
         ),
         (lambda: Program((stage(),), frozen="mask"), "frozen='mask' must be a tuple"),
+        (
+            lambda: stage(moves=(("w",),)),
+            r"moves=\(\('w',\),\) must be a tuple of names",
+        ),
         (
             lambda: Phase("p", Program((stage(),)), 1, carry="w"),
             "carry='w' must be a tu",
