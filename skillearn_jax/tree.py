@@ -35,12 +35,15 @@ def by_path(tree: PyTree) -> dict[str, PyTree]:
     """Returns the leaves by their paths, as in `params/weights/stem/kernel`.
 
     Raises:
-        ValueError: if two leaves have the same path.
+        InputError: if two leaves have the same path.
     """
     leaves = jax.tree.leaves_with_path(tree)
-    found = {keystr(path, simple=True, separator="/"): leaf for path, leaf in leaves}
-    if len(found) != len(leaves):
-        raise ValueError("two leaves have the same path")
+    found: dict[str, PyTree] = {}
+    for keys, leaf in leaves:
+        path = keystr(keys, simple=True, separator="/")
+        if path in found:
+            raise InputError(f"two leaves have the path {path!r}: rename one")
+        found[path] = leaf
     return found
 
 

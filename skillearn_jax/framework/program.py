@@ -173,7 +173,9 @@ class Program:
         metrics = mean_over_devices(metrics, self.axis_name)
         model_state = run.mean_model_state(state.model_state, self.axis_name)
         state = State(values, opt_states, model_state, state.step + 1, state.key)
-        return self.after(state, metrics) if self.after else (state, metrics)
+        if self.after is None:
+            return state, metrics
+        return refusals.check_after(self, self.after(state, metrics))
 
     def hypergrad(
         self, state: State, batches: Batches

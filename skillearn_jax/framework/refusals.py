@@ -25,6 +25,7 @@ from skillearn_jax.framework.objective import check_names
 from skillearn_jax.framework.stage import Commit, Learner, Stage, Validation
 from skillearn_jax.framework.state import State
 from skillearn_jax.hypergrad import FirstOrder
+from skillearn_jax.hypergrad.loss_output import function_name
 from skillearn_jax.hypergrad.refusals import (
     check_arrays,
     check_function,
@@ -133,7 +134,8 @@ def check_key(key: Any) -> None:
     try:
         jax.eval_shape(lambda: jax.random.fold_in(key, 0))
     except (TypeError, ValueError) as error:
-        raise InputError(f"key={key!r}; it must be one as jax.random.key(0)") from error
+        shown = " ".join(repr(key).split())  # of several keys it has as many lines
+        raise InputError(f"key={shown}; it must be one as jax.random.key(0)") from error
 
 
 def check_inputs(program: Program, state: State, batches: Mapping[str, Any]) -> None:
@@ -178,6 +180,7 @@ def check_inputs(program: Program, state: State, batches: Mapping[str, Any]) -> 
                     f"{reader!r} reads the stream {name!r}, but no batch provides it; "
                     f"given are {sorted(batches)}"
                 )
+            check_arrays(f"batches[{name!r}]", batches[name])
 
 
 def check_model_state(new: Mapping[str, Any], old: Mapping[str, Any]) -> None:
@@ -194,6 +197,20 @@ def check_model_state(new: Mapping[str, Any], old: Mapping[str, Any]) -> None:
                 f"it returned the model state {name!r} in another form: "
                 f"{_shown(value)} for {_shown(old[name])}"
             )
+
+
+def check_after(
+    program: Program, result: tuple[State, Metrics]
+) -> tuple[State, Metrics]:
+    """Returns what ended a step; raises `InputError` unless that is `(state, metrics)`."""
+    kinds = tuple(map(type, result)) if type(result) is tuple else (type(result),)
+    if len(kinds) != 2 or kinds[0] is not State or not issubclass(kinds[1], Mapping):
+        found = ", ".join(kind.__name__ for kind in kinds)
+        raise InputError(
+            f"after={function_name(program.after)} returned {found}; it must return "
+            "(state, metrics), as it is given them"
+        )
+    return result
 
 
 def merged(first: Metrics, second: Metrics) -> dict[str, Array]:

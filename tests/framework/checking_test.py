@@ -96,6 +96,18 @@ def test_a_set_without_numbers_has_no_row():
     assert "adjoint" in str(report)
 
 
+def test_leaves_of_one_path_are_refused():
+    def loss(moves, reads, model_state, batch, key):
+        return jnp.sum(moves["w"] * (reads["a"]["x/y"] + reads["a"]["x"]["y"]))
+
+    supports = {"x/y": jnp.ones(2), "x": {"y": jnp.ones(2)}}
+    program, state = one_level(optax.sgd(0.1), loss, supports)
+    with pytest.raises(
+        InputError, match="two leaves have the path 'a/x/y': rename one"
+    ):
+        program.check(state, {})
+
+
 def test_every_leaf_of_a_set_has_a_row():
     def loss(moves, reads, model_state, batch, key):
         a = reads["a"]

@@ -882,6 +882,22 @@ def test_what_ends_a_step_keeps_books_in_a_model_state(toy, assert_same):
         toy.program(after=3)
 
 
+@pytest.mark.parametrize(
+    ("result", "found"),
+    [
+        (lambda state, metrics: state, "State"),
+        (lambda state, metrics: (metrics, state), "dict, State"),
+        (lambda state, metrics: None, "NoneType"),
+    ],
+)
+def test_what_ends_a_step_returns_state_and_metrics(toy, result, found):
+    program = toy.program(after=result)
+    state = program.init(toy.params, jax.random.key(0))
+    match = f"after=<lambda> returned {found}; it must return"
+    with pytest.raises(InputError, match=match):
+        program.step(state, toy.batches)
+
+
 def test_what_no_stage_changes_is_not_averaged_over_devices(toy):
     program = toy.program(axis_name="d")
     state = program.init(toy.params, jax.random.key(0), {"own": jnp.zeros(())})
@@ -1123,6 +1139,14 @@ def test_arguments_in_another_order_are_refused(toy):
         InputError, match=r"key=0; it must be one as jax.random.key\(0\)"
     ):
         program.init(toy.params, 0)
+    with pytest.raises(
+        InputError, match=r"^key=Array[^\n]*; it must be one as [^\n]*$"
+    ):
+        program.init(toy.params, jax.random.split(jax.random.key(0), 3))
+    with pytest.raises(
+        InputError, match=r"batches\['train'\]\['x'\] is 'x'; it must be"
+    ):
+        program.step(state, {**toy.batches, "train": {"x": "x"}})
     with pytest.raises(InputError, match="params is a ArrayImpl; it must map the sets"):
         program.init(jnp.ones(3), jax.random.key(0))
     with pytest.raises(InputError, match="model_state is a ArrayImpl; it must map the"):

@@ -446,7 +446,7 @@ def test_complex_parameters_are_refused(adjoint):
         return jnp.abs(solution(jax.lax.stop_gradient(a * (1 + 0j)), a)).sum()
 
     with pytest.raises(
-        InputError, match="are for real parameters, and these are compl"
+        InputError, match="solution is complex128; what is moved is real: split it into"
     ):
         jax.grad(outer)(jnp.asarray([1.0, 2.0]))
 
@@ -482,3 +482,18 @@ def test_leaves_of_several_types_are_solved_for_together(quadratic, adjoint):
 
     want = gradient({"x": jnp.float64, "y": jnp.float64})
     np.testing.assert_allclose(gradient(narrow), want, rtol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("given", "match"),
+    [
+        ((3, 1.0), "solution is int64; what is moved holds floats"),
+        (({"w": "x"}, 1.0), r"solution\['w'\] is 'x'; it must be an array or a number"),
+        ((3.0, {"mode": "fast"}), r"reads\['mode'\] is 'fast'; it must be an array"),
+        ((3.0, 1.0, "fast"), r"data\[0\] is 'fast'; it must be an array or a number"),
+    ],
+)
+def test_a_solution_is_of_arrays(given, match):
+    solution = at_solution(lambda w, a, *data: (w - a) ** 2, ConjugateGradient())
+    with pytest.raises(InputError, match=match):
+        solution(*given)
