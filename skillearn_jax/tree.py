@@ -1,6 +1,7 @@
 """Floor 0: the pytree operations that optax.tree does not have."""
 
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -9,6 +10,14 @@ from jax.tree_util import keystr
 
 from skillearn_jax.errors import InputError
 from skillearn_jax.types import Array, PyTree
+
+
+def owned(tree: PyTree) -> PyTree:
+    """Returns a copy: a donated state shares no buffer with itself or with the caller.
+
+    Strongly typed, since a weak type would compile a step twice.
+    """
+    return jax.tree.map(lambda leaf: jnp.array(leaf, jnp.result_type(leaf)), tree)
 
 
 def form(tree: PyTree) -> PyTree:
@@ -26,12 +35,15 @@ def by_path(tree: PyTree) -> dict[str, PyTree]:
     """Returns the leaves by their paths, as in `params/weights/stem/kernel`.
 
     Raises:
-        ValueError: if two leaves have the same path.
+        InputError: if two leaves have the same path.
     """
     leaves = jax.tree.leaves_with_path(tree)
-    found = {keystr(path, simple=True, separator="/"): leaf for path, leaf in leaves}
-    if len(found) != len(leaves):
-        raise ValueError("two leaves have the same path")
+    found: dict[str, PyTree] = {}
+    for keys, leaf in leaves:
+        path = keystr(keys, simple=True, separator="/")
+        if path in found:
+            raise InputError(f"two leaves have the path {path!r}: rename one")
+        found[path] = leaf
     return found
 
 
@@ -207,12 +219,19 @@ def cast_floats(tree: PyTree, dtype: str) -> PyTree:
     """Returns the tree with all floats in one type; integers and keys as they are.
 
     Integers of 64 bits are the exception: where the type is not float64 they become
-    integers of 32 bits, since JAX has both 64-bit types or neither.
+    integers of 32 bits, since JAX has both 64-bit types or neither. A complex number has
+    parts of the type, or of float32 where there are none.
     """
     narrow = {"int64": "int32", "uint64": "uint32"} if dtype != "float64" else {}
 
     def cast(leaf: PyTree) -> PyTree:
-        kind = jnp.dtype(dtype) if is_differentiable(leaf) else narrow.get(_type(leaf))
+        kind: Any
+        if jnp.iscomplexobj(leaf):
+            kind = jnp.promote_types(dtype, jnp.complex64)
+        elif is_differentiable(leaf):
+            kind = jnp.dtype(dtype)
+        else:
+            kind = narrow.get(_type(leaf))
         return leaf if kind is None else jnp.asarray(np.asarray(leaf).astype(kind))
 
     return jax.tree.map(cast, tree)

@@ -25,15 +25,12 @@ class Run(NamedTuple):
 
     def after(self, name: str, new: ParamSets, opt_state: PyTree, aux: Aux) -> "Run":
         """Returns the run with the results of one more stage."""
-        refusals.check_model_state(name, aux.model_state, self.model_state)
-        # Held fixed: statistics are no path for gradients, in no stage and no adjoint.
-        changed = jax.lax.stop_gradient(dict(aux.model_state))
         metrics = {f"{name}/{key}": value for key, value in aux.metrics.items()}
         return Run(
             {**self.values, **new},
             {**self.opt_states, name: opt_state},
-            {**self.model_state, **changed},
-            {**self.metrics, **metrics},
+            {**self.model_state, **aux.model_state},
+            refusals.merged(self.metrics, metrics),
         )
 
     def mean_model_state(
@@ -87,7 +84,8 @@ def advance(
         new, info = step_of(adjoint)(
             active, reads, opt_state, model_state, batches, key
         )
-        return new, info.opt_state, info.aux
+        changed = _changed(info.aux, model_state)
+        return new, info.opt_state, info.aux._replace(model_state=changed)
 
     changed_names: set[str] = set()  # noted while the steps are traced
 
@@ -97,8 +95,7 @@ def advance(
         def body(carry: Any, data: Any) -> tuple[Any, Any]:
             active, opt_state, seen = carry
             new, info = step(active, reads, opt_state, seen, *data)
-            # As between stages: statistics are no path for gradients.
-            changed = jax.lax.stop_gradient(dict(info.aux.model_state))
+            changed = _changed(info.aux, seen)
             changed_names.update(changed)
             return (new, info.opt_state, {**seen, **changed}), info.aux.metrics
 
@@ -114,3 +111,14 @@ def advance(
     metrics = {name: jnp.mean(values) for name, values in metrics.items()}
     changed = {name: after[name] for name in after if name in changed_names}
     return new, opt_state, Aux(metrics, changed)
+
+
+def _changed(aux: Aux, model_state: Mapping[str, PyTree]) -> dict[str, PyTree]:
+    """Returns the model states that a step has changed."""
+    refusals.check_model_state(aux.model_state, model_state)
+    # Held fixed: statistics are no path for gradients, in no stage and no adjoint.
+    # Strongly typed, as in `init`: a weak type would compile the next step anew.
+    return jax.tree.map(
+        lambda leaf: jax.lax.stop_gradient(jnp.asarray(leaf, jnp.result_type(leaf))),
+        dict(aux.model_state),
+    )

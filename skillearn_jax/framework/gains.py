@@ -11,6 +11,7 @@ import jax.numpy as jnp
 import optax
 
 from skillearn_jax.hypergrad import Autodiff
+from skillearn_jax.tree import widen
 from skillearn_jax.types import Array, ParamSets, PyTree
 
 if TYPE_CHECKING:
@@ -64,7 +65,9 @@ def measure_gain(
         updates, pull_back, inner = jax.vjp(of, gradient, has_aux=True)
         z = optax.tree.random_like(jax.random.key(0), gradient)
         (passed,) = pull_back(z)
-        norm = optax.tree.norm
+
+        def norm(tree: PyTree) -> Array:
+            return optax.tree.norm(widen(tree))
 
         def gain(name: str) -> Array:
             length = norm(gradient[name])

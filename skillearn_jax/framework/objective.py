@@ -12,7 +12,7 @@ import jax.numpy as jnp
 
 from skillearn_jax.errors import InputError
 from skillearn_jax.hypergrad.loss_output import function_name, split_output
-from skillearn_jax.hypergrad.refusals import check_function, is_number
+from skillearn_jax.hypergrad.refusals import check_arrays, check_function, is_number
 from skillearn_jax.types import Array, Key, LossFn, ParamSets, PyTree
 
 RESERVED = frozenset({"loss", "interaction", "objective", "residual"})
@@ -25,8 +25,9 @@ class Aux(NamedTuple):
     """What a loss function may return beside its value: `loss, Aux(...)`.
 
     Attributes:
-        metrics: scalars by name, to be logged; none of `RESERVED`, which the framework
-            logs.
+        metrics: real scalars by name, to be logged; none of `RESERVED`, which the
+            framework logs. Counts and truths become floats: of several steps and devices
+            the mean is logged.
         model_state: new model states by name, such as BatchNorm's running statistics.
             Those that are not named stay as they are. They are kept by the real step
             only; what a look-ahead or the validation stage returns is dropped. No
@@ -73,7 +74,7 @@ class Objective:
 
     @property
     def loss_reads(self) -> tuple[str, ...]:
-        """Names under which `loss_fn` finds its reads."""
+        """Names under which `loss_fn` (and the interaction) find their reads."""
         return self.reads
 
     @property
@@ -117,7 +118,7 @@ class Objective:
             value, aux = _value_and_aux(
                 self.interaction,
                 moves,
-                {name: reads[name] for name in self.all_reads},
+                {name: reads[name] for name in (*self.loss_reads, *self.all_reads)},
                 {**model_state, **new_state},
                 {name: batches[name] for name in self.interaction_data},
                 interaction_key,
@@ -169,19 +170,38 @@ def _value_and_aux(fn: LossFn, *args: Any) -> tuple[Array, Aux]:
             f"{name} returned {type(aux).__name__} beside its value; return value or "
             "(value, Aux(metrics=..., model_state=...))"
         )
+    for field, given in aux._asdict().items():
+        if not isinstance(given, Mapping):
+            raise InputError(
+                f"{name} returned Aux({field}=...) of type {type(given).__name__}; it must "
+                "map names to values"
+            )
     taken = sorted(RESERVED & aux.metrics.keys())
     if taken:
         raise InputError(
             f"{name} returned the metrics {taken}, which are the framework's own; give "
             "them other names"
         )
-    for key, metric in aux.metrics.items():
-        if jnp.shape(metric) != ():
-            raise InputError(
-                f"{name} returned the metric {key!r} of shape {jnp.shape(metric)}; "
-                "metrics are scalars"
-            )
-    return value, aux
+    check_arrays(f"{name} returned a model state: ", aux.model_state)
+    metrics = {key: _scalar(name, key, value) for key, value in aux.metrics.items()}
+    return value, aux._replace(metrics=metrics)
+
+
+def _scalar(name: str, key: str, metric: Any) -> Array:
+    """Returns a metric as a float, of which there are means; refuses what is no scalar."""
+    if not is_number(metric):
+        found = f"type {type(metric).__name__}"
+    elif jnp.shape(metric) != ():
+        found = f"shape {jnp.shape(metric)}"
+    elif jnp.issubdtype(kind := jnp.result_type(metric), jnp.floating):
+        return jnp.asarray(metric)
+    elif jnp.issubdtype(kind, jnp.integer) or jnp.issubdtype(kind, jnp.bool_):
+        return jnp.asarray(metric, float)
+    else:
+        found = f"type {kind}"
+    raise InputError(
+        f"{name} returned the metric {key!r} of {found}; metrics are real scalars"
+    )
 
 
 def _takes(fn: LossFn, count: int) -> bool:
@@ -202,7 +222,8 @@ def check_names(name: str, value: Any) -> None:
     """Refuses what is no tuple of names; a text would be read letter by letter."""
     if isinstance(value, str):
         raise InputError(f"{name}={value!r} must be a tuple of names: ({value!r},)")
-    if not isinstance(value, tuple | list):
+    of_names = isinstance(value, tuple | list)
+    if not of_names or not all(isinstance(one, str) for one in value):
         raise InputError(f"{name}={value!r} must be a tuple of names")
 
 

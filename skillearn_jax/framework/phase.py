@@ -27,7 +27,9 @@ class Phase:
         carry: names of the parameter sets and model states that go on from the phase
             before; the others begin anew. `None` carries all that both phases have.
         reset: names of training stages and supporting sets whose optimiser begins anew
-            even though their parameters go on.
+            even though their parameters go on. One that goes on keeps what its state
+            holds: the place in a schedule, and the numbers of `optax.inject_hyperparams`,
+            whatever the new optimiser was given.
     """
 
     name: str

@@ -17,7 +17,7 @@ from skillearn_jax.framework.stage import Commit, Learner, Stage, Validation
 from skillearn_jax.framework.state import Batches, Copies, HypergradInfo, State
 from skillearn_jax.hypergrad import Adjoint, Autodiff, Exact, Implicit
 from skillearn_jax.hypergrad.optimizer_step import updated
-from skillearn_jax.tree import mean_over_devices, widen
+from skillearn_jax.tree import mean_over_devices, owned, widen
 from skillearn_jax.types import Array, Key, Metrics, ParamSets, PyTree
 
 VALIDATION = graph.VALIDATION
@@ -122,15 +122,9 @@ class Program:
                 is moved and holds other numbers than floats, or differs in structure,
                 shapes or types from one that it starts from; if the key is none.
         """
-        refusals.check_params(self, params)
+        refusals.check_params(self, params, model_state)
         refusals.check_key(key)
-        # Strongly typed, since a weak type would compile the step twice, and copied, so
-        # that a donated state shares no buffer with itself or with the caller.
-        params, states = jax.tree.map(
-            lambda leaf: jnp.array(leaf, jnp.result_type(leaf)),
-            (dict(params), dict(model_state or {})),
-        )
-        key = jnp.copy(key)
+        params, states = owned((dict(params), dict(model_state or {})))
         opt_states = {
             stage.name: stage.transformation.init(
                 {name: params[name] for name in stage.moves}
@@ -142,7 +136,9 @@ class Program:
                 name: optimizer.init(params[name])
                 for name, optimizer in self.validation.supporting.items()
             }
-        return State(dict(params), opt_states, states, jnp.zeros((), jnp.int32), key)
+        step, key = jnp.zeros((), jnp.int32), jnp.copy(key)
+        # Some optimizers keep the parameters, or one array in two places.
+        return State(dict(params), owned(opt_states), states, step, key)
 
     def step(self, state: State, batches: Batches) -> tuple[State, Metrics]:
         """Returns the state after one step, and scalars by name.
@@ -173,11 +169,13 @@ class Program:
                 run = self._run(state, copies, batches, virtual=False)
             values = {**run.values, **supporting}
             opt_states = {**run.opt_states, VALIDATION: moved_by}
-            metrics = {**run.metrics, **found}
+            metrics = refusals.merged(run.metrics, found)
         metrics = mean_over_devices(metrics, self.axis_name)
         model_state = run.mean_model_state(state.model_state, self.axis_name)
         state = State(values, opt_states, model_state, state.step + 1, state.key)
-        return self.after(state, metrics) if self.after else (state, metrics)
+        if self.after is None:
+            return state, metrics
+        return refusals.check_after(self, self.after(state, metrics))
 
     def hypergrad(
         self, state: State, batches: Batches
@@ -210,8 +208,9 @@ class Program:
         """Returns the state as the look-ahead leaves it; supporting sets are at rest."""
         refusals.check_inputs(self, state, batches)
         run = self._run(state, self._copies(state.params), batches, virtual=True)
+        statistics = run.mean_model_state(state.model_state, self.axis_name)
         return state._replace(
-            params=run.values, opt_states=run.opt_states, model_state=run.model_state
+            params=run.values, opt_states=run.opt_states, model_state=statistics
         )
 
     def objective(self, state: State, batches: Batches) -> Array:

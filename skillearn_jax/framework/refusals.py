@@ -25,6 +25,7 @@ from skillearn_jax.framework.objective import check_names
 from skillearn_jax.framework.stage import Commit, Learner, Stage, Validation
 from skillearn_jax.framework.state import State
 from skillearn_jax.hypergrad import FirstOrder
+from skillearn_jax.hypergrad.loss_output import function_name
 from skillearn_jax.hypergrad.refusals import (
     check_arrays,
     check_function,
@@ -32,6 +33,7 @@ from skillearn_jax.hypergrad.refusals import (
     check_opt_state,
 )
 from skillearn_jax.tree import form
+from skillearn_jax.types import Array, Metrics
 
 if TYPE_CHECKING:
     from skillearn_jax.framework.program import Program
@@ -83,15 +85,24 @@ def check_program(program: Program) -> None:
                 )
 
 
-def check_params(program: Program, params: Mapping[str, Any]) -> None:
+def check_params(
+    program: Program, params: Mapping[str, Any], model_state: Mapping[str, Any] | None
+) -> None:
     """Raises `InputError` unless `params` are the program's sets and fit its stages.
 
-    Moved sets hold floats, and a set that starts from another one is like it.
+    Moved sets hold floats, and a set that starts from another one is like it. Model
+    states hold arrays and numbers.
     """
     if not isinstance(params, Mapping):
         raise InputError(
             f"params is a {type(params).__name__}; it must map the sets' names to them"
         )
+    if not isinstance(model_state, Mapping | None):
+        raise InputError(
+            f"model_state is a {type(model_state).__name__}; it must map the model "
+            "states' names to them"
+        )
+    check_arrays("model_state", model_state)
     known = set(known_sets(program))
     missing, extra = sorted(known - set(params)), sorted(set(params) - known)
     if missing:
@@ -123,7 +134,8 @@ def check_key(key: Any) -> None:
     try:
         jax.eval_shape(lambda: jax.random.fold_in(key, 0))
     except (TypeError, ValueError) as error:
-        raise InputError(f"key={key!r}; it must be one as jax.random.key(0)") from error
+        shown = " ".join(repr(key).split())  # of several keys it has as many lines
+        raise InputError(f"key={shown}; it must be one as jax.random.key(0)") from error
 
 
 def check_inputs(program: Program, state: State, batches: Mapping[str, Any]) -> None:
@@ -168,24 +180,48 @@ def check_inputs(program: Program, state: State, batches: Mapping[str, Any]) -> 
                     f"{reader!r} reads the stream {name!r}, but no batch provides it; "
                     f"given are {sorted(batches)}"
                 )
+            check_arrays(f"batches[{name!r}]", batches[name])
 
 
-def check_model_state(
-    stage: str, new: Mapping[str, Any], old: Mapping[str, Any]
-) -> None:
+def check_model_state(new: Mapping[str, Any], old: Mapping[str, Any]) -> None:
     """Raises `InputError` for model states that a stage may not return."""
     unknown = set(new) - set(old)
     if unknown:
         raise InputError(
-            f"stage {stage!r} returned model states {sorted(unknown)}, but init was "
-            f"given {sorted(old)}"
+            f"it returned model states {sorted(unknown)}, but init was given "
+            f"{sorted(old)}"
         )
     for name, value in new.items():
         if form(value) != form(old[name]):
             raise InputError(
-                f"stage {stage!r} returned the model state {name!r} in another form: "
+                f"it returned the model state {name!r} in another form: "
                 f"{_shown(value)} for {_shown(old[name])}"
             )
+
+
+def check_after(
+    program: Program, result: tuple[State, Metrics]
+) -> tuple[State, Metrics]:
+    """Returns what ended a step; raises `InputError` unless that is `(state, metrics)`."""
+    kinds = tuple(map(type, result)) if type(result) is tuple else (type(result),)
+    if len(kinds) != 2 or kinds[0] is not State or not issubclass(kinds[1], Mapping):
+        found = ", ".join(kind.__name__ for kind in kinds)
+        raise InputError(
+            f"after={function_name(program.after)} returned {found}; it must return "
+            "(state, metrics), as it is given them"
+        )
+    return result
+
+
+def merged(first: Metrics, second: Metrics) -> dict[str, Array]:
+    """Returns metrics of two parts of a program; raises `InputError` for a shared name."""
+    doubled = sorted(first.keys() & second.keys())
+    if doubled:
+        raise InputError(
+            f"the metrics {doubled} are given twice, by stages whose names and metrics "
+            "join to one: rename a stage or a metric"
+        )
+    return {**first, **second}
 
 
 def _check_names(program: Program) -> None:

@@ -214,7 +214,7 @@ class Validation(Objective):
 
     @property
     def loss_reads(self) -> tuple[str, ...]:
-        """Names under which the objective finds its reads."""
+        """Names under which the objective (and the interaction) find their reads."""
         return (*self.reads, *(f"{name}_before" for name in self.before))
 
     @property

@@ -32,8 +32,10 @@ from skillearn_jax.hypergrad.optimizer_step import (
     materialize,
 )
 from skillearn_jax.hypergrad.refusals import (
+    check_arrays,
     check_count,
     check_function,
+    check_moved,
     check_number,
 )
 from skillearn_jax.hypergrad.solution import as_solution, closed_over_as_data
@@ -206,7 +208,10 @@ class ConjugateGradient(Implicit):
         def damped(q: PyTree) -> PyTree:
             return optax.tree.add_scale(_hvp(step, inputs, q), self.damping, q)
 
-        eps = float(jnp.finfo(jnp.result_type(*jax.tree.leaves(v))).eps)
+        # The solver wants one type for all leaves.
+        widest = jnp.result_type(jnp.float32, *jax.tree.leaves(v))
+        v = optax.tree.cast(v, widest)
+        eps = float(jnp.finfo(widest).eps)
         q, _ = jax.scipy.sparse.linalg.cg(damped, v, tol=eps, maxiter=self.num_steps)
         return _mixed_product(step, inputs, q, v, self.damping)
 
@@ -294,7 +299,8 @@ def at_solution(
         solution given. For `probe` see `Implicit`.
 
     Raises:
-        InputError: for a loss that is no function, and another adjoint.
+        InputError: for a loss that is no function, and another adjoint; when called, for
+            solutions that are no real floats, and reads and data that are no arrays.
 
     Cost: forwards nothing; backwards as the adjoint says.
     """
@@ -308,6 +314,9 @@ def at_solution(
     def solution(
         found: PyTree, reads: PyTree, *data: Any, probe: Array | None = None
     ) -> PyTree:
+        check_moved("solution", found)
+        check_arrays("reads", reads)
+        check_arrays("data", data)
         explicit, data = closed_over_as_data(step, Inputs(found, reads, data))
         attached = as_solution(explicit, adjoint.pull_back)
         return attached(found, (), reads, data, _zero(probe))
@@ -329,12 +338,6 @@ def _mixed_product(
     step: OptimizerStep, inputs: Inputs, q: PyTree, v: PyTree, damping: float
 ) -> tuple[Inputs, Array]:
     """Returns `-d2L/d(R, D)dW . q` and how well `(H + damping) q = v` holds."""
-    if any(jnp.iscomplexobj(leaf) for leaf in jax.tree.leaves(inputs.active)):
-        # Products with a Hessian are not linear in complex numbers.
-        raise InputError(
-            "Neumann and ConjugateGradient are for real parameters, and these are "
-            "complex; split them into real and imaginary parts"
-        )
     product = mixed_hvp(step.gradient_of(inputs), inputs.active, like(q, inputs.active))
     hessian_q = step.mean(like(product.active, q))
     error = optax.tree.sub(optax.tree.add_scale(hessian_q, damping, q), v)

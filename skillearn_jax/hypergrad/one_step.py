@@ -70,7 +70,7 @@ def one_step(
     Raises:
         InputError: for a loss that is no function, an optimiser that is none of optax or
             an adjoint that is no value;
-            when called, for active leaves that are no floats and reads that are no arrays,
+            when called, for active leaves that are no floats, reads and data that are no arrays,
             for an optimiser that asks for more than gradients, for the state of another
             optimiser or of parameters of other shapes, for a probe of another adjoint,
             and for values that are differentiated and closed over, see `Exact`.
@@ -95,6 +95,7 @@ def one_step(
     ) -> tuple[PyTree, StepInfo]:
         check_moved("active", active)
         check_arrays("reads", reads)
+        check_arrays("data", data)
         check_opt_state("opt_state", optimizer, active, opt_state)
         check_probe(adjoint, probe)
         told = probe_argument(adjoint, probe)

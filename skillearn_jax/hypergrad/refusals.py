@@ -24,7 +24,7 @@ def check_count(what: str, value: Any) -> None:
 
 def is_number(value: Any) -> bool:
     """Returns whether a value is a number or an array of them, traced or not."""
-    return isinstance(value, Real | jax.Array | np.ndarray)
+    return isinstance(value, Real | np.bool_ | jax.Array | np.ndarray)
 
 
 def check_number(what: str, value: Any, *, positive: bool = True) -> None:
@@ -90,11 +90,11 @@ def check_arrays(name: str, tree: PyTree) -> None:
     """Raises `InputError` unless all leaves are arrays or numbers."""
     for path, leaf in jax.tree.leaves_with_path(tree):
         try:
-            jnp.result_type(leaf)
-        except TypeError as error:
+            jax.typeof(leaf)
+        except (TypeError, OverflowError) as error:
             raise InputError(
-                f"{name}{jax.tree_util.keystr(path)} is {leaf!r}; a set holds arrays and "
-                "numbers"
+                f"{name}{jax.tree_util.keystr(path)} is {leaf!r}; it must be an "
+                "array or a number"
             ) from error
 
 

@@ -19,6 +19,7 @@ from skillearn_jax.hypergrad.refusals import (
     check_adjoint,
     check_count,
     check_function,
+    check_moved,
     check_optimizer,
 )
 from skillearn_jax.types import Array, LossFn, PyTree
@@ -202,6 +203,7 @@ def unroll(
         *stacked_data: Any,
         probe: Array | None = None,
     ) -> tuple[PyTree, StepInfo]:
+        check_moved("active", active)
         check_probe(adjoint, probe)
 
         def body_of(adjoint: Adjoint) -> Body:

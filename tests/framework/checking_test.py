@@ -1,5 +1,7 @@
 """`program.check`: exact, finite difference and plain autodiff, leaf by leaf."""
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -92,6 +94,18 @@ def test_a_set_without_numbers_has_no_row():
     report = program.check(state, {})
     assert report.rows == ()
     assert "adjoint" in str(report)
+
+
+def test_leaves_of_one_path_are_refused():
+    def loss(moves, reads, model_state, batch, key):
+        return jnp.sum(moves["w"] * (reads["a"]["x/y"] + reads["a"]["x"]["y"]))
+
+    supports = {"x/y": jnp.ones(2), "x": {"y": jnp.ones(2)}}
+    program, state = one_level(optax.sgd(0.1), loss, supports)
+    with pytest.raises(
+        InputError, match="two leaves have the path 'a/x/y': rename one"
+    ):
+        program.check(state, {})
 
 
 def test_every_leaf_of_a_set_has_a_row():
@@ -231,3 +245,29 @@ def test_check_needs_a_validation_stage(toy):
     state = program.init(toy.params, jax.random.key(0))
     with pytest.raises(InputError, match="without a validation stage"):
         program.check(state, toy.batches)
+
+
+def test_half_precision_is_compared_in_double():
+    """In float16 the square of a small gradient is zero, and a cosine of equals 0.95."""
+    program, state = one_level(optax.sgd(0.1), coupled)
+    small = program.validation.loss_fn
+    program = program.replace(
+        validation=dataclasses.replace(
+            program.validation, loss_fn=lambda *args: 1e-4 * small(*args)
+        )
+    )
+    state = jax.tree.map(
+        lambda leaf: (
+            leaf.astype(jnp.float16)
+            if jnp.issubdtype(leaf.dtype, jnp.floating)
+            else leaf
+        ),
+        state,
+    )
+    grads, _ = program.hypergrad(state, {})
+    want = np.linalg.norm(np.asarray(grads["a"], float))
+    assert 0 < want < 1e-4
+    row = by_adjoint(program.check(state, {}))["exact"]["a"]
+    assert row.norm == pytest.approx(want, rel=1e-2)
+    assert (row.rel_error, row.warning) == (0, "")
+    assert row.cosine == pytest.approx(1, abs=1e-12)

@@ -3,6 +3,7 @@
 import json
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
@@ -141,7 +142,7 @@ def test_implicit_adjoints_and_no_radii(toy):
 
 def test_the_callers_number_types_are_left_alone(report, toy):
     assert toy.params["a"].dtype == np.float64
-    assert jax.numpy.ones(()).dtype == np.float64
+    assert jnp.ones(()).dtype == np.float64
 
 
 def test_nonsense_is_refused(toy):
@@ -333,3 +334,27 @@ def test_labels_of_64_bits_are_narrowed_beside_narrow_floats(x64):
     assert narrow["key"] is tree["key"]
     assert narrow["n"] == 3
     assert str(cast_floats(tree, "float64")["label"].dtype) == "int64"
+
+
+def test_complex_numbers_keep_their_imaginary_parts(toy):
+    """As in a batch of spectra."""
+
+    def first(moves, reads, model_state, batch, key):
+        out = batch["spectra"] @ moves["w"]["kernel"] * jnp.sum(reads["a"])
+        return jnp.mean(jnp.abs(out - 1) ** 2)
+
+    program = toy.program({"loss_fn": first, "data": ("spectra",)})
+    state = program.init(toy.params, jax.random.key(0))
+    batches = {**toy.batches, "spectra": toy.batches["aux"] * (1 + 2j)}
+    grads, _ = program.hypergrad(state, batches)
+    rows = compare(
+        program, state, batches, adjoints=(Exact(),), radii=(), repeats=0
+    ).rows
+    for dtype, rtol in (("float64", 1e-12), ("float32", 1e-5), ("bfloat16", 0.1)):
+        (row,) = (
+            row
+            for row in rows
+            if (row.supporting, row.stage, row.dtype) == ("a", "total", dtype)
+        )
+        assert row.norm == pytest.approx(float(jnp.linalg.norm(grads["a"])), rel=1e-12)
+        assert row.rel_error < rtol

@@ -10,7 +10,7 @@ import pytest
 from jax.sharding import Mesh, PartitionSpec
 
 from skillearn_jax.errors import InputError
-from skillearn_jax.framework import Aux
+from skillearn_jax.framework import Aux, Program, Stage
 from skillearn_jax.skills import (
     LearnerModel,
     TesterModel,
@@ -245,3 +245,31 @@ def test_a_program_without_an_axis_differs_from_one_with(problem):
     got = over_shard_map(local, 8)(state, batches)
     gap = np.abs(got["creator"] - want["creator"]).max()
     assert gap > 1e-3 * np.abs(want["creator"]).max()
+
+
+def test_what_stages_return_beside_their_loss_is_a_mean_over_devices():
+    """Counts and truths too, and the model states of a look-ahead."""
+
+    def loss(moves, reads, model_state, batch, key):
+        positive = batch["x"] > 0
+        found = {
+            "count": positive.sum(),
+            "all": positive.all(),
+            "sum": batch["x"].sum(),
+        }
+        return moves["w"] * batch["x"].mean(), Aux(found, {"mean": batch["x"].mean()})
+
+    stage = Stage(
+        "only", moves=("w",), loss_fn=loss, data=("x",), optimizer=optax.sgd(0.1)
+    )
+    program = Program((stage,), axis_name=AXIS)
+    state = program.init({"w": 1.0}, jax.random.key(0), {"mean": 0.0})
+
+    def both(state, batches):
+        return program.step(state, batches)[1], program.look_ahead(state, batches)
+
+    x = jnp.asarray([[1.0, 2.0], [3.0, -2.0]])
+    metrics, ahead = jax.vmap(both, (None, 0), axis_name=AXIS)(state, {"x": x})
+    for name, mean in (("count", 1.5), ("all", 0.5), ("sum", 2.0), ("loss", 1.0)):
+        np.testing.assert_array_equal(metrics[f"only/{name}"], [mean, mean])
+    np.testing.assert_array_equal(ahead.model_state["mean"], [1.0, 1.0])

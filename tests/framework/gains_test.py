@@ -84,3 +84,15 @@ def test_a_warm_program_is_not_warned_about(toy, warm):
     assert len(program.check(fresh, toy.batches).warnings) == 1
     state = warm(program, toy.params, toy.batches, steps=5)
     assert program.check(state, toy.batches).warnings == ()
+
+
+def test_half_precision_does_not_hide_a_gain():
+    """The norm of 70,000 numbers, or of ones below 1e-4, is none in float16."""
+    measured = measure_gain(optax.sgd(0.1))
+    for gradient in (
+        jnp.full(70_000, 0.5, jnp.float16),
+        jnp.full(9, 1e-4, jnp.float16),
+    ):
+        params = {"w": jnp.ones_like(gradient)}
+        _, state = measured.update({"w": gradient}, measured.init(params), params)
+        assert float(state.gain["w"]) == pytest.approx(1, rel=1e-2)

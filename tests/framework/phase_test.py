@@ -197,10 +197,23 @@ def test_reset_of_an_unknown_name_is_refused(toy, previous):
         enter(toy, previous, reset=("ghost",))
 
 
-def test_another_optimizer_begins_anew_or_is_refused(toy, previous):
+def test_another_optimizer_is_refused_unless_it_begins_anew(toy, previous):
     program = toy.program({"optimizer": optax.adam(0.1)})
-    try:
-        phase, entered = enter(toy, previous, program=program)
-    except InputError:
-        return
+    match = "gives 'first' another optimizer, .*: add 'first' to reset="
+    with pytest.raises(InputError, match=match):
+        enter(toy, previous, program=program)
+    phase, entered = enter(toy, previous, program=program, reset=("first",))
     phase.program.step(entered, toy.batches)
+
+
+def test_injected_numbers_go_on_unless_reset(toy):
+    old, new = (
+        toy.program({"optimizer": optax.inject_hyperparams(optax.sgd)(rate)})
+        for rate in (0.1, 0.01)
+    )
+    previous = old.init(toy.params, jax.random.key(0))
+    for reset, rate in (((), 0.1), (("first",), 0.01)):
+        state = Phase("two", new, 1, reset=reset).enter(
+            toy.params, jax.random.key(0), previous=previous
+        )
+        assert state.opt_states["first"].hyperparams["learning_rate"] == rate

@@ -4,6 +4,7 @@ What must be equal to the bit runs without jit: a compiler may fuse two programs
 mean the same in two ways.
 """
 
+import dataclasses
 import functools
 
 import chex
@@ -686,7 +687,8 @@ def test_step_compiles_once_over_100_steps(toy):
 
 def test_init_makes_strong_types_of_numbers_and_weak_arrays():
     def loss(moves, reads, model_state, batch, key):
-        return (moves["w"] - reads["a"]) ** 2 + model_state["norm"]
+        value = (moves["w"] - reads["a"]) ** 2 + model_state["norm"]
+        return value, Aux(model_state={"norm": 1.0})
 
     stage = Stage(
         "only", moves=("w",), reads=("a",), loss_fn=loss, optimizer=optax.adam(0.1)
@@ -880,6 +882,22 @@ def test_what_ends_a_step_keeps_books_in_a_model_state(toy, assert_same):
         toy.program(after=3)
 
 
+@pytest.mark.parametrize(
+    ("result", "found"),
+    [
+        (lambda state, metrics: state, "State"),
+        (lambda state, metrics: (metrics, state), "dict, State"),
+        (lambda state, metrics: None, "NoneType"),
+    ],
+)
+def test_what_ends_a_step_returns_state_and_metrics(toy, result, found):
+    program = toy.program(after=result)
+    state = program.init(toy.params, jax.random.key(0))
+    match = f"after=<lambda> returned {found}; it must return"
+    with pytest.raises(InputError, match=match):
+        program.step(state, toy.batches)
+
+
 def test_what_no_stage_changes_is_not_averaged_over_devices(toy):
     program = toy.program(axis_name="d")
     state = program.init(toy.params, jax.random.key(0), {"own": jnp.zeros(())})
@@ -929,7 +947,35 @@ def test_a_loss_that_returns_something_else_beside_its_value_is_told_so(toy):
         ),
         (
             {"loss_fn": lambda m, *rest: (m["w"].sum(), Aux({"each": m["w"]}))},
-            r"returned the metric 'each' of shape \(2, 3\); metrics are scalars",
+            r"returned the metric 'each' of shape \(2, 3\); metrics are real scalars",
+        ),
+        *(
+            (
+                {"loss_fn": lambda m, *rest, aux=aux: (m["w"].sum(), aux)},
+                f"<lambda> returned {said}",
+            )
+            for aux, said in (
+                (
+                    Aux({"each": None}),
+                    "the metric 'each' of type NoneType; metrics are",
+                ),
+                (Aux({"each": "high"}), "the metric 'each' of type str; metrics are"),
+                (Aux({"each": {"a": 1.0}}), "the metric 'each' of type dict; metrics"),
+                (Aux({"each": 1j}), "the metric 'each' of type complex; metrics are"),
+                (
+                    Aux({"each": jax.random.key(0)}),
+                    "the metric 'each' of type key<fry>",
+                ),
+                (Aux([0.5]), r"Aux\(metrics=...\) of type list; it must map names"),
+                (
+                    Aux({}, None),
+                    r"Aux\(model_state=...\) of type NoneType; it must map",
+                ),
+                (
+                    Aux({}, {"norm": "float32"}),
+                    r"a model state: \['norm'\] is 'float32'",
+                ),
+            )
         ),
         (
             {
@@ -938,7 +984,7 @@ def test_a_loss_that_returns_something_else_beside_its_value_is_told_so(toy):
                     Aux(model_state={"norm": m["w"]}),
                 )
             },
-            r"'first' returned the model state 'norm' in another form: .* for .*\[\]",
+            r"'first': it returned the model state 'norm' in another form: .* for .*\[\]",
         ),
     ],
 )
@@ -1093,8 +1139,22 @@ def test_arguments_in_another_order_are_refused(toy):
         InputError, match=r"key=0; it must be one as jax.random.key\(0\)"
     ):
         program.init(toy.params, 0)
+    with pytest.raises(
+        InputError, match=r"^key=Array[^\n]*; it must be one as [^\n]*$"
+    ):
+        program.init(toy.params, jax.random.split(jax.random.key(0), 3))
+    with pytest.raises(
+        InputError, match=r"batches\['train'\]\['x'\] is 'x'; it must be"
+    ):
+        program.step(state, {**toy.batches, "train": {"x": "x"}})
     with pytest.raises(InputError, match="params is a ArrayImpl; it must map the sets"):
         program.init(jnp.ones(3), jax.random.key(0))
+    with pytest.raises(InputError, match="model_state is a ArrayImpl; it must map the"):
+        program.init(toy.params, jax.random.key(0), jnp.ones(3))
+    with pytest.raises(
+        InputError, match=r"model_state\['norm'\] is 'x'; it must be an"
+    ):
+        program.init(toy.params, jax.random.key(0), {"norm": "x"})
 
 
 def test_init_takes_the_same_array_twice_for_a_step_that_donates(toy):
@@ -1121,6 +1181,37 @@ def test_init_takes_the_same_array_twice_for_a_step_that_donates(toy):
     assert state.key.is_deleted()
     np.testing.assert_array_equal(start, jnp.ones(3))
     assert jnp.array_equal(key, jax.random.key(0))
+
+
+@pytest.mark.parametrize(
+    "optimizer",
+    [
+        optax.contrib.cocob(),
+        optax.contrib.prodigy(1.0),
+        optax.inject_hyperparams(optax.adam)(0.1, eps_root=1e-8),
+    ],
+    ids=["cocob", "prodigy", "injected"],
+)
+def test_an_optimizer_that_keeps_the_parameters_may_be_donated(optimizer):
+    """Its state begins with the very arrays that the sets have."""
+    stage = Stage(
+        "learner",
+        moves=("w",),
+        loss_fn=lambda moves, *_: jnp.sum(moves["w"] ** 2),
+        optimizer=optimizer,
+    )
+    validation = Validation(
+        lambda moves, reads, *_: jnp.sum((reads["w"] - moves["a"]) ** 2),
+        reads=("w",),
+        minimize={"a": optimizer},
+    )
+    program = Program((stage,), validation)
+    state = program.init({"w": jnp.ones(3), "a": jnp.ones(3)}, jax.random.key(0))
+    donated = jax.jit(program.step, donate_argnums=0)
+    for _ in range(3):
+        state, _ = donated(state, {})
+    assert donated._cache_size() == 1
+    assert np.all(np.isfinite(state.params["a"]))
 
 
 def test_a_program_that_only_trains_has_no_objective(toy):
@@ -1160,3 +1251,48 @@ def test_complex_sets_are_refused():
         InputError, match="is complex64; what is moved is real: split it"
     ):
         Program((stage,)).init({"w": jnp.ones(2, jnp.complex64)}, jax.random.key(0))
+
+
+def test_counts_and_truths_are_logged_as_floats(toy):
+    """On one device as on several, of which the mean is logged."""
+
+    def first(*args):
+        found = {
+            "count": jnp.asarray(3),
+            "all": np.bool_(True),
+            "half": jnp.bfloat16(2),
+        }
+        return toy.first(*args), Aux(found)
+
+    program = toy.program({"loss_fn": first})
+    _, metrics = program.step(program.init(toy.params, jax.random.key(0)), toy.batches)
+    found = {name: metrics[f"first/{name}"] for name in ("count", "all", "half")}
+    assert found == {"count": 3, "all": 1, "half": 2}
+    assert [str(value.dtype) for value in found.values()] == [
+        "float64",
+        "float64",
+        "bfloat16",
+    ]
+
+
+def test_two_metrics_of_one_name_are_refused(toy):
+    def naming(name, function):
+        return lambda *args: (function(*args), Aux({name: 1.0}))
+
+    def named(program, *names):
+        pairs = zip(program.stages, names, strict=True)
+        stages = tuple(dataclasses.replace(stage, name=name) for stage, name in pairs)
+        return program.replace(stages=stages)
+
+    first = toy.program({"loss_fn": naming("b/loss", toy.first)})
+    judged = toy.validation(loss_fn=naming("x/loss", toy.objective))
+    for program, match in (
+        (named(first, "a", "a/b"), "a/b/loss"),
+        (
+            named(toy.program(validation=judged), "validation/x", "b"),
+            "validation/x/loss",
+        ),
+    ):
+        state = program.init(toy.params, jax.random.key(0))
+        with pytest.raises(InputError, match=rf"metrics \['{match}'\] are given twice"):
+            program.step(state, toy.batches)

@@ -1,5 +1,7 @@
 """Stages that take several steps, and stages whose result counts as a solution."""
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -258,3 +260,24 @@ def test_the_model_state_of_a_step_is_no_path_to_the_next(adjoint):
     grads, info = program.hypergrad(state, {})
     assert float(info.lookahead["w"]) == 1 - 2 - (2 + 3)
     assert float(grads["a"]) == 0
+
+
+@pytest.mark.parametrize("loop", ["python", "scan"])
+@pytest.mark.parametrize(
+    ("changed", "match"),
+    [
+        ({"new": 1.0}, r"stage 'many': it returned model states \['new'\], but"),
+        ({"seen": np.ones(2)}, "'seen' in another form: float64.2. for float64.."),
+    ],
+    ids=["unknown", "another form"],
+)
+def test_model_states_are_checked_in_every_loop(chain, loop, changed, match):
+    program, state, batches = chain(Steps(COUNT, loop=loop))
+
+    def returning(*args):
+        return loss(*args)[0], Aux(model_state=changed)
+
+    first = dataclasses.replace(program.stages[0], loss_fn=returning)
+    program = program.replace(stages=(first, program.stages[1]))
+    with pytest.raises(InputError, match=match):
+        program.step(state, batches)

@@ -652,7 +652,7 @@ def test_a_stage_that_returns_an_unknown_model_state_is_named():
 
     program = Program((stage(name="reader", loss_fn=loss),))
     state = program.init({"w": jnp.ones(2)}, jax.random.key(0), {"norm": 0.0})
-    match = r"stage 'reader' returned model states \['mean'\], .* given \['norm'\]"
+    match = r"stage 'reader': it returned model states \['mean'\], .* given \['norm'\]"
     with pytest.raises(InputError, match=match):
         program.step(state, {})
 
@@ -687,7 +687,7 @@ def test_a_stage_without_a_name_is_refused():
 
 def test_a_set_holds_arrays():
     program = Program((stage(reads=("a",)),), frozen=("a",))
-    match = r"params\['a'\]\['f'\] is 'relu'; a set holds arrays and numbers"
+    match = r"params\['a'\]\['f'\] is 'relu'; it must be an array or a number"
     with pytest.raises(InputError, match=match):
         program.init({"w": jnp.ones(2), "a": {"f": "relu"}}, jax.random.key(0))
 
@@ -769,6 +769,27 @@ def test_the_objective_may_read_what_a_set_was_before(x64):
     np.testing.assert_allclose(grads["a"], 0.27 * 4, rtol=1e-14)
     np.testing.assert_allclose(info.direct["a"], 0.09 * 4, rtol=1e-14)
     assert "and old  w" in str(program)
+
+
+def test_the_interaction_may_read_what_a_set_was_before(x64):
+    """J = w' + 2 (w' - w)^2 with w' = w - 0.3 a: dJ/da = -0.3 + 0.36 a."""
+
+    def loss(moves, reads, model_state, batch, key):
+        return 3.0 * moves["w"] * reads["a"]
+
+    program = Program(
+        (stage(loss_fn=loss, reads=("a",)),),
+        validation(
+            loss_fn=lambda moves, reads, *_: reads["w"],
+            before=("w",),
+            interaction=lambda moves, reads, *_: (reads["w"] - reads["w_before"]) ** 2,
+            interaction_weight=2.0,
+            indirect=("a",),
+        ),
+    )
+    state = program.init({"w": 5.0, "a": 2.0}, jax.random.key(0))
+    grads, _ = program.hypergrad(state, {})
+    np.testing.assert_allclose(grads["a"], -0.3 + 0.36 * 2, rtol=1e-14)
 
 
 def test_what_was_before_must_have_been_moved_and_be_named_apart():
@@ -889,6 +910,10 @@ def test_a_stage_may_start_from_a_supporting_set(adjoint, solver, x64):
             "data='train' must be a tup",
         ),
         (lambda: Program((stage(),), frozen="mask"), "frozen='mask' must be a tuple"),
+        (
+            lambda: stage(moves=(("w",),)),
+            r"moves=\(\('w',\),\) must be a tuple of names",
+        ),
         (
             lambda: Phase("p", Program((stage(),)), 1, carry="w"),
             "carry='w' must be a tu",

@@ -446,6 +446,54 @@ def test_complex_parameters_are_refused(adjoint):
         return jnp.abs(solution(jax.lax.stop_gradient(a * (1 + 0j)), a)).sum()
 
     with pytest.raises(
-        InputError, match="are for real parameters, and these are compl"
+        InputError, match="solution is complex128; what is moved is real: split it into"
     ):
         jax.grad(outer)(jnp.asarray([1.0, 2.0]))
+
+
+@pytest.mark.parametrize(
+    "adjoint", [Neumann(5, 0.1), ConjugateGradient(5, 0.1), FixedPoint(5)], ids=str
+)
+def test_leaves_of_several_types_are_solved_for_together(quadratic, adjoint):
+    """What is single in a tree that is double keeps its type."""
+    h, b, c, a, goal, solution = quadratic
+    narrow = {"x": jnp.float32, "y": jnp.float64}
+
+    def parted(w):
+        return {"x": w[:2], "y": w[2:]}
+
+    def split_inner(w, a, h, b, c):
+        return inner(jnp.concatenate([w["x"].astype(h.dtype), w["y"]]), a, h, b, c)
+
+    def gradient(types):
+        start = jax.tree.map(
+            lambda leaf, dtype: jnp.asarray(leaf, dtype), parted(solution), types
+        )
+        optimizer = optax.sgd(RATE, momentum=0.5)
+        step = one_step(split_inner, optimizer, adjoint)
+
+        def outer(a):
+            w, _ = step(start, a, optimizer.init(start), h, b, c)
+            assert jax.tree.map(jnp.result_type, w) == jax.tree.map(jnp.dtype, types)
+            w = jnp.concatenate([w["x"].astype(h.dtype), w["y"]])
+            return jnp.sum((w - goal) ** 2) / 2
+
+        return jax.jit(jax.grad(outer))(a)
+
+    want = gradient({"x": jnp.float64, "y": jnp.float64})
+    np.testing.assert_allclose(gradient(narrow), want, rtol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("given", "match"),
+    [
+        ((3, 1.0), "solution is int64; what is moved holds floats"),
+        (({"w": "x"}, 1.0), r"solution\['w'\] is 'x'; it must be an array or a number"),
+        ((3.0, {"mode": "fast"}), r"reads\['mode'\] is 'fast'; it must be an array"),
+        ((3.0, 1.0, "fast"), r"data\[0\] is 'fast'; it must be an array or a number"),
+    ],
+)
+def test_a_solution_is_of_arrays(given, match):
+    solution = at_solution(lambda w, a, *data: (w - a) ** 2, ConjugateGradient())
+    with pytest.raises(InputError, match=match):
+        solution(*given)

@@ -470,7 +470,7 @@ def test_what_no_step_can_be_made_of_is_refused(make):
         make(loss, optimizer=MOMENTUM)(
             np.zeros(3), 1.0, MOMENTUM.init(np.zeros((2, 3)))
         )
-    match = r"reads\['mode'\] is 'fast'; a set holds arrays and numbers"
+    match = r"reads\['mode'\] is 'fast'; it must be an array or a number"
     with pytest.raises(InputError, match=match):
         make(loss, optimizer=MOMENTUM)(2.0, {"mode": "fast"}, MOMENTUM.init(2.0))
     search = optax.lbfgs()

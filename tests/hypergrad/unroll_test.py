@@ -310,3 +310,12 @@ def test_a_probe_is_for_implicit_adjoints():
             refusing(1.0, 2.0, optax.sgd(0.1).init(1.0), probe=0.0)
     with pytest.raises(TypeError, match="unexpected keyword argument 'scale'"):
         step(1.0, 2.0, optax.sgd(0.1).init(1.0), scale=2.0)
+
+
+def test_what_moves_holds_floats_and_data_are_arrays():
+    step = unroll(lambda w, a: (w - a) ** 2, SGD, 2)
+    with pytest.raises(InputError, match=r"active\['w'\] is 'x'; it must be an array"):
+        step({"w": "x"}, 2.0, SGD.init(1.0))
+    single = one_step(lambda w, a, mode: (w - a) ** 2, SGD, Autodiff())
+    with pytest.raises(InputError, match=r"data\[0\] is 'fast'; it must be an array"):
+        single(1.0, 2.0, SGD.init(1.0), "fast")
