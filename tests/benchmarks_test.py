@@ -212,6 +212,19 @@ def test_search_on_nasbench201(repo_root, tmp_path, monkeypatch):
     assert (len(by_epoch), by_epoch[-1]) == (2, found["mean"])
 
 
+@pytest.mark.parametrize(
+    ("pipeline", "library"),
+    [("device", "jax"), ("tf.data", "tensorflow"), ("grain",) * 2],
+)
+def test_input(pipeline, library, repo_root):
+    pytest.importorskip(library, reason=f"{library} is not installed")
+    found = lines(repo_root, "input.py", "--seconds=0.01", f"--only={pipeline}")
+    names = {line["name"].replace("device stream of", "device") for line in found}
+    wanted = {"device": {"device 25000", "device 50000"}}
+    assert names == wanted.get(pipeline, {pipeline})
+    assert all(line["cpu_s_per_1000_images"] > 0 for line in found)
+
+
 def test_train_step(repo_root):
     (line,) = lines(repo_root, "train_step.py", *SMALL, "--repeats=1")
     for key in ("compile_s", "images_per_s", "peak_bytes", "flops_per_s"):
