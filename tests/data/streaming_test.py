@@ -231,6 +231,35 @@ def test_a_split_may_be_a_part(data_dir):
     assert set(epoch) <= set(range(25))
 
 
+@pytest.mark.parametrize("split", ["[:1%]", "[7:7]"])
+def test_an_empty_part_of_a_split_is_refused(data_dir, split):
+    for key, name in (("train_split", "train"), ("heldout_split", "validation")):
+        message = rf"'{name}.* holds no example: set --config\.data\.stream\.{key}"
+        with pytest.raises(InputError, match=message):
+            streaming(data_dir, **{key: name + split})
+
+
+def test_a_process_may_be_left_without_a_held_out_image(data_dir):
+    weights = []
+    for process in range(2):
+        options = {"process": process, "num_processes": 2}
+        data = streaming(data_dir, heldout_split="validation[:1]", **options)
+        weights += [float(batch["weight"].sum()) for batch in data.eval_batches()]
+    assert sorted(weights) == [0, 1]
+
+
+def test_a_part_of_a_split_holds_its_own_images(data_dir):
+    """In the order of the files, and in one file from its middle on."""
+    whole = list(streaming(data_dir).reader.heldout())
+    labels = np.concatenate([batch.label for batch in whole]).tolist()
+    for first, last in ((0, 5), (5, 9), (3, HELDOUT)):
+        part = streaming(data_dir, heldout_split=f"validation[{first}:{last}]")
+        found = list(part.reader.heldout())
+        assert np.concatenate([b.label for b in found]).tolist() == labels[first:last]
+        index = np.concatenate([batch.index for batch in found])
+        assert index.tolist() == list(range(last - first))
+
+
 @pytest.mark.parametrize("file_format", FORMATS)
 def test_damaged_images_are_named_counted_and_too_many_an_error(
     tmp_path, caplog, prepare_photos, file_format
