@@ -470,6 +470,11 @@ def test_the_first_intact_images_of_each_class_are_taken_as_they_are_stored(
     assert log.names == ["train[1]"]
     with pytest.raises(InputError, match="class 0 of x has 3 images, but 4 of each"):
         subset.read_subset(data, 4)
+    message = (
+        r"2000000000000 images of 16x16 .*image_size or --config\.data\.per_class$"
+    )
+    with pytest.raises(InputError, match=message):
+        subset.read_subset(data, 10**12)
 
 
 def test_a_delivered_example_looks_different_at_another_step():
