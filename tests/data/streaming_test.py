@@ -11,7 +11,7 @@ import pytest
 
 from skillearn_jax.data import subset
 from skillearn_jax.data.augment import Augmentation
-from skillearn_jax.data.crops import random_box
+from skillearn_jax.data.crops import ATTEMPTS, random_box
 from skillearn_jax.data.damage import DamageLog, check_labels, without_damage
 from skillearn_jax.data.delivered import Delivered
 from skillearn_jax.data.jpeg import decode, middle, resized_box
@@ -199,6 +199,30 @@ def test_training_images_are_the_drawn_boxes(prepared, photo):
         box = tuple(int(x) for x in random_box(*image.shape[:2], draws))
         np.testing.assert_array_equal(batch.image[i], resized_box(image, box, (16, 16)))
         assert batch.label[i] == number
+
+
+def test_tfrecords_are_cut_to_the_boxes_of_the_settings(prepared, photo):
+    """In two epochs, of 6 steps: the draws are of the seed, the epoch and the example."""
+    tf = pytest.importorskip("tensorflow", reason="tensorflow is not installed")
+    data = streaming(prepared("tfrecord"), seed=3, least_area=0.6)
+    for step in (5, 7):
+        batch = take(data.reader.train(step), 1)[0]
+        for i, name in enumerate(batch.name):
+            number = int(name.removeprefix("train_").removesuffix(".JPEG"))
+            assert batch.label[i] == number
+            image = decode(photo(1000 + number))
+            key = tf.constant([3, step // 6], tf.int64)
+            draws = tf.random.stateless_uniform(
+                (4, ATTEMPTS),
+                tf.random.fold_in(key, tf.constant(batch.index[i], tf.int64)),
+                dtype=tf.float64,
+            )
+            box = random_box(*image.shape[:2], draws.numpy(), (0.6, 1.0))
+            top, left, height, width = map(int, box)
+            part = image[top : top + height, left : left + width]
+            expected = tf.image.resize(part, (16, 16)).numpy()
+            # Other decoders, and other neighbours at the edges of a box.
+            assert np.abs(batch.image[i] - expected).mean() < 2
 
 
 def test_batches_are_placed_two_steps_ahead(data_dir):
