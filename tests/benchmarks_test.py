@@ -187,6 +187,21 @@ def test_the_images_of_a_pack_of_jpegs(repo_root, monkeypatch, tmp_path):
     assert read(pack, limit=2).train.size == 2
 
 
+def test_an_unknown_variant_of_the_config_is_one_line(repo_root, monkeypatch, tmp_path):
+    write_pack(tmp_path, (0, 80), [0], [1])
+    monkeypatch.setenv("SKILLEARN_DATA", str(tmp_path))
+    flags = (f"--workdir={tmp_path / 'run'}", "--variant=shrt")
+    done = subprocess.run(
+        [sys.executable, "benchmarks/cells_on_cifar10.py", *flags],
+        cwd=repo_root,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 2
+    assert "error: --variant: unknown variant 'shrt'" in done.stderr.splitlines()[-1]
+
+
 @pytest.mark.long
 def test_search_on_nasbench201(repo_root, tmp_path, monkeypatch):
     labels = np.arange(160) % 10
