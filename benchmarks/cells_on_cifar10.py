@@ -28,7 +28,10 @@ def main() -> None:
     parser.add_argument("--limit", type=int, default=0, help="images; 0 for all")
     args = parser.parse_args()
     pack = cifar10_pack.find(parser)
-    config = runpy.run_path(str(CONFIG))["get_config"](args.variant)
+    try:
+        config = runpy.run_path(str(CONFIG))["get_config"](args.variant)
+    except ValueError as error:
+        parser.error(f"--variant: {error}")
 
     def command() -> None:
         run(config, args.workdir, data=cifar10_pack.read(pack, args.limit))

@@ -56,7 +56,7 @@ def device_streams(seconds: float) -> Iterator[dict[str, Any]]:
     """Yields rates of batches that are drawn and augmented in one jitted call."""
     rng = np.random.default_rng(0)
     key = jax.random.key(0)
-    draw = jax.jit(Stream.batch)
+    draw = jax.jit(Stream.draw)
     augmentation = Augmentation(padding=4, flip=True, cutout=16)
     for size, batch_size in itertools.product((25_000, 50_000), (64, 256)):
         image = rng.integers(0, 256, (size, 32, 32, 3), dtype=np.uint8)

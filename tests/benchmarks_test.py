@@ -187,6 +187,21 @@ def test_the_images_of_a_pack_of_jpegs(repo_root, monkeypatch, tmp_path):
     assert read(pack, limit=2).train.size == 2
 
 
+def test_an_unknown_variant_of_the_config_is_one_line(repo_root, monkeypatch, tmp_path):
+    write_pack(tmp_path, (0, 80), [0], [1])
+    monkeypatch.setenv("SKILLEARN_DATA", str(tmp_path))
+    flags = (f"--workdir={tmp_path / 'run'}", "--variant=shrt")
+    done = subprocess.run(
+        [sys.executable, "benchmarks/cells_on_cifar10.py", *flags],
+        cwd=repo_root,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 2
+    assert "error: --variant: unknown variant 'shrt'" in done.stderr.splitlines()[-1]
+
+
 @pytest.mark.long
 def test_search_on_nasbench201(repo_root, tmp_path, monkeypatch):
     labels = np.arange(160) % 10
@@ -210,6 +225,19 @@ def test_search_on_nasbench201(repo_root, tmp_path, monkeypatch):
     assert found["test"] == [found["mean"]] == [pytest.approx(index / 200)]
     assert (rank, found["steps"]) == (NUM_ARCHITECTURES - index, 2)
     assert (len(by_epoch), by_epoch[-1]) == (2, found["mean"])
+
+
+@pytest.mark.parametrize(
+    ("pipeline", "library"),
+    [("device", "jax"), ("tf.data", "tensorflow"), ("grain",) * 2],
+)
+def test_input(pipeline, library, repo_root):
+    pytest.importorskip(library, reason=f"{library} is not installed")
+    found = lines(repo_root, "input.py", "--seconds=0.01", f"--only={pipeline}")
+    names = {line["name"].replace("device stream of", "device") for line in found}
+    wanted = {"device": {"device 25000", "device 50000"}}
+    assert names == wanted.get(pipeline, {pipeline})
+    assert all(line["cpu_s_per_1000_images"] > 0 for line in found)
 
 
 def test_train_step(repo_root):

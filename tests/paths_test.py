@@ -7,7 +7,7 @@ import pytest
 from skillearn_jax.data import load
 from skillearn_jax.errors import InputError
 from skillearn_jax.nas import find_genotype
-from skillearn_jax.paths import replaced, user_path
+from skillearn_jax.paths import folder_name, replaced, user_path
 
 
 @pytest.fixture
@@ -26,6 +26,11 @@ def test_what_names_no_user_is_a_path_that_is_not_there(home):
     assert user_path("~nosuchuser/a") == pathlib.Path("~nosuchuser/a")
     with pytest.raises(InputError, match=r"^~nosuchuser/a/train is not a folder"):
         load("folder", "~nosuchuser/a")
+
+
+def test_a_folder_has_letters_numbers_dots_and_dashes():
+    assert folder_name("random 1") == "random_1"
+    assert folder_name("lpt-2/é:v1.0") == "lpt-2_é_v1.0"
 
 
 def test_a_genotype_is_found_at_home(home):

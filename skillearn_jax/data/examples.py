@@ -228,7 +228,7 @@ def _examples(
             f"{split} images must be [N, H, W, C] or [N, H, W] uint8 and not empty, "
             f"got {list(image.shape)} {image.dtype}"
         )
-    if not np.issubdtype(label.dtype, np.integer) or label.shape != image.shape[:1]:
+    if label.dtype.kind not in "iu" or label.shape != image.shape[:1]:
         raise InputError(
             f"{split} labels must be [{len(image)}] integers, one for each image, "
             f"got {list(label.shape)} {label.dtype}"

@@ -46,7 +46,14 @@ def read(path: str) -> ImageData:
     try:
         with np.load(file, allow_pickle=False) as archive:
             known = (*KEYS, NAMES)
-            arrays = {key: archive[key] for key in known if key in archive.files}
+            # A member that is no array is read as bytes.
+            arrays = {
+                key: np.asarray(archive[key]) for key in known if key in archive.files
+            }
+    except MemoryError as error:
+        raise InputError(
+            f"{file} does not fit into the memory of this machine ({error}): {hint}"
+        ) from error
     except _DAMAGE as error:
         raise InputError(
             f"{file} is damaged, or holds Python objects instead of arrays: {hint}"

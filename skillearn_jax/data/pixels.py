@@ -38,8 +38,9 @@ def decode(
     | 16-bit grey | the upper 8 bits, then RGB |
     | alpha or a transparent colour | laid over white |
 
-    With one channel, colours become grey by ITU-R 601-2 luma. Orientation tags of
-    cameras are not applied.
+    A transparent colour of 16 bits, or of grey of 2 or 4, stays as it is: Pillow notes
+    it otherwise than the pixels. With one channel, colours become grey by ITU-R 601-2
+    luma. Orientation tags of cameras are not applied.
 
     Args:
         source: a file, or the content of one.

@@ -225,19 +225,24 @@ def open_streaming(reading: Reading, **options: Any) -> StreamingData:
 
     Raises:
         InputError: for data that are missing, damaged or of another format, for splits
-            that are not there, and if the library is not installed.
+            that are not there or empty, and if the library is not installed.
     """
     folder, prepared = open_prepared(reading.builder, reading.data_dir, "stream")
     splits, stored = prepared.info.splits, prepared.info.file_format.value
     for key in ("train_split", "heldout_split"):
         split = getattr(reading, key)
         try:
-            splits[split].num_examples  # noqa: B018 (reading it parses the split)
+            count = splits[split].num_examples
         except (KeyError, ValueError, AssertionError) as error:
             raise InputError(
                 f"{folder} has no split {split!r}: set --config.data.stream.{key} to one "
                 f"of {', '.join(sorted(splits))}"
             ) from error
+        if count < 1:
+            raise InputError(
+                f"the split {split!r} of {folder} holds no example: set "
+                f"--config.data.stream.{key}"
+            )
     if stored not in _READERS:
         raise InputError(
             f"{folder} holds {stored} files, which are not streamed: prepare it as "

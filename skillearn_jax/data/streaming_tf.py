@@ -106,7 +106,9 @@ class TfRecordReader:
         in_file = np.asarray([file.examples_in_shard for file in files], np.int64)
         counts = np.where(takes < 0, in_file - skips, takes)
         starts = before + np.cumsum(counts) - counts
-        return starts, counts, skips, np.asarray([str(file.filename) for file in files])
+        # Of text even where there is none: fewer examples than processes.
+        names = np.asarray([str(file.filename) for file in files], str)
+        return starts, counts, skips, names
 
     def _read(self, start: Any, count: Any, skip: Any, name: Any) -> Any:
         records = self._tf.data.TFRecordDataset(name).skip(skip).take(count)

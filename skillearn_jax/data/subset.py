@@ -10,7 +10,7 @@ from skillearn_jax.data.examples import Examples, TrainingImages
 from skillearn_jax.data.streaming import StreamingData
 from skillearn_jax.data.tfds import encoded
 from skillearn_jax.data.tfds_folder import text_of, unreadable
-from skillearn_jax.errors import InputError, refusing
+from skillearn_jax.errors import InputError, refusing, told_with
 
 
 def read_subset(data: StreamingData, per_class: int) -> TrainingImages:
@@ -28,7 +28,8 @@ def read_subset(data: StreamingData, per_class: int) -> TrainingImages:
         `num_classes * per_class` images, normalised like those that are streamed.
 
     Raises:
-        InputError: if a class has fewer, or the files cannot be read.
+        InputError: if a class has fewer, the files cannot be read, or the machine has
+            no memory for so many.
 
     Cost: reads the files until all classes are complete: about `per_class` / (images of
         a class) of them, where they are shuffled. ImageNet at 224 pixels takes 0.15 MB
@@ -36,6 +37,8 @@ def read_subset(data: StreamingData, per_class: int) -> TrainingImages:
     """
     reading = data.reader.reading
     size, total = reading.image_size, data.num_classes * per_class
+    with told_with("", " or --config.data.per_class"):
+        pixels.check_memory(total, size, size, channels=3)
     images = np.empty((total, size, size, 3), np.uint8)
     labels = np.empty(total, np.int32)
     found, taken = np.zeros(data.num_classes, int), 0

@@ -113,6 +113,15 @@ def load_bank(config: Config, data: OneSet) -> TrainingImages | None:
             f"{bank.image_shape[2]} channels; the learner knows {data.num_classes} "
             f"classes and {channels} channels: set --config.lpt.bank"
         )
+    # A folder without some of the learner's classes counts those behind them otherwise.
+    names = zip(data.class_names, bank.class_names, strict=False)
+    for i, (ours, theirs) in enumerate(names):
+        if ours != theirs:
+            raise InputError(
+                f"the bank {name!r} calls class {i} {theirs!r}, the learner {ours!r}; its "
+                "classes must be those of the learner, in their order: set "
+                "--config.lpt.bank"
+            )
     if bank.image_shape != data.image_shape and height != width:
         raise InputError(
             f"the learner's images have {height}x{width} pixels, and a bank is brought to "

@@ -56,6 +56,8 @@ def test_examples_are_a_pytree_and_can_be_indexed():
         (lambda i, c: (i[:0], c[:0]), r"not empty, got \[0, 4, 5, 3\]"),
         (lambda i, c: (i, c[:-1]), r"train labels must be \[12\] integers.*\[11\]"),
         (lambda i, c: (i, c * 1.0), r"train labels must be .*float64"),
+        (lambda i, c: (i, c > 0), r"train labels must be .*bool"),
+        (lambda i, c: (i, c.astype("m8[s]")), r"train labels must be .*timedelta64"),
         (lambda i, c: (i, c - 1), r"train label -1 is out of range"),
         (lambda i, c: (i, c % 2), r"heldout label 2 .*classes go from 0 to 1"),
         (lambda i, c: (i[:, :3], c), r"heldout images are \[4, 5, 3\] but train .*\[3"),

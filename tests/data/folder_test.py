@@ -1,3 +1,5 @@
+import pathlib
+
 import numpy as np
 import pytest
 from PIL import Image
@@ -26,7 +28,11 @@ def root(tmp_path):
     return root
 
 
-def test_classes_and_images_are_sorted(root):
+def test_classes_and_images_are_sorted(root, monkeypatch):
+    def backwards(folder, iterdir=pathlib.Path.iterdir):
+        return sorted(iterdir(folder), reverse=True)  # as a file system may
+
+    monkeypatch.setattr(pathlib.Path, "iterdir", backwards)
     data = load("folder", str(root))
     assert (data.name, data.num_classes, data.image_shape) == ("pets", 2, (6, 5, 3))
     assert data.class_names == ("ant", "cat")
@@ -74,6 +80,7 @@ def test_other_files_are_left_aside(root):
     (root / "train" / "notes.txt").touch()
     (root / "train" / "cat" / "notes.txt").touch()
     (root / "train" / "cat" / ".0.png").touch()
+    (root / "train" / "cat" / "more.png").mkdir()
     assert load("folder", str(root)).train.size == 5
 
 

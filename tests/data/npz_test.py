@@ -1,3 +1,6 @@
+import io
+import zipfile
+
 import numpy as np
 import pytest
 
@@ -75,3 +78,33 @@ def test_no_file_wrong_file_and_damaged_file(tmp_path):
     damaged.write_bytes(content)
     with pytest.raises(InputError, match=r"damaged.npz is damaged"):
         load("npz", str(damaged))
+
+
+def rewritten(file, **members):
+    """Writes an archive with other contents for some members, as no NumPy does."""
+    np.savez(file, **arrays())
+    with zipfile.ZipFile(file) as archive:
+        kept = {name: archive.read(name) for name in archive.namelist()}
+    with zipfile.ZipFile(file, "w") as archive:
+        for name, content in {**kept, **members}.items():
+            archive.writestr(name, content)
+    return str(file)
+
+
+def test_a_member_that_is_no_array_is_refused(tmp_path):
+    file = rewritten(tmp_path / "mine.npz", class_names=b"ant\nbee\ncat")
+    with pytest.raises(InputError, match=r"class_names must be a row of texts.* \|S11"):
+        load("npz", file)
+
+
+def test_what_memory_cannot_hold_is_refused(tmp_path):
+    header = io.BytesIO()
+    shape = {"descr": "|u1", "fortran_order": False, "shape": (10**15, 9, 9, 3)}
+    np.lib.format.write_array_header_1_0(header, shape)
+    members = {"train_images.npy": header.getvalue()}
+    file = rewritten(tmp_path / "mine.npz", **members)
+    with pytest.raises(
+        InputError, match=r"not fit into .*--config\.data\.dir"
+    ) as caught:
+        load("npz", file)
+    assert "\n" not in str(caught.value)

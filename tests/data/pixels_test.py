@@ -1,4 +1,6 @@
 import io
+import struct
+import zlib
 
 import numpy as np
 import pytest
@@ -40,6 +42,38 @@ def test_every_kind_becomes_rgb(image, expected):
 def test_a_transparent_colour_of_a_palette_becomes_white():
     content = encode(plain("RGB", (9, 8, 7)).quantize(2), transparency=0)
     np.testing.assert_array_equal(decode(content), 255)
+
+
+def png(bits, colour_type, sample, transparent):
+    """A PNG of one pixel, of a kind that Pillow writes not, with a transparent colour."""
+
+    def chunk(name, content):
+        check = struct.pack(">I", zlib.crc32(name + content))
+        return struct.pack(">I", len(content)) + name + content + check
+
+    header = struct.pack(">IIBBBBB", 1, 1, bits, colour_type, 0, 0, 0)
+    chunks = chunk(b"IHDR", header) + chunk(b"tRNS", transparent)
+    chunks += chunk(b"IDAT", zlib.compress(b"\0" + sample)) + chunk(b"IEND", b"")
+    return b"\x89PNG\r\n\x1a\n" + chunks
+
+
+@pytest.mark.parametrize(
+    ("bits", "sample", "expected"),
+    [
+        (1, b"\x00", 255),
+        (2, b"\x40", 85),
+        (4, b"\x50", 85),
+        (8, b"\x55", 255),
+        (16, b"\x55\x01", 85),
+    ],
+)
+def test_a_transparent_colour_becomes_white_as_documented(bits, sample, expected):
+    value = int.from_bytes(sample, "big") >> max(0, 8 - bits)
+    grey = png(bits, 0, sample, struct.pack(">H", value))
+    np.testing.assert_array_equal(decode(grey), expected)
+    if bits >= 8:
+        rgb = png(bits, 2, 3 * sample, 3 * struct.pack(">H", value))
+        np.testing.assert_array_equal(decode(rgb), expected)
 
 
 def test_cmyk_becomes_rgb():

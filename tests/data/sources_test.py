@@ -34,6 +34,9 @@ def test_embedded_sets_are_whole_balanced_and_disjoint(name, size, shape):
 def test_the_split_of_digits_is_fixed_and_shuffled():
     data = load("digits")
     assert data.train.label[:8].tolist() == [0, 6, 3, 8, 1, 8, 4, 1]
+    # The nearest of 17 levels, not the one below.
+    levels = np.rint(np.arange(17) * 255 / 16).astype(int)
+    assert np.unique(data.train.image).tolist() == levels.tolist()
     again = load("digits")
     np.testing.assert_array_equal(data.train.image, again.train.image)
     assert np.bincount(data.train.label[: data.train.size // 2]).min() > 50

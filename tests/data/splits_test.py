@@ -64,6 +64,15 @@ def test_balanced_subsets_may_follow_each_other():
     assert numbers(balanced_subset(given, 2, after=1)) == [1, 3, 4, 5]
 
 
+def test_a_large_set_is_cut_in_its_order():
+    """Where sorts differ, which are alike on few examples."""
+    labels = np.random.default_rng(0).integers(0, 3, 5000, np.int32)
+    given = Examples(np.arange(5000).reshape(-1, 1, 1, 1), labels)
+    wanted = [np.flatnonzero(labels == c)[5:25] for c in range(3)]
+    found = numbers(balanced_subset(given, 20, after=5))
+    assert found == sorted(np.concatenate(wanted).tolist())
+
+
 @pytest.mark.parametrize(("per_class", "after"), [(0, 0), (3, 0), (1, 2), (1, -1)])
 def test_a_subset_larger_than_the_smallest_class_is_refused(per_class, after):
     message = (

@@ -11,7 +11,7 @@ import pytest
 
 from skillearn_jax.data import subset
 from skillearn_jax.data.augment import Augmentation
-from skillearn_jax.data.crops import random_box
+from skillearn_jax.data.crops import ATTEMPTS, random_box
 from skillearn_jax.data.damage import DamageLog, check_labels, without_damage
 from skillearn_jax.data.delivered import Delivered
 from skillearn_jax.data.jpeg import decode, middle, resized_box
@@ -201,6 +201,30 @@ def test_training_images_are_the_drawn_boxes(prepared, photo):
         assert batch.label[i] == number
 
 
+def test_tfrecords_are_cut_to_the_boxes_of_the_settings(prepared, photo):
+    """In two epochs, of 6 steps: the draws are of the seed, the epoch and the example."""
+    tf = pytest.importorskip("tensorflow", reason="tensorflow is not installed")
+    data = streaming(prepared("tfrecord"), seed=3, least_area=0.6)
+    for step in (5, 7):
+        batch = take(data.reader.train(step), 1)[0]
+        for i, name in enumerate(batch.name):
+            number = int(name.removeprefix("train_").removesuffix(".JPEG"))
+            assert batch.label[i] == number
+            image = decode(photo(1000 + number))
+            key = tf.constant([3, step // 6], tf.int64)
+            draws = tf.random.stateless_uniform(
+                (4, ATTEMPTS),
+                tf.random.fold_in(key, tf.constant(batch.index[i], tf.int64)),
+                dtype=tf.float64,
+            )
+            box = random_box(*image.shape[:2], draws.numpy(), (0.6, 1.0))
+            top, left, height, width = map(int, box)
+            part = image[top : top + height, left : left + width]
+            expected = tf.image.resize(part, (16, 16)).numpy()
+            # Other decoders, and other neighbours at the edges of a box.
+            assert np.abs(batch.image[i] - expected).mean() < 2
+
+
 def test_batches_are_placed_two_steps_ahead(data_dir):
     placed = []
     deliveries = streaming(data_dir).deliveries(
@@ -229,6 +253,35 @@ def test_a_split_may_be_a_part(data_dir):
     epoch = indices(take(training(data), 6))
     assert len(set(epoch)) == 24
     assert set(epoch) <= set(range(25))
+
+
+@pytest.mark.parametrize("split", ["[:1%]", "[7:7]"])
+def test_an_empty_part_of_a_split_is_refused(data_dir, split):
+    for key, name in (("train_split", "train"), ("heldout_split", "validation")):
+        message = rf"'{name}.* holds no example: set --config\.data\.stream\.{key}"
+        with pytest.raises(InputError, match=message):
+            streaming(data_dir, **{key: name + split})
+
+
+def test_a_process_may_be_left_without_a_held_out_image(data_dir):
+    weights = []
+    for process in range(2):
+        options = {"process": process, "num_processes": 2}
+        data = streaming(data_dir, heldout_split="validation[:1]", **options)
+        weights += [float(batch["weight"].sum()) for batch in data.eval_batches()]
+    assert sorted(weights) == [0, 1]
+
+
+def test_a_part_of_a_split_holds_its_own_images(data_dir):
+    """In the order of the files, and in one file from its middle on."""
+    whole = list(streaming(data_dir).reader.heldout())
+    labels = np.concatenate([batch.label for batch in whole]).tolist()
+    for first, last in ((0, 5), (5, 9), (3, HELDOUT)):
+        part = streaming(data_dir, heldout_split=f"validation[{first}:{last}]")
+        found = list(part.reader.heldout())
+        assert np.concatenate([b.label for b in found]).tolist() == labels[first:last]
+        index = np.concatenate([batch.index for batch in found])
+        assert index.tolist() == list(range(last - first))
 
 
 @pytest.mark.parametrize("file_format", FORMATS)
@@ -441,6 +494,11 @@ def test_the_first_intact_images_of_each_class_are_taken_as_they_are_stored(
     assert log.names == ["train[1]"]
     with pytest.raises(InputError, match="class 0 of x has 3 images, but 4 of each"):
         subset.read_subset(data, 4)
+    message = (
+        r"2000000000000 images of 16x16 .*image_size or --config\.data\.per_class$"
+    )
+    with pytest.raises(InputError, match=message):
+        subset.read_subset(data, 10**12)
 
 
 def test_a_delivered_example_looks_different_at_another_step():

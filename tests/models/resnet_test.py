@@ -75,6 +75,95 @@ def test_initialisation_is_kaiming_normal_with_fan_out():
     np.testing.assert_array_equal(stem["BatchNorm_0"]["bias"], 0)
 
 
+def conv_norm(variables, x, stride, *path):
+    """A convolution padded alike on all sides, as torch has it, and normalisation."""
+    params, stats = variables["params"], variables["batch_stats"]
+    for name in path:
+        params, stats = params[name], stats[name]
+    pad = params["kernel"].shape[0] // 2
+    x = jax.lax.conv_general_dilated(
+        x,
+        params["kernel"],
+        (stride, stride),
+        [(pad, pad)] * 2,
+        dimension_numbers=("NHWC", "HWIO", "NHWC"),
+    )
+    norm = {**params["BatchNorm_0"], **stats["BatchNorm_0"]}
+    rows = {name: value.reshape(1, 1, 1, -1) for name, value in norm.items()}
+    x = (x - rows["mean"]) / jnp.sqrt(rows["var"] + 1e-5)
+    return x * rows["scale"] + rows["bias"]
+
+
+def written_out(variables, images, layers, stem, pool):
+    """Returns the features of a ResNet as torchvision has it.
+
+    `layers` are the strides of the convolutions, block by block; `stem` that of the first.
+    """
+
+    x = jax.nn.relu(conv_norm(variables, images, stem, "ConvNorm_0"))
+    if pool:
+        edged = jnp.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0)), constant_values=-jnp.inf)
+        height, width = ((size + 1) // 2 for size in x.shape[1:3])
+        windows = [
+            edged[:, i : i + 2 * height : 2, j : j + 2 * width : 2][:, :height, :width]
+            for i in range(3)
+            for j in range(3)
+        ]
+        x = jnp.max(jnp.stack(windows), axis=0)
+    for i, strides in enumerate(layers):
+        block = f"ResidualBlock_{i}"
+        y = x
+        for j, stride in enumerate(strides):
+            y = jax.nn.relu(y) if j else y
+            y = conv_norm(variables, y, stride, block, f"ConvNorm_{j}")
+        if x.shape != y.shape:
+            last = f"ConvNorm_{len(strides)}"
+            x = conv_norm(variables, x, max(strides), block, last)
+        x = jax.nn.relu(x + y)
+    return jnp.mean(x, (1, 2))
+
+
+def drawn_variables(model, images):
+    """Returns variables of the model in float64, statistics among them that are not plain."""
+    shapes = jax.eval_shape(lambda x: model.init(KEY, x, train=False), images)
+    rng = np.random.default_rng(0)
+    return jax.tree.map(
+        lambda x: jnp.asarray(
+            0.3 + rng.random(x.shape) if x.ndim == 1 else rng.normal(size=x.shape)
+        ),
+        shapes,
+    )
+
+
+@pytest.mark.parametrize("side", [8, 11])
+@pytest.mark.parametrize(
+    ("block", "stem", "layers"),
+    [
+        ("basic", "imagenet", [(1, 1), (1, 1), (2, 1)]),
+        ("bottleneck", "cifar", [(1, 1, 1), (1, 1, 1), (1, 2, 1)]),
+    ],
+)
+def test_a_resnet_is_that_of_torchvision(x64, block, stem, layers, side):
+    model = ResNetEncoder((2, 1), block, width=2, stem=stem)
+    images = jnp.asarray(np.random.default_rng(1).normal(size=(2, side, side + 2, 3)))
+    variables = drawn_variables(model, images)
+    large = stem == "imagenet"
+    features = jax.jit(lambda v, x: model.apply(v, x, train=False))(variables, images)
+    wanted = written_out(variables, images, layers, 2 if large else 1, large)
+    np.testing.assert_allclose(features, wanted, rtol=1e-10, atol=1e-12)
+
+
+def test_the_small_encoder_halves_after_its_first_layer(x64):
+    model = SmallEncoder((2, 3, 4))
+    images = jnp.asarray(np.random.default_rng(1).normal(size=(2, 8, 7, 1)))
+    variables = drawn_variables(model, images)
+    x = images
+    for i in range(3):
+        x = jax.nn.relu(conv_norm(variables, x, 2 if i else 1, f"ConvNorm_{i}"))
+    features = jax.jit(lambda v, x: model.apply(v, x, train=False))(variables, images)
+    np.testing.assert_allclose(features, jnp.mean(x, (1, 2)), rtol=1e-10)
+
+
 @pytest.mark.parametrize("model", [TINY, SmallEncoder((4, 8))], ids=["resnet", "small"])
 def test_encoders_train_and_have_a_mixed_second_derivative(model):
     images = jax.random.normal(KEY, (4, 8, 8, 1))

@@ -167,6 +167,36 @@ def test_a_bank_of_its_own_gets_the_shape_of_the_data(tiny, data):
     assert load_bank(tiny(), data) is None
 
 
+@pytest.mark.parametrize(
+    ("names", "taken"),
+    [
+        (("ant", "bee", "cat"), True),
+        (("ant", "bee"), True),
+        ((), True),
+        (("ant", "cat"), False),
+        (("bee", "ant", "cat"), False),
+    ],
+)
+def test_a_bank_counts_classes_as_the_learner(tiny, tmp_path, names, taken):
+    """Else exams would ask for other classes than those they show."""
+    rng = np.random.default_rng(0)
+    images, labels = rng.integers(0, 256, (24, 4, 4, 1), np.uint8), np.arange(24)
+    given = images, labels % 3, images, labels % 3
+    learner = from_arrays("mine", *given, class_names=("ant", "bee", "cat"))
+    labels = labels % (len(names) or 3)
+    parts = {"train_images": images, "train_labels": labels}
+    parts |= {"test_images": images, "test_labels": labels}
+    parts |= {"class_names": names} if names else {}
+    np.savez(tmp_path / "bank.npz", **parts)
+    changes = {"lpt.bank": "npz", "lpt.bank_dir": str(tmp_path / "bank.npz")}
+    config = tiny({**changes, "data.batch_size": 8})
+    if taken:
+        assert load_bank(config, learner).class_names == names
+        return
+    with pytest.raises(InputError, match=r"calls class \d .*--config\.lpt\.bank$"):
+        load_bank(config, learner)
+
+
 def test_a_grey_bank_has_the_channels_of_a_learner_of_colours(tiny):
     """And as many images as are not held out of it."""
     rng = np.random.default_rng(0)

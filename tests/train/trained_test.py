@@ -18,6 +18,7 @@ import pytest
 from PIL import Image
 
 import skillearn_jax
+from skillearn_jax import predict as predict_module
 from skillearn_jax.data import folder as image_folder
 from skillearn_jax.errors import InputError
 from skillearn_jax.export import main as export_main
@@ -220,7 +221,10 @@ def predicted(capsys, evaluated, *flags):
     return code, *capsys.readouterr()
 
 
-def test_a_folder_is_predicted_like_the_held_out_images(evaluated, derived, capsys):
+def test_a_folder_is_predicted_like_the_held_out_images(
+    evaluated, derived, capsys, monkeypatch
+):
+    monkeypatch.setattr(predict_module, "_BATCH", 16)  # of 36: two full, and a rest
     where = f"--images={evaluated.test}"
     code, out, err = predicted(capsys, evaluated, where, "--format=json")
     assert (code, err) == (0, "")

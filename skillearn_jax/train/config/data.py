@@ -19,7 +19,8 @@ class StreamConfig:
         shorter_side: that held-out images are resized to before the middle is cut out,
             in pixels.
         least_area: of the box of a random-resized-crop, as a share of the image.
-        max_damaged: images that may fail to decode; one more ends the run.
+        max_damaged: images that may fail to decode in each process; one more ends the
+            run.
         shuffle_buffer: encoded examples that are shuffled together, of tfrecord files;
             it is part of what fixes their order.
     """
