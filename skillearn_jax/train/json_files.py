@@ -1,7 +1,9 @@
 """Floor 4: JSON on disk: replaced in one move, and refused in one line where it is damaged."""
 
 import contextlib
+import errno
 import json
+import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -110,7 +112,18 @@ def storage(path: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        raise StorageError(
-            f"cannot write {path} ({error.strerror}): make room or allow writing; the "
-            "same command goes on from the last checkpoint"
-        ) from error
+        raise refused(f"write {path}", error.strerror or first_line(error)) from error
+
+
+def refused(what: str, why: str) -> StorageError:
+    """Returns what is said where a disk does not take what a run writes.
+
+    Args:
+        what: that cannot be done, as in `write runs/a/metrics.jsonl`.
+        why: of the system.
+    """
+    gone = why == os.strerror(errno.ENOENT)  # moved or removed while the run goes
+    ask = "put its folder back" if gone else "make room or allow writing"
+    return StorageError(
+        f"cannot {what} ({why}): {ask}; the same command goes on from the last checkpoint"
+    )

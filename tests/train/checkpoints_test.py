@@ -438,6 +438,43 @@ def test_a_full_disk_is_one_line_and_the_old_one_stays(copy, monkeypatch, where)
     assert newest(copy)[0].step == 4
 
 
+@pytest.mark.parametrize(
+    ("text", "why"),
+    [
+        ("UNKNOWN: Failed to write 9 bytes [os_error_code='5']", "Input/output error"),
+        ("ABORTED: Failed [os_error_code='116']", os.strerror(errno.ESTALE)),
+        ("PERMISSION_DENIED: x [os_error_code='30']", "Read-only file system"),
+        ("NOT_FOUND: Error reading what was written", "No such file or directory"),
+    ],
+)
+def test_what_a_disk_refuses_is_known_in_the_words_of_tensorstore(
+    copy, monkeypatch, text, why
+):
+    """Of a disk that was mounted anew to be read only, a server of files that is gone."""
+    before = contents(copy)
+
+    def fails(*args, **kwargs):
+        raise ValueError(text)
+
+    monkeypatch.setattr(ocp, "save", fails)
+    checkpoints = Checkpoints(copy)
+    checkpoints.save(6, make_state(6))
+    with pytest.raises(StorageError, match=rf"search/6 \({why}\): "):
+        checkpoints.close()
+    assert contents(copy) == before
+
+
+def test_an_error_that_no_disk_made_is_shown_as_it_is(copy, monkeypatch):
+    def fails(*args, **kwargs):
+        raise ValueError("a mistake in the program")
+
+    monkeypatch.setattr(ocp, "save", fails)
+    checkpoints = Checkpoints(copy)
+    checkpoints.save(6, make_state(6))
+    with pytest.raises(ValueError, match="a mistake in the program"):
+        checkpoints.close()
+
+
 LIMITED = """
 import resource
 import sys

@@ -14,7 +14,7 @@ import time
 
 import pytest
 
-from skillearn_jax.errors import Interrupted
+from skillearn_jax.errors import Interrupted, StorageError
 from skillearn_jax.train import interrupt, run
 from skillearn_jax.train.checkpoints import Checkpoints
 from skillearn_jax.train.workdir import Workdir
@@ -262,6 +262,29 @@ def test_the_search_may_fall_back_to_an_older_checkpoint(
     said = " ".join(capsys.readouterr().out.split())
     assert f"checkpoint {search}/9 is passed over: it has no manifest.json" in said
     assert left_by(tmp_path / "run") == left_by(mine)
+
+
+def test_a_workdir_that_is_moved_away_is_not_begun_anew(
+    mine, tiny_baseline, tmp_path, monkeypatch
+):
+    """A run would go on into a folder of half its files, and end in it with success."""
+    config = tiny_baseline({**MINE, "checkpoint.every_steps": 1})
+    old, new = tmp_path / "old", tmp_path / "new"
+    save = Checkpoints.save
+
+    def moved(self, number, *args):
+        if number == 8:
+            self.wait()
+            old.rename(new)
+        save(self, number, *args)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Checkpoints, "save", moved)
+        with pytest.raises(StorageError, match="put its folder back"):
+            run(config, old, quiet=True)
+    assert not old.exists()
+    run(config, new, quiet=True)
+    assert left_by(new) == left_by(mine)
 
 
 def test_a_second_sigint_ends_at_once(tiny_baseline, tmp_path, monkeypatch):
