@@ -2,7 +2,7 @@
 
 import contextlib
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from typing import Any
 
 import jax
@@ -15,7 +15,8 @@ from skillearn_jax.train.workdir import Workdir
 TIMING = "timing.jsonl"
 """What differs from run to run of a config, apart from the metrics, which do not."""
 
-Steps = Iterator[tuple[State, list[StepMetrics]]]
+Steps = Generator[tuple[State, list[StepMetrics]], None, None]
+"""To be closed: what it has counted is noted then, however the steps have ended."""
 
 
 def parse_profile(text: str) -> range:
@@ -45,7 +46,7 @@ def note_compilation(
 
 def observed(
     loop: CompiledLoop,
-    steps: Steps,
+    steps: Iterator[tuple[State, list[StepMetrics]]],
     workdir: Workdir,
     phase: str,
     begin: int,
