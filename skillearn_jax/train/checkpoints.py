@@ -17,7 +17,7 @@ from orbax.checkpoint import v1 as ocp
 from skillearn_jax.errors import InputError, first_line
 from skillearn_jax.parallel import is_first, on_first
 from skillearn_jax.train.config import CheckpointConfig
-from skillearn_jax.train.json_files import refused
+from skillearn_jax.train.json_files import refused, unreadable
 from skillearn_jax.train.manifest import (
     FORMAT,
     Arrays,
@@ -153,12 +153,18 @@ class Checkpoints:
             self._writer.shutdown()
 
     def steps(self) -> list[int]:
-        """Returns the steps of the checkpoints that are there, damaged or not."""
-        if not self._path.is_dir():
+        """Returns the steps of the checkpoints that are there, damaged or not.
+
+        Raises:
+            InputError: if the folder may not be read: nothing in it is not nothing there.
+        """
+        try:
+            names = os.listdir(self._path)
+        except (FileNotFoundError, NotADirectoryError):
             return []
-        return sorted(
-            int(entry.name) for entry in self._path.iterdir() if entry.name.isdecimal()
-        )
+        except OSError as error:
+            raise unreadable(self._path, error) from error
+        return sorted(int(name) for name in names if name.isdecimal())
 
     def newest(self) -> Saved | None:
         """Returns the newest checkpoint that is as it was saved; `None` if none exist.
@@ -328,8 +334,9 @@ def _alone() -> ocp.Context:
 
 def _refusal(error: Exception) -> str | None:
     """Returns why a disk has refused, if that is what a library's error comes from."""
-    if isinstance(error, OSError):
-        return error.strerror or first_line(error)
+    for each in (error, error.__cause__):
+        if isinstance(each, OSError):
+            return each.strerror or first_line(each)
     text = f"{error} {error.__cause__ or ''}"
     if code := _CODE.search(text):
         return os.strerror(int(code[1]))

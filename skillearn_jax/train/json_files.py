@@ -67,12 +67,19 @@ def read_rows(path: Path) -> tuple[list[dict[str, Any]], int]:
     """Returns the readable lines of a file of JSON objects, and the number of others.
 
     A kill may cut a line. A file that is not there has none.
+
+    Raises:
+        InputError: if it may not be read, or is none.
     """
-    if not path.exists():
+    try:
+        text = path.read_text(encoding="utf-8", errors="replace")
+    except FileNotFoundError:
         return [], 0
+    except OSError as error:
+        raise unreadable(path, error) from error
     rows: list[dict[str, Any]] = []
     skipped = 0
-    for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
+    for line in text.splitlines():
         try:
             row = json.loads(line)
         except ValueError:
@@ -104,6 +111,14 @@ def write_text(path: Path, text: str) -> None:
         with replaced(path) as partial:
             # Bytes of a path that are no text would end a run at its report.
             partial.write_text(text, encoding="utf-8", errors="backslashreplace")
+
+
+def unreadable(path: Path, error: OSError) -> InputError:
+    """Returns what is said of what a run has written and the system does not let it read."""
+    return InputError(
+        f"{path} cannot be read ({error.strerror or first_line(error)}): restore it, allow "
+        "reading, or set --workdir to a new folder"
+    )
 
 
 @contextlib.contextmanager
