@@ -1,6 +1,7 @@
 """Floor 4: states of a run on disk: saved in the background, verified when read."""
 
 import contextlib
+import errno
 import json
 import os
 import re
@@ -13,9 +14,10 @@ from typing import Any, NamedTuple
 import jax
 from orbax.checkpoint import v1 as ocp
 
-from skillearn_jax.errors import InputError, StorageError, first_line
+from skillearn_jax.errors import InputError, first_line
 from skillearn_jax.parallel import is_first, on_first
 from skillearn_jax.train.config import CheckpointConfig
+from skillearn_jax.train.json_files import refused, unreadable
 from skillearn_jax.train.manifest import (
     FORMAT,
     Arrays,
@@ -30,6 +32,7 @@ from skillearn_jax.train.manifest import (
 from skillearn_jax.types import PyTree
 
 _FULL = re.compile("No space left|RESOURCE_EXHAUSTED|File too large|quota", re.I)
+_CODE = re.compile(r"os_error_code='(\d+)'")  # as TensorStore notes an `errno`
 
 
 class Saved(NamedTuple):
@@ -150,12 +153,18 @@ class Checkpoints:
             self._writer.shutdown()
 
     def steps(self) -> list[int]:
-        """Returns the steps of the checkpoints that are there, damaged or not."""
-        if not self._path.is_dir():
+        """Returns the steps of the checkpoints that are there, damaged or not.
+
+        Raises:
+            InputError: if the folder may not be read: nothing in it is not nothing there.
+        """
+        try:
+            names = os.listdir(self._path)
+        except (FileNotFoundError, NotADirectoryError):
             return []
-        return sorted(
-            int(entry.name) for entry in self._path.iterdir() if entry.name.isdecimal()
-        )
+        except OSError as error:
+            raise unreadable(self._path, error) from error
+        return sorted(int(name) for name in names if name.isdecimal())
 
     def newest(self) -> Saved | None:
         """Returns the newest checkpoint that is as it was saved; `None` if none exist.
@@ -202,7 +211,9 @@ class Checkpoints:
         def begin() -> None:
             with self._saving(step) as begun:
                 self._clear_remains()
-                begun.mkdir(parents=True)
+                # No workdir: one that was moved away must not begin anew, half empty.
+                for folder in (self._path.parent, self._path, begun):
+                    folder.mkdir(exist_ok=True)
 
         def finish() -> None:
             with self._saving(step) as begun:
@@ -234,13 +245,11 @@ class Checkpoints:
         except Exception as error:
             if is_first():
                 shutil.rmtree(begun, ignore_errors=True)
-            text = f"{error} {error.__cause__ or ''}"
-            if not isinstance(error, OSError) and not _FULL.search(text):
+            why = _refusal(error)
+            if why is None:
                 raise
-            why = getattr(error, "strerror", None) or first_line(error)[:160]
-            raise StorageError(
-                f"cannot save the checkpoint {self._path / str(step)} ({why}): make room "
-                "or allow writing; the same command goes on from the last checkpoint"
+            raise refused(
+                f"save the checkpoint {self._path / str(step)}", why
             ) from error
 
     def _move(self, begun: Path, step: int) -> None:
@@ -321,6 +330,19 @@ def _alone() -> ocp.Context:
     context.multiprocessing.primary_host = jax.process_index()
     context.multiprocessing.active_processes = {jax.process_index()}
     return context
+
+
+def _refusal(error: Exception) -> str | None:
+    """Returns why a disk has refused, if that is what a library's error comes from."""
+    for each in (error, error.__cause__):
+        if isinstance(each, OSError):
+            return each.strerror or first_line(each)
+    text = f"{error} {error.__cause__ or ''}"
+    if code := _CODE.search(text):
+        return os.strerror(int(code[1]))
+    if text.startswith("NOT_FOUND"):  # what it has just written
+        return os.strerror(errno.ENOENT)
+    return first_line(error)[:160] if _FULL.search(text) else None
 
 
 def _unreadable(path: Path, reason: DamagedError) -> InputError:

@@ -62,7 +62,7 @@ def evaluate(
     genotypes = _contestants(config, data, genotype)
     seeds = range(config.evaluation.num_seeds)
     per_run = config.evaluation.epochs * batches.steps_per_epoch
-    rows = []
+    rows = {}
     total = len(genotypes) * len(seeds) * per_run
     with open_records(
         "evaluate", config.checkpoint, workdir, console, batches.steps_per_epoch, total
@@ -70,7 +70,9 @@ def evaluate(
         records.go_on(errors)
         begun = [records.saved.note["network"]] if records.saved else []
         _note_cells(workdir, genotypes, {*errors, *begun})
-        for name, cells in genotypes.items():
+        # Where seeds were added, that of a later network may be under way: it goes on.
+        for name in sorted(genotypes, key=lambda name: name not in begun):
+            cells = genotypes[name]
             training = Training(config, data, cells, batches, devices)
             of_network = errors.setdefault(name, {})
             for seed in seeds:
@@ -87,8 +89,8 @@ def evaluate(
                 of_network[str(seed)] = judged.error
                 workdir.write_json("evaluation.json", errors)
             row = training.describe(name, list(of_network.values()))
-            rows.append({**row, **_means(details.get(name, {}))})
-    return _summarize(config, rows)
+            rows[name] = {**row, **_means(details.get(name, {}))}
+    return _summarize(config, [rows[name] for name in genotypes])
 
 
 def _contestants(config: Config, data: OneSet, genotype: Cells) -> dict[str, Cells]:

@@ -1,5 +1,6 @@
 """Floor 4: the training of one derived network, seed by seed, and its judgement."""
 
+import contextlib
 from functools import partial
 from typing import Any, cast
 
@@ -109,18 +110,21 @@ class Training:
             note_compilation(
                 records.workdir, f"{records.phase}/{name}", step, self._loop
             )
-        taken: Steps = iter(())
+        taken: contextlib.AbstractContextManager[Steps | tuple[()]]
+        taken = contextlib.nullcontext(())
         if self._loop is not None:
             deliveries = self._batches.deliveries(seed, step, self._devices)
-            taken = observed(
-                self._loop,
-                self._loop.steps(placed, total - step, deliveries),
-                records.workdir,
-                f"{records.phase}/{name}/{seed}",
-                step,
+            taken = contextlib.closing(
+                observed(
+                    self._loop,
+                    self._loop.steps(placed, total - step, deliveries),
+                    records.workdir,
+                    f"{records.phase}/{name}/{seed}",
+                    step,
+                )
             )
-        with interrupt.deferred():
-            for latest, metrics in taken:
+        with interrupt.deferred(), taken as steps:
+            for latest, metrics in steps:
                 state, step = latest, step + len(metrics)
                 for metric, of_epoch in values.items():
                     of_epoch += [m[f"network/{metric}"] for m in metrics]

@@ -1,7 +1,9 @@
 """Floor 4: JSON on disk: replaced in one move, and refused in one line where it is damaged."""
 
 import contextlib
+import errno
 import json
+import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -65,12 +67,19 @@ def read_rows(path: Path) -> tuple[list[dict[str, Any]], int]:
     """Returns the readable lines of a file of JSON objects, and the number of others.
 
     A kill may cut a line. A file that is not there has none.
+
+    Raises:
+        InputError: if it may not be read, or is none.
     """
-    if not path.exists():
+    try:
+        text = path.read_text(encoding="utf-8", errors="replace")
+    except FileNotFoundError:
         return [], 0
+    except OSError as error:
+        raise unreadable(path, error) from error
     rows: list[dict[str, Any]] = []
     skipped = 0
-    for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
+    for line in text.splitlines():
         try:
             row = json.loads(line)
         except ValueError:
@@ -104,13 +113,32 @@ def write_text(path: Path, text: str) -> None:
             partial.write_text(text, encoding="utf-8", errors="backslashreplace")
 
 
+def unreadable(path: Path, error: OSError) -> InputError:
+    """Returns what is said of what a run has written and the system does not let it read."""
+    return InputError(
+        f"{path} cannot be read ({error.strerror or first_line(error)}): restore it, allow "
+        "reading, or set --workdir to a new folder"
+    )
+
+
 @contextlib.contextmanager
 def storage(path: Path) -> Iterator[None]:
     """Turns what a disk refuses into a `StorageError` that names the file."""
     try:
         yield
     except OSError as error:
-        raise StorageError(
-            f"cannot write {path} ({error.strerror}): make room or allow writing; the "
-            "same command goes on from the last checkpoint"
-        ) from error
+        raise refused(f"write {path}", error.strerror or first_line(error)) from error
+
+
+def refused(what: str, why: str) -> StorageError:
+    """Returns what is said where a disk does not take what a run writes.
+
+    Args:
+        what: that cannot be done, as in `write runs/a/metrics.jsonl`.
+        why: of the system.
+    """
+    gone = why == os.strerror(errno.ENOENT)  # moved or removed while the run goes
+    ask = "put its folder back" if gone else "make room or allow writing"
+    return StorageError(
+        f"cannot {what} ({why}): {ask}; the same command goes on from the last checkpoint"
+    )

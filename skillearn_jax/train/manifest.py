@@ -142,9 +142,12 @@ def verify_files(folder: Path, manifest: Mapping[str, Any]) -> None:
     complain on the standard error, if nobody waits for them.
 
     Raises:
-        DamagedError: naming the first that is missing or has changed.
+        DamagedError: naming the first that is missing, has changed or cannot be read.
     """
-    present = _files(folder)
+    try:
+        present = _files(folder)
+    except OSError as error:  # a bad sector, or the file of another user
+        raise DamagedError(f"a file of it cannot be read ({error.strerror})") from error
     for name, digest in manifest["files"].items():
         if name not in present:
             raise DamagedError(f"it lacks the file {name}")

@@ -2,20 +2,23 @@
 
 import contextlib
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
+from pathlib import Path
 from typing import Any
 
 import jax
 
-from skillearn_jax.errors import InputError, StorageError
+from skillearn_jax.errors import InputError, StorageError, first_line
 from skillearn_jax.framework import State
+from skillearn_jax.train.json_files import refused
 from skillearn_jax.train.loop import CompiledLoop, StepMetrics
 from skillearn_jax.train.workdir import Workdir
 
 TIMING = "timing.jsonl"
 """What differs from run to run of a config, apart from the metrics, which do not."""
 
-Steps = Iterator[tuple[State, list[StepMetrics]]]
+Steps = Generator[tuple[State, list[StepMetrics]], None, None]
+"""To be closed: what it has counted is noted then, however the steps have ended."""
 
 
 def parse_profile(text: str) -> range:
@@ -45,7 +48,7 @@ def note_compilation(
 
 def observed(
     loop: CompiledLoop,
-    steps: Steps,
+    steps: Iterator[tuple[State, list[StepMetrics]]],
     workdir: Workdir,
     phase: str,
     begin: int,
@@ -64,36 +67,52 @@ def observed(
         phase: for the rows.
         begin: steps taken before.
         profile: steps to profile, counted from 0; whole calls of the loop.
+
+    Raises:
+        StorageError: if the disk does not take what is noted, or the profile.
     """
     step, taken, seconds, tracing = begin, 0, 0.0, False
+    folder = workdir.path / "profile"
     try:
         while True:
             wanted = step < profile.stop and profile.start < step + loop.size(step)
             if wanted and not tracing:
-                jax.profiler.start_trace(str(workdir.path / "profile"))
+                jax.profiler.start_trace(str(folder))
                 tracing = True
             start = time.perf_counter()
             try:
                 state, metrics = next(steps)
             except StopIteration:
-                return
+                break
             seconds += time.perf_counter() - start
             step, taken = step + len(metrics), taken + len(metrics)
             if tracing and step >= profile.stop:
-                jax.profiler.stop_trace()
                 tracing = False
+                _write_profile(folder)
             if step % loop.steps_per_epoch == 0:
                 row = {"phase": phase, "step": step, "steps": taken, "steps_s": seconds}
                 workdir.append_metrics([row | _device_bytes()], TIMING)
                 taken, seconds = 0, 0.0
             yield state, metrics
-    finally:
         if tracing:
-            jax.profiler.stop_trace()
+            tracing = False
+            _write_profile(folder)
+    finally:
+        with contextlib.suppress(StorageError):  # of what has ended the loop
+            if tracing:
+                _write_profile(folder)
         if taken:  # of an epoch that was not finished
             row = {"phase": phase, "step": step, "steps": taken, "steps_s": seconds}
-            with contextlib.suppress(StorageError):  # of what has ended the loop
+            with contextlib.suppress(StorageError):
                 workdir.append_metrics([row], TIMING)
+
+
+def _write_profile(folder: Path) -> None:
+    """Ends the profile that was begun, and writes it."""
+    try:
+        jax.profiler.stop_trace()
+    except jax.errors.JaxRuntimeError as error:  # as XLA says that a disk is full
+        raise refused(f"write {folder}", first_line(error)) from error
 
 
 @contextlib.contextmanager

@@ -190,7 +190,7 @@ class Workdir:
             )
         record = read_json(self.path / "config.json", {"config": {}, "data": {"": ""}})
         evaluated = any(
-            (self.path / name).exists()
+            os.path.exists(self.path / name)  # False too where it may not look
             for name in ("evaluation.json", "checkpoints/evaluation", "tasks")
         )
         accepted, refused = differences(

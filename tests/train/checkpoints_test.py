@@ -328,6 +328,38 @@ def test_bits_that_orbax_reads_without_complaint_are_noticed(tmp_path):
         manifest_module.verify(arrays, manifest)
 
 
+def test_a_file_that_the_disk_gives_back_no_more_is_damage(copy, monkeypatch):
+    digest = manifest_module.hashlib.file_digest
+
+    def fails(file, name):
+        if "/4/" in file.name:
+            raise OSError(errno.EIO, os.strerror(errno.EIO))
+        return digest(file, name)
+
+    monkeypatch.setattr(manifest_module.hashlib, "file_digest", fails)
+    found, said = newest(copy)
+    assert found.step == 2
+    assert "is passed over" in said[0]
+    assert "cannot be read (Input/output error)" in said[0]
+
+
+@pytest.mark.parametrize("number", [errno.EACCES, errno.EIO])
+def test_a_folder_that_may_not_be_read_is_not_an_empty_one(copy, monkeypatch, number):
+    """A run would begin anew, over what it could go on from."""
+
+    def fails(path):
+        raise OSError(number, os.strerror(number))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "listdir", fails)
+        with pytest.raises(InputError, match=rf"\({os.strerror(number)}\): "):
+            newest(copy)
+        checkpoints = Checkpoints(copy)
+        checkpoints.save(6, make_state(6))
+        with pytest.raises(StorageError, match=rf"\({os.strerror(number)}\): "):
+            checkpoints.close()
+
+
 def test_every_damaged_one_is_named_and_none_is_left(copy):
     for step in (2, 4):
         truncate(copy / str(step))
@@ -436,6 +468,43 @@ def test_a_full_disk_is_one_line_and_the_old_one_stays(copy, monkeypatch, where)
     assert "\n" not in str(e.value)
     assert contents(copy) == before
     assert newest(copy)[0].step == 4
+
+
+@pytest.mark.parametrize(
+    ("text", "why"),
+    [
+        ("UNKNOWN: Failed to write 9 bytes [os_error_code='5']", "Input/output error"),
+        ("ABORTED: Failed [os_error_code='116']", os.strerror(errno.ESTALE)),
+        ("PERMISSION_DENIED: x [os_error_code='30']", "Read-only file system"),
+        ("NOT_FOUND: Error reading what was written", "No such file or directory"),
+    ],
+)
+def test_what_a_disk_refuses_is_known_in_the_words_of_tensorstore(
+    copy, monkeypatch, text, why
+):
+    """Of a disk that was mounted anew to be read only, a server of files that is gone."""
+    before = contents(copy)
+
+    def fails(*args, **kwargs):
+        raise ValueError(text)
+
+    monkeypatch.setattr(ocp, "save", fails)
+    checkpoints = Checkpoints(copy)
+    checkpoints.save(6, make_state(6))
+    with pytest.raises(StorageError, match=rf"search/6 \({why}\): "):
+        checkpoints.close()
+    assert contents(copy) == before
+
+
+def test_an_error_that_no_disk_made_is_shown_as_it_is(copy, monkeypatch):
+    def fails(*args, **kwargs):
+        raise ValueError("a mistake in the program")
+
+    monkeypatch.setattr(ocp, "save", fails)
+    checkpoints = Checkpoints(copy)
+    checkpoints.save(6, make_state(6))
+    with pytest.raises(ValueError, match="a mistake in the program"):
+        checkpoints.close()
 
 
 LIMITED = """

@@ -14,7 +14,7 @@ import time
 
 import pytest
 
-from skillearn_jax.errors import Interrupted
+from skillearn_jax.errors import Interrupted, StorageError
 from skillearn_jax.train import interrupt, run
 from skillearn_jax.train.checkpoints import Checkpoints
 from skillearn_jax.train.workdir import Workdir
@@ -225,25 +225,73 @@ def test_interrupted_anywhere_a_run_goes_on_bit_for_bit(
     assert left_by(tmp_path / "run") == left_by(mine)
 
 
+def die_at(patch, network, seed, step):
+    """Ends this process's run when this step of a training has been saved."""
+    save = Checkpoints.save
+
+    def dies(self, number, state, note, *args):
+        save(self, number, state, note, *args)
+        at = [note.get(name) for name in ("network", "seed", "step")]
+        if at == [network, seed, step]:
+            self.close()
+            raise KeyboardInterrupt
+
+    patch.setattr(Checkpoints, "save", dies)
+
+
+def timing_of(workdir):
+    lines = (workdir / "timing.jsonl").read_text().splitlines()
+    return [json.loads(line) for line in lines]
+
+
 def test_mid_epoch_of_a_training_the_means_go_on(
     mine, tiny_baseline, tmp_path, monkeypatch
 ):
     """A row of the evaluation is a mean over an epoch that began in another process."""
     config = tiny_baseline({**MINE, "checkpoint.every_steps": 1})
-    save = Checkpoints.save
-
-    def dies(self, step, state, note, *args):
-        save(self, step, state, note, *args)
-        if note.get("seed") == 1 and note["step"] == 3:
-            self.close()
-            raise KeyboardInterrupt
-
     with monkeypatch.context() as patch:
-        patch.setattr(Checkpoints, "save", dies)
-        with pytest.raises(KeyboardInterrupt):
+        die_at(patch, "derived", 1, 3)
+        with pytest.raises(KeyboardInterrupt) as held:  # and the frames of the error
             run(config, tmp_path / "run", quiet=True)
+    assert held.value
+    begun, process = timing_of(tmp_path / "run")[-2:]
+    assert (begun["phase"], begun["step"], begun["steps"]) == (
+        "evaluate/derived/1",
+        3,
+        1,
+    )
+    assert process["phase"] == "process"
     run(config, tmp_path / "run", quiet=True)
     assert left_by(tmp_path / "run") == left_by(mine)
+
+
+def test_with_more_seeds_a_training_that_is_under_way_goes_on_first(
+    tiny_baseline, tmp_path, monkeypatch
+):
+    """Its checkpoint is the newest: others would be saved behind it, and never read."""
+    config = tiny_baseline({**MINE, "checkpoint.every_steps": 1})
+    with monkeypatch.context() as patch:
+        die_at(patch, "random 1", 0, 3)
+        with pytest.raises(KeyboardInterrupt):
+            run(config, tmp_path / "run", quiet=True)
+    config = tiny_baseline(
+        {**MINE, "checkpoint.every_steps": 1, "evaluation.num_seeds": 3}
+    )
+    with monkeypatch.context() as patch:
+        die_at(patch, "derived", 2, 1)
+        with pytest.raises(KeyboardInterrupt):
+            run(config, tmp_path / "run", quiet=True)
+    done = json.loads((tmp_path / "run" / "evaluation.json").read_text())
+    assert {name: list(seeds) for name, seeds in done.items()} == {
+        "derived": ["0", "1"],
+        "random 1": ["0", "1", "2"],
+    }
+    summary = run(config, tmp_path / "run", quiet=True).summary
+    taken = [row.get("steps", 0) for row in timing_of(tmp_path / "run")]
+    assert sum(taken) == 3 * 5 + 6 * 2 * 2  # none of them twice
+    rows = summary["evaluation"]["rows"]
+    assert [row["name"] for row in rows] == ["derived", "random 1"]
+    assert [len(row["errors"]) for row in rows] == [3, 3]
 
 
 @pytest.mark.long
@@ -262,6 +310,29 @@ def test_the_search_may_fall_back_to_an_older_checkpoint(
     said = " ".join(capsys.readouterr().out.split())
     assert f"checkpoint {search}/9 is passed over: it has no manifest.json" in said
     assert left_by(tmp_path / "run") == left_by(mine)
+
+
+def test_a_workdir_that_is_moved_away_is_not_begun_anew(
+    mine, tiny_baseline, tmp_path, monkeypatch
+):
+    """A run would go on into a folder of half its files, and end in it with success."""
+    config = tiny_baseline({**MINE, "checkpoint.every_steps": 1})
+    old, new = tmp_path / "old", tmp_path / "new"
+    save = Checkpoints.save
+
+    def moved(self, number, *args):
+        if number == 8:
+            self.wait()
+            old.rename(new)
+        save(self, number, *args)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Checkpoints, "save", moved)
+        with pytest.raises(StorageError, match="put its folder back"):
+            run(config, old, quiet=True)
+    assert not old.exists()
+    run(config, new, quiet=True)
+    assert left_by(new) == left_by(mine)
 
 
 def test_a_second_sigint_ends_at_once(tiny_baseline, tmp_path, monkeypatch):

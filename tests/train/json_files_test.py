@@ -6,7 +6,13 @@ import os
 import pytest
 
 from skillearn_jax.errors import InputError, StorageError
-from skillearn_jax.train.json_files import fits, read_json, write_json, write_text
+from skillearn_jax.train.json_files import (
+    fits,
+    read_json,
+    read_rows,
+    write_json,
+    write_text,
+)
 
 ERRORS = {"": {"": 0.0}}
 
@@ -62,3 +68,12 @@ def test_a_disk_that_can_only_be_read_is_named(tmp_path, monkeypatch):
     monkeypatch.setattr(type(tmp_path), "write_text", refuse)
     with pytest.raises(StorageError, match=r"a\.json \(Read-only file system\)"):
         write_json(tmp_path / "a.json", {})
+
+
+def test_a_file_of_lines_that_cannot_be_read_is_named(tmp_path):
+    assert read_rows(tmp_path / "rows.jsonl") == ([], 0)
+    (tmp_path / "rows.jsonl").mkdir()
+    with pytest.raises(
+        InputError, match=r"rows\.jsonl cannot be read \(Is a directory\)"
+    ):
+        read_rows(tmp_path / "rows.jsonl")

@@ -181,6 +181,37 @@ def test_a_profile_is_captured_once_of_the_steps_asked_for(logged):
     assert len(calls) == 2  # "2:4"
 
 
+@pytest.mark.parametrize("stop", [2, 9])  # in the loop, and at its end
+@pytest.mark.parametrize("ended", [None, Interrupted("saved", signal.SIGTERM)])
+def test_a_profile_that_the_disk_refuses_ends_a_run_in_one_line(
+    tmp_path, monkeypatch, stop, ended
+):
+    """But for one that has ended already, with an exit code of its own."""
+    calls = []
+
+    def full():
+        calls.append("stop")
+        raise jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: No space left on device")
+
+    monkeypatch.setattr(jax.profiler, "start_trace", lambda at: calls.append("start"))
+    monkeypatch.setattr(jax.profiler, "stop_trace", full)
+    workdir = SimpleNamespace(append_metrics=lambda *args: None, path=tmp_path)
+    loop = SimpleNamespace(size=lambda step: 1, steps_per_epoch=4)
+
+    def steps():
+        yield "state", [{}]
+        if ended is not None:
+            raise ended
+        yield from 3 * [("state", [{}])]
+
+    kind, text = StorageError, r"profile .RESOURCE_EXHAUSTED: No space left on device\)"
+    if ended is not None:
+        kind, text = Interrupted, "saved"
+    with pytest.raises(kind, match=text):
+        list(observed(loop, steps(), workdir, "search", 0, range(stop)))
+    assert calls == ["start", "stop"]
+
+
 def test_a_profile_beyond_the_search_is_refused(tiny_baseline, tmp_path, monkeypatch):
     monkeypatch.setattr(Devices, "compile", None)
     config = tiny_baseline({"profile": "4:5"})  # the fifth step, counted from 0
