@@ -46,11 +46,13 @@ class Program:
         frozen: sets that are read and that nobody moves.
         commit: what the real step of a stage sees of earlier stages: `"sequential"`:
             their new values; `"jacobi"`: their old ones; `"lookahead"`: there is no
-            real step, the virtual ones are kept.
+            real step, the virtual ones are kept, in alternating order the last of them.
         after: what ends a step: `(state, metrics) -> (state, metrics)`, equal on all
             devices. It keeps books in a model state that no stage changes, as a curriculum
             of exams or a running average of weights does.
-        axis_name: the device axis, inside `pmap` or `shard_map(check_vma=False)`.
+        axis_name: the device axis, inside `pmap` or `shard_map(check_vma=False)`. Losses
+            are averaged over it, as suits a mean over examples; a sum is made one, and a
+            ratio takes both its parts through `jax.lax.pmean(..., axis_name)`.
 
     Raises:
         InputError: at construction, for a program that cannot be meant.

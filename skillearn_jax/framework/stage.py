@@ -59,8 +59,10 @@ class Stage(Objective):
         name: for metrics and messages.
         moves: names of the active sets, those that this stage moves.
         optimizer: an optax transformation for all of them, or a mapping with one for
-            each. Several stages may move the same set, in order; each keeps an optimiser
-            state of its own.
+            each. Either is given a dict of sets by name, so that labels of
+            `optax.partition` and masks begin with the name: `{"weights": ...}`. Several
+            stages may move the same set, in order; each keeps an optimiser state of its
+            own.
         adjoint: how the approximate solution is differentiated.
         solver: how it is found: `None` takes one step on one batch; `Steps(k)` takes k,
             in the look-ahead and for real, and every leaf of the stage's streams then

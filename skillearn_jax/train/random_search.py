@@ -99,7 +99,7 @@ def random_search(
             workdir.write_json(CANDIDATES, found)
     best = best_candidate(found)
     console.table(
-        f"error on validation images, {epochs}",
+        f"error on validation images, {epochs}; * is derived",
         ("cells", "parameters", "multiply-adds", "error %"),
         [
             (

@@ -125,7 +125,14 @@ class _Darts:
                 )
         skips = "skip_connect" in config.space.ops
         _check_stop(config, skips * EDGES_PER_NODE * config.space.num_nodes)
-        learnt = [op for op in config.space.ops if op in KERNEL_SIZES]
+        ops, drawn = config.space.ops, config.skill == "random" or config.genotype
+        if len(ops) == 1 and not drawn and not config.space.edge_normalization:
+            raise InputError(
+                f"config.space.ops is {ops}, one operation, whose weight is 1 whatever the "
+                "logits are, so that a search has no gradient: set more "
+                "--config.space.ops, or --config.space.edge_normalization=True"
+            )
+        learnt = [op for op in ops if op in KERNEL_SIZES]
         if config.search.stop == "ranking" and len(learnt) < 2:
             raise InputError(
                 "config.search.stop is 'ranking', of the operations with parameters, but "

@@ -10,7 +10,7 @@ import pytest
 from jax.sharding import Mesh, PartitionSpec
 
 from skillearn_jax.errors import InputError
-from skillearn_jax.framework import Aux, Program, Stage
+from skillearn_jax.framework import Aux, Program, Stage, Validation
 from skillearn_jax.skills import (
     LearnerModel,
     TesterModel,
@@ -231,6 +231,67 @@ def test_the_exam_loss_is_one_ratio_over_all_devices():
     np.testing.assert_allclose(ratio, [want, want], rtol=1e-14)
     of_shards = normalized_exam_loss(losses.reshape(2, 4)[0], scores.reshape(2, 4)[0])
     assert abs(of_shards - want) > 1e-3
+
+
+@pytest.mark.parametrize("way", [over_pmap, over_shard_map])
+def test_ratios_of_ones_own_losses_take_both_parts_over_devices(way):
+    """As the documents say it; without, each device has a ratio of its own."""
+
+    def of(axis_name, over=lambda part: part):
+        def ratio(weights, losses):
+            return over(jnp.sum(weights * losses)) / over(jnp.sum(weights))
+
+        def losses(weights, batch):
+            return (jnp.tanh(batch["x"] @ weights) - batch["y"]) ** 2
+
+        def study(moves, reads, model_state, batch, key):
+            batch = batch["train"]
+            trust = jnp.exp(reads["trust"][batch["index"]])
+            return ratio(trust, losses(moves["weights"], batch))
+
+        def judge(moves, reads, model_state, batch, key):
+            batch = batch["val"]
+            hard = jnp.exp(batch["x"] @ moves["exam"])
+            return ratio(hard, losses(reads["weights"], batch))
+
+        learner = Stage(
+            "learner",
+            moves=("weights",),
+            reads=("trust",),
+            data=("train",),
+            loss_fn=study,
+            optimizer=optax.chain(optax.clip_by_global_norm(0.5), optax.sgd(0.2, 0.9)),
+        )
+        last = Validation(
+            judge,
+            reads=("weights",),
+            data=("val",),
+            minimize={"trust": optax.adam(0.1)},
+            maximize={"exam": optax.sgd(0.1)},
+            indirect=("trust",),
+        )
+        return Program((learner,), last, axis_name=axis_name)
+
+    rng = np.random.default_rng(2)
+    batches = {
+        name: {"x": rng.normal(size=(8, 3)), "y": rng.normal(size=8)}
+        for name in ("train", "val")
+    }
+    batches["train"]["index"] = np.arange(8)
+    batches = jax.tree.map(jnp.asarray, batches)
+    params = {
+        "weights": rng.normal(size=3),
+        "trust": np.linspace(-1, 1, 8),
+        "exam": rng.normal(size=3),
+    }
+    state = of(None).init(params, jax.random.key(0))
+    want, metrics = jax.jit(five_steps(of(None)))(state, batches)
+    pmean = functools.partial(jax.lax.pmean, axis_name=AXIS)
+    got, got_metrics = way(five_steps(of(AXIS, pmean)), 2)(state, batches)
+    close(got, want, 1e-12)
+    close(got_metrics, metrics, 1e-12)
+    alone, _ = way(five_steps(of(AXIS)), 2)(state, batches)
+    assert np.abs(alone.params["trust"] - want.params["trust"]).max() > 1e-3
 
 
 def test_a_program_without_an_axis_differs_from_one_with(problem):

@@ -6,6 +6,7 @@ mean the same in two ways.
 
 import dataclasses
 import functools
+import pickle
 
 import chex
 import jax
@@ -91,6 +92,15 @@ def test_commit_equals_the_hand_written_sequence_bitwise(
         assert_same(new.opt_states[name], opt_state)
     assert int(new.step) == int(state.step) + 1
     assert_same(new.key, state.key)
+
+
+def test_a_pickled_state_goes_on_as_if_it_had_not_been(toy, warm, assert_same):
+    program = toy.program()
+    state = warm(program, toy.params, toy.batches)
+    again = pickle.loads(pickle.dumps(state))
+    assert_same(again, state)
+    step = jax.jit(program.step)
+    assert_same(step(again, toy.batches), step(state, toy.batches))
 
 
 def test_the_three_commits_differ(toy, warm):

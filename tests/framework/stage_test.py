@@ -316,6 +316,42 @@ def test_the_orders_differ_in_the_second_set_only(toy, warm):
     assert np.all(one["c"] != other["c"])
 
 
+def test_sets_that_alternate_keep_the_last_look_ahead(toy, warm, assert_same):
+    """That of the last set's hypergradient, at the new values of those before it."""
+    orders = {}
+    for order in ("simultaneous", "alternate"):
+        validation = toy.validation(order=order)
+        program = toy.program(validation=validation, commit="lookahead")
+        state = warm(program, toy.params, toy.batches)
+        orders[order], _ = program.step(state, toy.batches)
+    new = orders["alternate"].params
+    point = state._replace(params={**state.params, "a": new["a"]})
+    kept = program.look_ahead(point, toy.batches).params
+    for name in ("w", "v"):
+        assert_same(new[name], kept[name])
+    kernels = (done.params["w"]["kernel"] for done in orders.values())
+    assert np.any(next(kernels) != next(kernels))
+
+
+def test_labels_and_masks_of_an_optimizer_begin_with_the_name_of_the_set():
+    """Given for all sets or for each: a rate of its own for one layer of a network."""
+    frozen = optax.partition(
+        {"still": optax.set_to_zero(), "free": optax.sgd(1.0)},
+        {"w": {"first": "still", "last": "free"}},
+    )
+
+    def loss(moves, reads, model_state, batch, key):
+        return sum(map(jnp.sum, jax.tree.leaves(moves)))
+
+    weights = {"first": jnp.ones(2), "last": jnp.ones(2)}
+    for optimizer in (frozen, {"w": frozen}):
+        study = Stage("only", moves=("w",), loss_fn=loss, optimizer=optimizer)
+        program = Program((study,))
+        state, _ = program.step(program.init({"w": weights}, jax.random.key(0)), {})
+        np.testing.assert_array_equal(state.params["w"]["first"], [1, 1])
+        np.testing.assert_array_equal(state.params["w"]["last"], [0, 0])
+
+
 # A stage that starts from another's result.
 
 

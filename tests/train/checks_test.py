@@ -90,6 +90,19 @@ def test_a_ranking_of_one_operation_is_refused(tiny_baseline):
     check(tiny_baseline({**rule, "space.ops": (*ops, "dil_conv_3x3")}))
 
 
+def test_a_search_over_one_operation_is_refused(tiny_baseline):
+    """Its softmax is 1: no gradient ever reaches the logits."""
+    one = {"space.ops": ("skip_connect",)}
+    with pytest.raises(InputError, match=r"one operation.* more --config.space.ops,"):
+        check(tiny_baseline(one))
+    for has_a_choice in (
+        {"space.edge_normalization": True},
+        {"skill": "random", "search.warmup_epochs": 0},
+        {"genotype": "random"},
+    ):
+        check(tiny_baseline({**one, **has_a_choice}))
+
+
 @pytest.mark.parametrize("ops", [(), ("none",), ("skip_connect", "skip_connect")])
 def test_operations_that_make_no_space_are_named_with_their_flag(tiny_baseline, ops):
     match = r"^config\.space\.ops must .*: set --config\.space\.ops$"
