@@ -107,7 +107,7 @@ def search_models(
 ) -> SearchModels:
     """Returns the models of a search; the arguments are those of `build_search`."""
     supernet = make_supernet(config, stage, data.num_classes, axis_name)
-    learner = _supernet_learner(supernet, config, steps_per_epoch, stage)
+    learner = _supernet_learner(supernet, config, data.name, steps_per_epoch, stage)
     images = jax.ShapeDtypeStruct((2, *data.image_shape), jnp.float32)
     tester, init_tester = None, None
     if config.skill == "lpt":
@@ -208,7 +208,11 @@ def supernet_forward(
 
 
 def _supernet_learner(
-    supernet: Net, config: Config, steps_per_epoch: int, stage: SearchStage
+    supernet: Net,
+    config: Config,
+    dataset: str,
+    steps_per_epoch: int,
+    stage: SearchStage,
 ) -> LearnerModel:
     """Returns the supernet as a learner whose supporting set is its architecture."""
     forward = supernet_forward(supernet, config, steps_per_epoch, stage)
@@ -251,7 +255,7 @@ def _supernet_learner(
         example_losses,
         optimizer=sgd(config.search.weights, config.search.epochs, steps_per_epoch),
         supporting={"alphas": adam(config.search.alphas)},
-        task=f"classify {config.data.name}; supernet of {counted(stage.cells, 'cell')}",
+        task=f"classify {dataset}; supernet of {counted(stage.cells, 'cell')}",
         example_errors=example_errors,
     )
 
@@ -326,7 +330,7 @@ def _tester(
             "executor": weights,
             "creator": adam(config.tester.creator),
         },
-        task=f"classify {config.data.name}; {config.tester.encoder} encoder",
+        task=f"classify {data.name}; {config.tester.encoder} encoder",
     )
 
     @jax.jit

@@ -61,6 +61,12 @@ def check_stages(config: Config) -> None:
             "the operations of the space, and not rise: set "
             "--config.search.stage_candidates"
         )
+    if counts and counts[-1] < 2 and not config.space.edge_normalization:
+        raise InputError(
+            f"config.search.stage_candidates ends with {counts[-1]}, a candidate whose "
+            "weight is 1 whatever the logits are; it must end with 2 or more: set "
+            "--config.search.stage_candidates"
+        )
     # Of three candidates one is neither a skip nor nothing.
     if counts and counts[-1] < 3 and search.max_skips >= 0:
         raise InputError(

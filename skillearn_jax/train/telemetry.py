@@ -3,7 +3,6 @@
 import contextlib
 import time
 from collections.abc import Callable, Generator, Iterator
-from pathlib import Path
 from typing import Any
 
 import jax
@@ -14,6 +13,7 @@ from skillearn_jax.train.json_files import refused
 from skillearn_jax.train.loop import CompiledLoop, StepMetrics
 from skillearn_jax.train.workdir import Workdir
 
+PROFILE = "profile"
 TIMING = "timing.jsonl"
 """What differs from run to run of a config, apart from the metrics, which do not."""
 
@@ -72,12 +72,11 @@ def observed(
         StorageError: if the disk does not take what is noted, or the profile.
     """
     step, taken, seconds, tracing = begin, 0, 0.0, False
-    folder = workdir.path / "profile"
     try:
         while True:
             wanted = step < profile.stop and profile.start < step + loop.size(step)
             if wanted and not tracing:
-                jax.profiler.start_trace(str(folder))
+                jax.profiler.start_trace(str(workdir.path / PROFILE))
                 tracing = True
             start = time.perf_counter()
             try:
@@ -88,7 +87,7 @@ def observed(
             step, taken = step + len(metrics), taken + len(metrics)
             if tracing and step >= profile.stop:
                 tracing = False
-                _write_profile(folder)
+                _write_profile(workdir)
             if step % loop.steps_per_epoch == 0:
                 row = {"phase": phase, "step": step, "steps": taken, "steps_s": seconds}
                 workdir.append_metrics([row | _device_bytes()], TIMING)
@@ -96,23 +95,23 @@ def observed(
             yield state, metrics
         if tracing:
             tracing = False
-            _write_profile(folder)
+            _write_profile(workdir)
     finally:
         with contextlib.suppress(StorageError):  # of what has ended the loop
             if tracing:
-                _write_profile(folder)
+                _write_profile(workdir)
         if taken:  # of an epoch that was not finished
             row = {"phase": phase, "step": step, "steps": taken, "steps_s": seconds}
             with contextlib.suppress(StorageError):
                 workdir.append_metrics([row], TIMING)
 
 
-def _write_profile(folder: Path) -> None:
+def _write_profile(workdir: Workdir) -> None:
     """Ends the profile that was begun, and writes it."""
     try:
         jax.profiler.stop_trace()
     except jax.errors.JaxRuntimeError as error:  # as XLA says that a disk is full
-        raise refused(f"write {folder}", first_line(error)) from error
+        raise refused(f"write {workdir.path / PROFILE}", first_line(error)) from error
 
 
 @contextlib.contextmanager

@@ -46,7 +46,7 @@ def hypergrad(problem, filled, scramble):
 
 
 def test_every_segment_length_and_loop_is_plain_autodiff(
-    problem, plain_step, hypergrad, assert_close, quick_compilation
+    problem, plain_step, hypergrad, assert_close
 ):
     """All in one test, since all are compared with one gradient."""
     plain = plain_step(problem.loss, OPTIMIZER)

@@ -1,5 +1,7 @@
 """From a config to a program: who moves, who reads, and what it starts from."""
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -228,6 +230,15 @@ def test_errors_are_of_the_learner_and_accuracies_of_the_tester(
     )
     right = tester.accuracies(executor, logits, batch)
     assert right.tolist() == [not each for each in wrong]
+
+
+def test_the_tasks_are_named_by_the_data_that_are_given(tiny, data):
+    """Not by the config, which arrays of one's own leave as it is."""
+    config, mine = tiny(), dataclasses.replace(data, name="mine")
+    stage = search_stage(config, 0, config.space.build())
+    learner, tester, _ = search_models(config, mine, 2, None, stage)
+    assert learner.task == "classify mine; supernet of 1 cell"
+    assert tester.task == "classify mine; small encoder"
 
 
 def test_alphas_are_small_and_random(lpt, tiny):

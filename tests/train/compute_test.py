@@ -34,7 +34,11 @@ def begun(config):
     ("changes", "share"),
     [
         ({}, 0.1),
-        ({"skill": "interleaving", "tasks": TASKS, "interleaving.rounds": 1}, 0.1),
+        pytest.param(
+            {"skill": "interleaving", "tasks": TASKS, "interleaving.rounds": 1},
+            0.1,
+            marks=pytest.mark.long,
+        ),
         pytest.param(  # thirty layers, which round one after the other
             {"skill": "baseline", "space.name": "nasbench201"},
             0.4,

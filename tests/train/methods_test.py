@@ -277,6 +277,7 @@ def test_only_the_tester_goes_on_from_stage_to_stage(tiny):
         ({"search.stage_candidates": (4,)}, "as many entries as config.search.stage_c"),
         ({"search.stage_candidates": (3, 3)}, "must begin with 4"),
         ({"search.stage_candidates": (4, 5)}, "and not rise"),
+        ({"search.stage_candidates": (4, 1)}, "must end with 2 or more"),
         ({"search.stage_skip_dropout": ()}, "stage_skip_dropout is .* as many entries"),
         (
             {"search.stage_candidates": (4, 2), "search.max_skips": 1},
