@@ -13,9 +13,9 @@ named: a second run with the same `--cache` measures a warm start.
 float32 proper; a CPU knows one only.
 
 `flops` are those that XLA counts in the program, in which a separable convolution is a
-dense one, unless `--form=depthwise`; `flops_per_s` is by `step_s`. `cpu_s` is of the whole process, all threads together, and tells more than `step_s`
-where other processes share the cores. `peak_bytes` is what XLA plans for one call:
-arguments, results and temporaries.
+dense one, unless `--form=depthwise`; `flops_per_s` is by `step_s`. `cpu_s` is of the whole
+process, all threads together, and tells more than `step_s` where other processes share the
+cores. `peak_bytes` is what XLA plans for one call: arguments, results and temporaries.
 """
 
 import argparse
@@ -75,7 +75,6 @@ def main() -> None:
         except InputError as error:
             sys.exit(str(error))
         figures = measure(call, arguments, args.repeats)
-    figures["flops_per_s"] = round(figures["flops"] / figures["step_s"])
     line = {key: getattr(args, key) for key in vars(args) if key != "cache"}
     print(json.dumps({**line, **figures, **machine()}))
 

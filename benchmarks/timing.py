@@ -44,16 +44,18 @@ def measure(
         jax.block_until_ready(compiled(*arguments))
         wall.append(time.perf_counter() - start)
         cpu.append(time.process_time() - start_cpu)
-    memory = compiled.memory_analysis()
+    memory, flops = compiled.memory_analysis(), compiled.cost_analysis().get("flops")
+    step_s = statistics.median(wall)
     return {
         "trace_s": round(trace_s, 2),
         "compile_s": round(compile_s, 2),
         "compile_cpu_s": round(compile_cpu_s, 2),
-        "step_s": round(statistics.median(wall), 4),
+        "step_s": round(step_s, 4),
         "cpu_s": round(statistics.median(cpu), 4),
         "peak_bytes": memory.argument_size_in_bytes
         + memory.output_size_in_bytes
         + memory.temp_size_in_bytes
         - memory.alias_size_in_bytes,
-        "flops": compiled.cost_analysis().get("flops"),
+        "flops": flops,
+        "flops_per_s": flops and round(flops / step_s),
     }

@@ -63,7 +63,6 @@ def main() -> None:
         sys.exit(str(error))
     found = measure(step, arguments, args.repeats)
     found["images_per_s"] = round(args.seeds * args.batch / found["step_s"], 2)
-    found["flops_per_s"] = round(found["flops"] / found["step_s"])
     line = {key: value for key, value in vars(args).items() if key != "cache"}
     print(json.dumps({**line, **found, **machine()}))
 

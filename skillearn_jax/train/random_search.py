@@ -38,11 +38,11 @@ def random_search(
 
     `search.num_random` cells are drawn from the space, each as likely; one that is drawn
     twice is trained once. Each is trained from scratch on the training half for
-    `search.epochs`, at the size and with the weights' optimiser of a search (`search.cells`,
-    `search.channels`, `search.stem`, `search.compute`, `search.weights`), without auxiliary head and drop path,
-    and judged on the whole validation half, not augmented. Of equal errors, the lower loss
-    wins. The held-out images are not read. Neither these cells nor their weights are those
-    that the evaluation draws at random.
+    `search.epochs`, at the size, in the dtype and with the weights' optimiser of a search
+    (`search.cells`, `search.channels`, `search.stem`, `search.compute`, `search.weights`),
+    without auxiliary head and drop path, and judged on the whole validation half, not
+    augmented. Of equal errors, the lower loss wins. The held-out images are not read.
+    Neither these cells nor their weights are those that the evaluation draws at random.
 
     Args:
         config: of the run.
