@@ -34,7 +34,9 @@ def halves(
     if stratified:
         first = stratified_mask(label, fraction)
     else:
-        first = np.arange(examples.size) < int(fraction * examples.size)
+        # 0.29 of 100 are 29, where the product of floats is 28.999999999999996.
+        share = int(round(fraction * examples.size, 6))
+        first = np.arange(examples.size) < share
     if first.all() or not first.any():
         raise InputError(
             f"train fraction {fraction} leaves a part of {examples.size} examples "
@@ -66,8 +68,9 @@ def balanced_subset(examples: Examples, per_class: int, after: int = 0) -> Examp
     label = np.asarray(examples.label)
     smallest = np.bincount(label).min()
     if per_class < 1 or after < 0 or after + per_class > smallest:
+        left_out = f", after {after} that are left out," if after else ""
         raise InputError(
-            f"{per_class} examples of each class after {after} were asked for: together "
+            f"{per_class} examples of each class{left_out} were asked for: together "
             f"they must be from 1 to {smallest}, the size of the smallest class: set "
             "--config.data.per_class"
         )

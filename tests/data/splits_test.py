@@ -21,6 +21,8 @@ def test_halves_cut_by_index():
     assert numbers(second) == [2, 3, 4]
     first, _ = halves(examples([0, 1, 0, 1, 0]), 0.59)  # of five 2.95, rounded down
     assert numbers(first) == [0, 1]
+    first, second = halves(examples([0, 1] * 50), 0.29)
+    assert (first.size, second.size) == (29, 71)
 
 
 def test_stratified_halves_cut_each_class_by_index():
@@ -75,8 +77,9 @@ def test_a_large_set_is_cut_in_its_order():
 
 @pytest.mark.parametrize(("per_class", "after"), [(0, 0), (3, 0), (1, 2), (1, -1)])
 def test_a_subset_larger_than_the_smallest_class_is_refused(per_class, after):
+    left_out = f", after {after} that are left out," if after else ""
     message = (
-        f"{per_class} examples of each class after {after} .* from 1 to 2, .*--con"
+        f"^{per_class} examples of each class{left_out} were .* from 1 to 2, .*--c"
     )
     with pytest.raises(InputError, match=message):
         balanced_subset(examples([0, 0, 0, 1, 1]), per_class, after)
