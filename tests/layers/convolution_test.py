@@ -9,6 +9,8 @@ from jax import lax
 
 from skillearn_jax.layers.convolution import convolve
 
+pytestmark = pytest.mark.usefixtures("quick_module")
+
 CASES = [  # height, taps, stride, dilation, padding
     (8, (3, 3), (1, 1), (1, 1), ((1, 1), (1, 1))),
     (7, (5, 5), (2, 2), (1, 1), ((2, 2), (2, 2))),

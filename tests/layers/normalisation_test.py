@@ -6,6 +6,8 @@ import pytest
 from skillearn_jax.errors import InputError
 from skillearn_jax.layers import BatchNorm, SideBySide
 
+pytestmark = pytest.mark.usefixtures("quick_module")
+
 
 def _images(shape, seed=0):
     return np.random.default_rng(seed).normal(3.0, 2.0, shape).astype(np.float32)

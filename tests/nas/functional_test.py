@@ -18,6 +18,8 @@ from skillearn_jax.nas.functional import (
     separable_conv,
 )
 
+pytestmark = pytest.mark.usefixtures("quick_module")
+
 WINDOW = (1, 3, 3, 1)
 PADDING = ((0, 0), (1, 1), (1, 1), (0, 0))
 

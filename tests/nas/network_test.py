@@ -12,6 +12,8 @@ from skillearn_jax.nas.genotype import Genotype
 from skillearn_jax.nas.network import Cell, Network
 from skillearn_jax.nas.space import CellPlace, CellSpace
 
+pytestmark = pytest.mark.usefixtures("quick_module")
+
 POOLS = (("max_pool_3x3", 0), ("avg_pool_3x3", 1))
 SKIPS = (("skip_connect", 0), ("skip_connect", 1))
 
@@ -34,7 +36,7 @@ def test_any_size_depth_and_genotype(shape, num_cells):
     assert logits.shape == (shape[0], 7)
 
 
-def test_weights_fill_the_bounds_of_the_inputs_of_one_output(quick_compilation):
+def test_weights_fill_the_bounds_of_the_inputs_of_one_output():
     cell = (("sep_conv_3x3", 0), ("dil_conv_5x5", 1), *SKIPS)
     network = Network(Genotype(cell, cell), 1, 4, 4, auxiliary=Auxiliary())
     images = jnp.zeros((1, 16, 16, 3))
@@ -75,7 +77,7 @@ def test_the_head_reads_the_concatenated_nodes_only():
 
 
 @pytest.fixture(scope="module")
-def drop_path():
+def drop_path(quick_module):
     """A network of pools, and its logits for a rate and a key, compiled once."""
     network = Network(Genotype(POOLS, POOLS), 1, 2, 3)
     images = jax.random.normal(jax.random.key(1), (2, 4, 4, 1))
@@ -212,7 +214,7 @@ def test_cells_of_equal_shapes_are_scanned(reduction_concat, lengths):
     assert _loop_lengths(network.clone(scan_cells=False), variables, images) == []
 
 
-def test_scanned_cells_are_the_unrolled_ones(x64, quick_compilation):
+def test_scanned_cells_are_the_unrolled_ones(x64):
     # No maximum: drop path leaves images of one colour, in which rounding picks it.
     normal = (("dil_conv_3x3", 0), ("avg_pool_3x3", 1))
     network = Network(Genotype(normal, SKIPS), 11, 2, 3, auxiliary=Auxiliary(1))

@@ -17,6 +17,8 @@ from skillearn_jax.parallel import Devices
 from skillearn_jax.randomness import named_key
 from skillearn_jax.train.loop import compile_loop
 
+pytestmark = pytest.mark.usefixtures("quick_module")
+
 STEPS_PER_EPOCH = 6
 
 
