@@ -16,7 +16,7 @@ import re
 import sys
 import traceback
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -214,8 +214,18 @@ def _check_key(config: ConfigDict, override: str) -> None:
         if not isinstance(group, ConfigDict):
             raise InputError(f"{path} is a value and has no keys: {override}")
         if name not in group:
-            raise no_key(path, name, group)
+            elsewhere = [p for p in _paths(config) if p.endswith(f".{name}")]
+            raise no_key(path, name, group, elsewhere)
         group, path = group[name], f"{path}.{name}"
+
+
+def _paths(group: ConfigDict, path: str = "config") -> Iterator[str]:
+    """Yields the paths of all values of a config."""
+    for name, value in group.items():
+        if isinstance(value, ConfigDict):
+            yield from _paths(value, f"{path}.{name}")
+        else:
+            yield f"{path}.{name}"
 
 
 def _check_devices() -> None:

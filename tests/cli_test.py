@@ -100,6 +100,15 @@ def launch(repo_root, *args):
             "config.search has no key 'epoch': did you mean 'epochs'?",
         ),
         ("--config.search.zzz=3", "config.search has no key 'zzz': known are alphas,"),
+        (
+            "--config.epochs=3",
+            "config has no key 'epochs': did you mean config.evaluation.epochs or "
+            "config.search.epochs? known are benchmark,",
+        ),
+        (
+            "--config.search.num_nodes=2",
+            "config.search has no key 'num_nodes': did you mean config.space.num_nodes?",
+        ),
         ("--config.seed.x=3", "config.seed is a value and has no keys"),
         ("--config.search.epochs=many", "config.search.epochs"),
         ("--config.search.epochs=1.5", "config.search.epochs"),

@@ -54,10 +54,20 @@ def choice(default: str | tuple[str, ...], options: Sequence[str]) -> Any:
     return dataclasses.field(default=default, metadata={"options": tuple(options)})
 
 
-def no_key(path: str, name: str, known: Iterable[str]) -> InputError:
-    """Returns what to say of a key that a group does not have."""
-    close = difflib.get_close_matches(name, known, n=1)
-    hint = f"did you mean {close[0]!r}? " if close else ""
+def no_key(
+    path: str, name: str, known: Iterable[str], elsewhere: Sequence[str] = ()
+) -> InputError:
+    """Returns what to say of a key that a group does not have.
+
+    Args:
+        path: of the group.
+        name: of the key.
+        known: keys that the group has.
+        elsewhere: paths of such keys in other groups.
+    """
+    close = [repr(key) for key in difflib.get_close_matches(name, known, n=1)]
+    meant = " or ".join(elsewhere or close)
+    hint = f"did you mean {meant}? " if meant else ""
     return InputError(
         f"{path} has no key {name!r}: {hint}known are {', '.join(sorted(known))}"
     )
