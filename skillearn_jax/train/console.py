@@ -26,7 +26,9 @@ class Update(Protocol):
 
 _LOG_WIDTH = 100  # of a file or a pipe, where no terminal says its own
 _REDRAW_S = 0.1
-_ASCII = str.maketrans("─━│┃╭╮╰╯├┤┬┴┼▶→±×·…–−", "--||+++++++++>>+x..--")
+_ASCII = str.maketrans("─━│┃╭╮╰╯├┤┬┴┼▶→×·…–−", "--||+++++++++>>x..--") | {
+    ord("±"): "+-"  # a plus alone would be a sum
+}
 
 
 class Console:
@@ -197,9 +199,9 @@ class _Pace:
         steps = step - self._first[0]
         if steps <= 0:
             return ""
-        seconds = max(1e-9, time.perf_counter() - self._first[1])
-        left = _clock((self.total - step) * seconds / steps)
-        return f"{steps / seconds:6.1f} steps/s  {left} left"
+        each = max(1e-9, time.perf_counter() - self._first[1]) / steps
+        pace = f"{1 / each:6.1f} steps/s" if each < 10 else f"{each:6.1f} s/step"
+        return f"{pace}  {_clock((self.total - step) * each)} left"
 
 
 def _listed(metrics: Mapping[str, float]) -> list[str]:
@@ -253,7 +255,7 @@ class _Tolerant:
 
 
 def short_number(value: float) -> str:
-    """Returns a number in five significant digits, seven characters wide if it can."""
+    """Returns a number in five digits, seven characters wide if it can."""
     size = abs(value)
     if value != value or size == float("inf"):
         text = str(value)

@@ -143,6 +143,9 @@ def test_the_time_to_go_is_told_by_the_pace_so_far(monkeypatch):
     now += 20
     pace.start(11, "search")
     assert pace.rate(11).split() == ["0.5", "steps/s", "2:58", "left"]
+    now += 980
+    pace.start(21, "search")
+    assert pace.rate(21).split() == ["50.0", "s/step", "1:05:50", "left"]
 
 
 @pytest.mark.parametrize("encoding", ["ascii", "latin-1"])
@@ -157,6 +160,8 @@ def test_drawings_become_ascii_where_they_must():
     terminal = Terminal("ascii")
     Console(file=terminal).message("╭─▶ c_{k}\n╰")
     assert "+->" in terminal.shown()
+    Console(file=terminal).message("─ 3.06 ± 0.96 %")
+    assert "- 3.06 +- 0.96 %" in terminal.shown()
 
 
 def test_quiet_prints_nothing(capsys):
