@@ -16,8 +16,8 @@ _FLUSH_S = 30.0
 class EventFiles:
     """Event files, which `tensorboard --logdir WORKDIR/tensorboard` shows.
 
-    One folder, and so one curve, for the search and one for each training of the
-    evaluation. A run that goes on hides what was logged after its checkpoint.
+    One folder, and so one curve, for the search and one for each training of a random
+    search and of the evaluation. A run that goes on hides what was logged after its checkpoint.
 
     They are written by the thread that steps: tensorboardX's own dies of a disk that
     refuses, and leaves whoever writes next waiting for ever.
@@ -67,7 +67,7 @@ class EventFiles:
     def _writer(self, row: Mapping[str, Any]) -> Any:
         name = "search"
         if "network" in row:
-            name = f"evaluate/{row['network']}, seed {row['seed']}"
+            name = f"{row['phase']}/{row['network']}, seed {row['seed']}"
         if name not in self._writers:
             from tensorboardX.event_file_writer import EventsWriter
             from tensorboardX.proto.event_pb2 import Event, SessionLog

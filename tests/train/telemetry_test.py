@@ -88,6 +88,16 @@ def test_event_files_hold_the_numbers_of_the_metrics(logged, read_rows):
     assert set(trained) == {"train_loss", "train_error"}
 
 
+def test_a_candidate_of_a_random_search_is_no_evaluation(tmp_path):
+    files = EventFiles(tmp_path)
+    for phase in ("search", "evaluate"):
+        row = {"phase": phase, "network": "a", "seed": 0, "step": 5, "train_loss": 1.0}
+        files.add([row])
+    files.close()
+    for phase in ("search", "evaluate"):
+        assert scalars(tmp_path / phase / "a, seed 0") == {"train_loss": {5: 1.0}}
+
+
 def test_event_files_that_the_disk_refuses_end_a_run_and_never_hang_it(
     tmp_path, monkeypatch
 ):
