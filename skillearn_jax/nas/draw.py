@@ -146,9 +146,14 @@ def genotype_html(genotype: Genotype) -> str:
     return f'<div style="display: flex; flex-wrap: wrap">{"".join(cells)}</div>'
 
 
+def xml_text(text: str) -> str:
+    """Returns text with U+FFFD for what no XML may hold, as control characters."""
+    return _NO_XML.sub("\ufffd", text)
+
+
 def _escaped(text: str) -> str:
     """Returns text as XML may hold it: without markup and control characters."""
-    return escape(_NO_XML.sub("\ufffd", text))
+    return escape(xml_text(text))
 
 
 def document(width: float, height: float, title: str, parts: Sequence[str]) -> str:

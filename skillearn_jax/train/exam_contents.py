@@ -223,18 +223,26 @@ def exam_svg(exam: Mapping[str, Any]) -> str:
     )
 
 
-def exam_text(exam: Mapping[str, Any]) -> str:
-    """Returns the rates of the classes and the shown examples as a table."""
-    lines = ["class  mean score  share in the exam"]
-    for i, (rate, share) in enumerate(
-        zip(exam["class_rates"], exam["class_shares"], strict=True)
-    ):
-        lines.append(f"{i:5}  {rate:10.4f}  {share:17.3f}")
+def exam_text(exam: Mapping[str, Any], class_names: Sequence[str] = ()) -> str:
+    """Returns the rates of the classes and the shown examples as a table.
+
+    Args:
+        exam: content of `exam.json`.
+        class_names: by class; where they are not theirs, or of several lines, classes
+            have numbers.
+    """
+    rates, shares = exam["class_rates"], exam["class_shares"]
+    named = len(class_names) == len(rates) and all(map(str.isprintable, class_names))
+    classes = [*(class_names if named else map(str, range(len(rates))))]
+    width = max(5, *map(len, classes))
+    lines = [f"{'class':>{width}}  mean score  share in the exam"]
+    for name, rate, share in zip(classes, rates, shares, strict=True):
+        lines.append(f"{name:>{width}}  {rate:10.4f}  {share:17.3f}")
     for name in ("hardest", "easiest"):
         lines += ["", f"{name}: label, loss, score, index in the bank"]
         lines += [
-            f"{entry['label']:5}  {entry['loss']:8.4f}  {entry['score']:8.4f}  "
-            f"{entry['index']}"
+            f"{classes[entry['label']]:>{width}}  {entry['loss']:8.4f}  "
+            f"{entry['score']:8.4f}  {entry['index']}"
             for entry in exam[name]
         ]
     return "\n".join(lines)

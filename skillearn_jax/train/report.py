@@ -79,7 +79,7 @@ def _figures(records: _Records) -> dict[str, report_page.Figure]:
         figures["exam"] = report_page.Figure(
             exam_contents.exam_svg(exam),
             exam_contents.exam_caption(exam),
-            exam_contents.exam_text(exam),
+            exam_contents.exam_text(exam, records.class_names),
         )
     figures |= _candidates(records)
     evaluation = records.summary.get("evaluation") or {}
@@ -94,8 +94,8 @@ def _figures(records: _Records) -> dict[str, report_page.Figure]:
         (
             "errors",
             report_figures.error_dots(evaluation),
-            "Held-out error of each network: one ring per seed, a disc for the mean. The "
-            "line and the band are the random cells' mean and standard deviation.",
+            "Held-out error of each network: one ring per seed, a disc for the mean."
+            + _of_chance(evaluation.get("random") or {}),
         ),
         (
             "evaluation",
@@ -111,6 +111,15 @@ def _figures(records: _Records) -> dict[str, report_page.Figure]:
         svg, caption = drawn
         figures["confusion"] = report_page.Figure(svg, caption)
     return figures
+
+
+def _of_chance(random: Json) -> str:
+    """Returns what the line and the band in the figure of the errors are, if there."""
+    if random.get("mean") is None:
+        return ""
+    if random.get("std") is None:
+        return " The line is the random cells' mean."
+    return " The line and the band are the random cells' mean and standard deviation."
 
 
 def _candidates(records: _Records) -> dict[str, report_page.Figure]:

@@ -1,6 +1,5 @@
 """The confusion matrix of a report."""
 
-import warnings
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -39,12 +38,7 @@ def confusion(
         return None
     counts = np.sum([t["confusion"] for t in trainings], axis=0)
     shares = 100 * counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
-    with (
-        matplotlib.rc_context({**report_figures.STYLE, "axes.grid": False}),
-        warnings.catch_warnings(),
-    ):
-        # It measures names in a font of its own; the page has those of the browser.
-        warnings.filterwarnings("ignore", "Glyph .* missing from font")
+    with matplotlib.rc_context({**report_figures.STYLE, "axes.grid": False}):
         figure = Figure(figsize=(4.2, 3.6), layout="constrained")
         ax = figure.subplots()
         # A path for each of a million cells would be a page that nobody can open.

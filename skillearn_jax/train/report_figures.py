@@ -4,6 +4,7 @@ import io
 import itertools
 import math
 import re
+import warnings
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
@@ -15,6 +16,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.layout_engine import ConstrainedLayoutEngine
 
+from skillearn_jax.nas.draw import xml_text
 from skillearn_jax.train.events import LABELS
 
 Row = Mapping[str, Any]
@@ -158,12 +160,13 @@ def error_dots(evaluation: Row) -> str | None:
             ax.axvline(mean, color=_INK, alpha=0.5, linewidth=1, linestyle=(0, (4, 3)))
         for height, row in enumerate(rows):
             # Of several tasks, each has a derived network.
-            named = str(row["name"]).startswith("derived")
-            color = COLORS[0] if height == 0 or named else COLORS[-1]
+            derived = row["name"] in ("derived", f"derived on {row.get('task')}")
+            color = COLORS[0] if derived else COLORS[-1]
             errors = row["errors"]
             ax.plot(errors, [height] * len(errors), "o", ms=5, mfc="none", mec=color)
             ax.plot([np.mean(errors)], [height], "o", ms=8, color=color)
-        ax.set_yticks(range(len(rows)), [_plain(str(row["name"])) for row in rows])
+        names = [xml_text(str(row["name"])) for row in rows]
+        ax.set_yticks(range(len(rows)), names, parse_math=False)
         ax.set_ylim(len(rows) - 0.5, -0.5)
         ax.set_xlabel("held-out error, %")
         ax.grid(False, axis="y")
@@ -283,7 +286,10 @@ def svg(figure: Figure, title: str) -> str:
     """Returns a figure as SVG: the same bytes each time, for light and dark pages."""
     buffer = io.StringIO()
     nothing = dict.fromkeys(("Date", "Creator", "Format", "Type"))
-    figure.savefig(buffer, format="svg", transparent=True, metadata=nothing)
+    with warnings.catch_warnings():
+        # It measures names in a font of its own; the page has those of the browser.
+        warnings.filterwarnings("ignore", "Glyph .* missing from font")
+        figure.savefig(buffer, format="svg", transparent=True, metadata=nothing)
     text = buffer.getvalue()
     text = text[text.index("<svg") :]
     text = text.replace(' xmlns:xlink="http://www.w3.org/1999/xlink"', "")

@@ -1,6 +1,7 @@
 """The page of a report: summary, figures and tables as one HTML text."""
 
 import dataclasses
+import os
 from collections.abc import Mapping, Sequence
 from html import escape
 from typing import Any
@@ -167,7 +168,7 @@ def _figure(figure: Figure, name: str) -> str:
 
 
 def _links(files: Sequence[str], figures: Mapping[str, Figure]) -> str:
-    targets = [(f"../{quote(name)}", name) for name in files]
+    targets = [(f"../{quote(os.fsencode(name))}", name) for name in files]
     targets += [(f"{name}.svg", f"report/{name}.svg") for name in figures]
     items = (
         f'<li><a href="{escape(target)}">{escape(name)}</a></li>'

@@ -90,6 +90,8 @@ def _evaluated(subject: str, the: str, evaluation: Json) -> list[str]:
 def tiles(summary: Json) -> list[Tile]:
     """Returns the main numbers of a run, those that are known."""
     search, table = summary.get("search") or {}, summary.get("benchmark") or {}
+    if not search.get("steps"):  # as of given cells
+        search = {}
     compiling = duration(search.get("compile_s"))
     found = [
         *(

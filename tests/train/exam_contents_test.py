@@ -193,3 +193,13 @@ def test_an_exam_in_words_has_every_figure_in_its_own_place():
         ["easiest:", "label,", "loss,", "score,", "index", "in", "the", "bank"],
         ["0", "0.5000", "0.2500", "3"],
     ]
+    named = exam_text(exam, ("ant", "hippopotamus")).splitlines()
+    assert named[:3] == [
+        "       class  mean score  share in the exam",
+        "         ant      0.2500              0.125",
+        "hippopotamus      0.5000              0.750",
+    ]
+    assert named[5].split() == ["hippopotamus", "4.0000", "0.5000", "7"]
+    assert named[8].split() == ["ant", "0.5000", "0.2500", "3"]
+    for others in (("ant",), ("ant", "bee\n")):
+        assert exam_text(exam, others) == exam_text(exam)

@@ -81,6 +81,22 @@ def test_errors_have_a_ring_a_seed_a_disc_for_the_mean_and_the_band_of_chance():
     assert error_dots({"rows": []}) is None
 
 
+def test_only_derived_cells_have_the_colour():
+    """Not those of a rival's folder with such a name."""
+    names = ("derived on a", "derived_old on a", "random 1 on a", "derived on b")
+    rows = [
+        {"name": name, "errors": [1.0], "task": name[-1]}
+        for name in (*names, "derived", "derived_old")
+    ]
+    del rows[-1]["task"], rows[-2]["task"]
+    (ax,) = error_dots({"rows": rows}).axes
+    blue, grey = COLORS[0], COLORS[-1]
+    discs = [line.get_color() for line in ax.lines[1::2]]
+    assert discs == [blue, grey, grey, blue, blue, grey]
+    texts = [label.get_text() for label in ax.get_yticklabels()]
+    assert texts == [row["name"] for row in rows]
+
+
 def test_a_curve_is_binned_and_its_mean_runs_without_bending_at_the_ends():
     rows = [
         {"phase": "search", "step": step, "level": 7.0, "ramp": float(step)}

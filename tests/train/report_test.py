@@ -2,6 +2,7 @@
 
 import json
 import math
+import os
 import re
 import xml.etree.ElementTree as ET
 from html.parser import HTMLParser
@@ -10,9 +11,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from skillearn_jax.data import Examples
 from skillearn_jax.errors import InputError, StorageError
 from skillearn_jax.nas.genotype import Genotype
-from skillearn_jax.train import report_page
+from skillearn_jax.train import report, report_page
+from skillearn_jax.train.exam_contents import contact_sheet
 from skillearn_jax.train.report import write_report
 from skillearn_jax.train.report_confusion import confusion
 from skillearn_jax.train.report_figures import _collected
@@ -312,6 +315,70 @@ def test_a_given_cell_is_not_headed_as_derived(workdir):
     assert "<h2>The given cell</h2>" in write_report(workdir).read_text()
 
 
+@pytest.mark.parametrize(
+    ("random", "words"),
+    [
+        (None, "mean.<"),
+        ({"mean": 3.0, "std": None}, "mean. The line is the random cells&#x27; mean.<"),
+        (
+            {"mean": 3.0, "std": 0.5},
+            "mean. The line and the band are the random cells&#x27; mean and standard "
+            "deviation.<",
+        ),
+    ],
+)
+def test_no_more_is_said_of_chance_than_is_drawn(workdir, random, words):
+    summary = SUMMARY | {"evaluation": EVALUATION | {"random": random}}
+    (workdir / "summary.json").write_text(json.dumps(summary))
+    page = write_report(workdir).read_text()
+    assert f"one ring per seed, a disc for the {words}/figcaption>" in page
+
+
+@pytest.mark.parametrize(
+    ("name", "shown"),
+    [
+        ("a\x1b[1m", "a\ufffd[1m"),
+        ("a\udcff", "a\ufffd"),  # a byte of a folder's name that is no text
+        ("猫 _b", "猫 _b"),
+        ("_$x$ <b>", "_$x$ &lt;b&gt;"),
+    ],
+)
+def test_whatever_a_rival_is_called_its_figure_is_one(workdir, name, shown):
+    """It has the name of a folder."""
+    rows = [*EVALUATION["rows"], EVALUATION["rows"][0] | {"name": name}]
+    summary = SUMMARY | {"evaluation": EVALUATION | {"rows": rows}}
+    (workdir / "summary.json").write_text(json.dumps(summary))
+    write_report(workdir)
+    svg = (workdir / "report" / "errors.svg").read_text()
+    ET.fromstring(svg)
+    assert shown in ticks_of(svg)
+
+
+def test_a_file_whose_name_is_no_text_ends_no_report(workdir):
+    """A person may have put it there."""
+    with open(os.fsencode(workdir) + b"/notes\xff.txt", "w"):
+        pass
+    page = write_report(workdir).read_text()
+    assert '<a href="../notes%FF.txt">notes\\udcff.txt</a>' in page
+
+
+def test_the_exam_has_the_names_of_the_classes(workdir, monkeypatch):
+    row = {"index": 7, "label": 1, "loss": 0.5, "score": 0.25}
+    measures = dict.fromkeys(("bank_loss", "exam_loss", "correlation"), 0.5)
+    rates = {"class_rates": [0.5, 0.25], "class_shares": [1.0, 0.0]}
+    examples = Examples(np.zeros((8, 2, 2, 1), np.uint8), np.zeros(8, np.int32))
+    shown = {"hardest": [row], "easiest": [row]}
+    sheet = contact_sheet(examples, [[row], [row]])
+    exam = {"size": 1, "bank_size": 8, "sheet": sheet, **measures, **rates, **shown}
+    (workdir / "exam.json").write_text(json.dumps(exam))
+    names = ("ant", HOSTILE)
+    monkeypatch.setattr(report, "kept_class_names", lambda workdir: names)
+    page = write_report(workdir).read_text()
+    assert re.search("ant +0.5000 +1.000\n", page)
+    assert re.search("&lt;/script&gt; +0.2500 +0.000\n", page)
+    assert "<script" not in page
+
+
 def test_what_is_faint_is_said(workdir):
     """Of long searches not each step."""
     words = "each step faint (of more than 400, means of neighbours)"
@@ -347,7 +414,8 @@ def test_the_main_numbers_have_each_its_own_place():
         ("whole run", "2 min 23 s", "wall clock"),
         ("peak memory", "1.23 GB", ""),
     ]
-    given = SUMMARY | {"search": {"steps": 0, "compile_s": 0.0}, "peak_bytes": None}
+    none = {"epochs": 0, "steps": 0, "compile_s": 0, "steps_s": 0}
+    given = SUMMARY | {"search": none, "peak_bytes": None}
     assert [name for name, *_ in tiles(given)] == [
         "parameters",
         "multiply-adds",
