@@ -1,10 +1,20 @@
 """Floor 4: what a run refuses before it begins: values that are fine alone, not together."""
 
+import dataclasses
+from collections.abc import Mapping, Sequence
+from operator import attrgetter
+from typing import Any
+
 from skillearn_jax.data import StreamingData
 from skillearn_jax.errors import InputError, told_with
 from skillearn_jax.parallel import Devices
 from skillearn_jax.train.benchmark import load_benchmark
-from skillearn_jax.train.config import Config, EvaluationConfig, SgdConfig
+from skillearn_jax.train.config import (
+    Config,
+    CurriculumConfig,
+    EvaluationConfig,
+    SgdConfig,
+)
 from skillearn_jax.train.exams import check_exams
 from skillearn_jax.train.given import check_given
 from skillearn_jax.train.images import OneSet, check_data
@@ -28,12 +38,12 @@ def check(config: Config) -> None:
             f"config.profile is {config.profile!r}, but only steps of a search by gradient "
             "are profiled: set --config.profile="
         )
-    if config.hypergrad.per_set and config.hypergrad.adjoint != "finite_difference":
-        raise InputError(
-            f"config.hypergrad.per_set is for finite differences, and "
-            f"config.hypergrad.adjoint is {config.hypergrad.adjoint!r}: set "
-            "--config.hypergrad.adjoint=finite_difference"
-        )
+    _check_read(
+        config, "hypergrad", "adjoint", {"finite_difference": ("radius", "per_set")}
+    )
+    curriculum = [field.name for field in dataclasses.fields(CurriculumConfig)]
+    curriculum.remove("active")
+    _check_read(config, "lpt.curriculum", "active", {True: curriculum})
     check_data(config)
     check_tasks(config)
     check_exams(config)
@@ -60,9 +70,9 @@ def check(config: Config) -> None:
     for phase in ("search", "evaluation"):
         group = getattr(config, phase)
         if group.epochs:
-            _check_rate(f"config.{phase}", group.weights, phase, group.epochs)
+            _check_rate(config, phase, group.weights, phase, group.epochs)
     if config.skill == "lpt":
-        _check_rate("config.tester", config.tester.weights, "search", search.epochs)
+        _check_rate(config, "tester", config.tester.weights, "search", search.epochs)
     if search.warmup_epochs >= search.epochs:
         raise InputError(
             f"config.search.warmup_epochs is {search.warmup_epochs}; it must be "
@@ -71,8 +81,37 @@ def check(config: Config) -> None:
         )
 
 
-def _check_rate(path: str, weights: SgdConfig, phase: str, epochs: int) -> None:
+def _check_read(
+    config: Config, group: str, decider: str, read: Mapping[Any, Sequence[str]]
+) -> None:
+    """Raises `InputError` for keys that are set, and not read by what another one says.
+
+    Args:
+        config: of the run.
+        group: of all these keys, as in `search.weights`.
+        decider: the key that decides.
+        read: its values, and the keys that are read with each of them alone.
+    """
+    given, defaults = attrgetter(group)(config), attrgetter(group)(Config())
+    chosen = getattr(given, decider)
+    for value, names in read.items():
+        for name in names if value != chosen else ():
+            if getattr(given, name) != getattr(defaults, name):
+                raise InputError(
+                    f"config.{group}.{name} is {getattr(given, name)!r}, but "
+                    f"config.{group}.{decider} is {chosen!r}, with which it is not read: "
+                    f"set --config.{group}.{decider}={value}, or "
+                    f"--config.{group}.{name}={getattr(defaults, name)}"
+                )
+
+
+def _check_rate(
+    config: Config, group: str, weights: SgdConfig, phase: str, epochs: int
+) -> None:
     """Raises `InputError` for a learning rate that never gets where it should."""
+    path = f"config.{group}"
+    shapes = {"linear": ("tail_epochs",), "exponential": ("decay",)}
+    _check_read(config, f"{group}.weights", "schedule", shapes)
     if weights.warmup_epochs > epochs:
         raise InputError(
             f"{path}.weights.warmup_epochs is {weights.warmup_epochs}; it must be at most "

@@ -54,6 +54,35 @@ def test_what_just_fits_is_taken(tiny_baseline, key, fits, too_much, more):
         checked(tiny_baseline({**more, key: too_much}), devices=1)
 
 
+@pytest.mark.parametrize(
+    ("key", "value", "default", "decider", "chosen", "other"),
+    [
+        ("hypergrad.per_set", True, False, "adjoint", "finite_difference", "exact"),
+        ("hypergrad.radius", 0.1, 0.01, "adjoint", "finite_difference", "exact"),
+        ("search.weights.decay", 0.9, 0.97, "schedule", "exponential", "linear"),
+        ("search.weights.tail_epochs", 1, 0, "schedule", "linear", "cosine"),
+        ("evaluation.weights.decay", 0.9, 0.97, "schedule", "exponential", "cosine"),
+        ("tester.weights.decay", 0.9, 0.97, "schedule", "exponential", "cosine"),
+        ("lpt.curriculum.threshold", 0.5, 0.3, "active", True, False),
+        ("lpt.curriculum.capacity_aware", True, False, "active", True, False),
+    ],
+)
+def test_what_another_key_leaves_unread_is_refused(
+    tiny, key, value, default, decider, chosen, other
+):
+    """It would do nothing, without a word."""
+    group, _, _ = key.rpartition(".")
+    checked(tiny({key: value, f"{group}.{decider}": chosen}))
+    checked(tiny({key: default, f"{group}.{decider}": other}))
+    with pytest.raises(InputError) as caught:
+        checked(tiny({key: value, f"{group}.{decider}": other}))
+    assert str(caught.value) == (
+        f"config.{key} is {value!r}, but config.{group}.{decider} is {other!r}, with which "
+        f"it is not read: set --config.{group}.{decider}={chosen}, or "
+        f"--config.{key}={default}"
+    )
+
+
 def test_an_exponential_decay_has_no_least_rate(tiny_baseline):
     changes = {"evaluation.weights.lr": 1e-4, "evaluation.weights.min_lr": 1e-3}
     with pytest.raises(InputError, match=r"--config.evaluation.weights.min_lr"):

@@ -138,8 +138,6 @@ def test_adjoints_by_name():
     apart = HypergradConfig("finite_difference", radius=0.5, per_set=True).build()
     assert apart == FiniteDifference(0.5, per_set=True) != difference
     assert HypergradConfig("first_order").build() == FirstOrder()
-    with pytest.raises(InputError, match=r"per_set is for finite differences, .*exact"):
-        check(Config.parse({"hypergrad": {"per_set": True}}))
 
 
 @pytest.mark.parametrize("warmup", [2, 3])

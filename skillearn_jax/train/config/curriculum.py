@@ -11,8 +11,8 @@ class CurriculumConfig:
     """A sequence of exams that follows the learner's error rate: `skills.Curriculum`.
 
     Attributes:
-        active: whether there is one; else the other keys are not read. The transcript
-            is `exams.jsonl`; `search.stop=curriculum` ends the search with it.
+        active: whether there is one; without, the other keys stay as they are. The
+            transcript is `exams.jsonl`; `search.stop=curriculum` ends the search with it.
         threshold: R, the running error below which an exam is passed.
         step: what a pass adds to the hardness.
         ease: what a failure takes from it.
