@@ -14,6 +14,7 @@ from skillearn_jax.nas import Genotype
 from skillearn_jax.nas.derive import softmax
 from skillearn_jax.nas.draw import genotype_text
 from skillearn_jax.train import report_figures as figures
+from skillearn_jax.train.comparison_problems import search_values
 from skillearn_jax.train.json_files import write_text
 from skillearn_jax.train.report_page import Figure, page, section, show, table
 
@@ -235,6 +236,7 @@ def _alphas(record: Record) -> str | None:
         for kind in kinds
         for edge in range(len(searches[0]["alphas"][0][kind]))
     ][:6]
+    ops = search_values(epochs=1)["space"]["ops"]
     with matplotlib.rc_context(figures.STYLE):
         figure, axes = figures.grid(len(edges))
         for ax, (kind, edge) in zip(axes, edges, strict=True):
@@ -244,9 +246,13 @@ def _alphas(record: Record) -> str | None:
                 steps = [line["step"] for line in row["alphas"]]
                 for op in range(weights.shape[1]):
                     color = figures.COLORS[op % len(figures.COLORS)]
-                    ax.plot(steps, weights[:, op], style, color=color, lw=1.2)
+                    label = ops[op] if style == "-" else None
+                    ax.plot(
+                        steps, weights[:, op], style, color=color, lw=1.2, label=label
+                    )
             ax.set(title=f"{kind}, edge {edge}", xlabel="step")
         axes[0].set_ylabel("weight of each operation")
+        axes[0].legend(fontsize=6.5)
         return figures.svg(figure, "Architectures over time")
 
 

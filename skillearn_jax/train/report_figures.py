@@ -279,7 +279,7 @@ def grid(count: int) -> tuple[Figure, list[Axes]]:
 
 def _plain(text: str) -> str:
     """Returns text that matplotlib prints as it is, dollar signs and all."""
-    return text.replace("$", r"\$").lstrip("_") or "?"
+    return xml_text(text).replace("$", r"\$").lstrip("_") or "?"
 
 
 def svg(figure: Figure, title: str) -> str:

@@ -149,6 +149,13 @@ def test_weights_of_operations_are_drawn_search_by_search(monkeypatch):
             np.testing.assert_allclose(line.get_xdata(), [0, 3])
             np.testing.assert_allclose(line.get_ydata(), way[:, edge, op])
         assert [line.get_linestyle() for line in ax.lines] == ["-", "-", "--", "--"]
+    first, second = figure.axes
+    named = zip(first.get_legend().get_texts(), first.lines, strict=False)
+    assert [(text.get_text(), line.get_color()) for text, line in named] == [
+        ("none", report_figures.COLORS[0]),
+        ("max_pool_3x3", report_figures.COLORS[1]),
+    ]
+    assert second.get_legend() is None
 
 
 def test_the_tables_of_a_comparison_have_their_units():
