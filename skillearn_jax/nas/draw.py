@@ -48,15 +48,15 @@ _COLORS = {
 }
 
 
-def genotype_text(genotype: Genotype) -> str:
-    """Returns both cells as text of at most 100 columns, side by side where they fit."""
+def genotype_text(genotype: Genotype, columns: int = _MAX_COLUMNS) -> str:
+    """Returns both cells as text, side by side where so many columns hold them."""
     normal = cell_text(genotype.normal, genotype.normal_concat, "normal cell")
     reduction = cell_text(
         genotype.reduction, genotype.reduction_concat, "reduction cell"
     )
     left, right = normal.splitlines(), reduction.splitlines()
     side_by_side = len(left) == len(right)
-    if not side_by_side or len(left[0]) + 2 + len(right[0]) > _MAX_COLUMNS:
+    if not side_by_side or len(left[0]) + 2 + len(right[0]) > columns:
         return f"{normal}\n\n{reduction}"
     return "\n".join(f"{a}  {b}" for a, b in zip(left, right, strict=True))
 

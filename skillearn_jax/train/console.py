@@ -3,6 +3,7 @@
 import contextlib
 import io
 import sys
+import textwrap
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Protocol, TextIO, cast
@@ -61,6 +62,11 @@ class Console:
             highlight=False,
         )
 
+    @property
+    def columns(self) -> int:
+        """How wide a line may be."""
+        return self._rich.width
+
     def banner(self, title: str, lines: Sequence[str]) -> None:
         """Prints a framed title with lines of explanation below it."""
         self._rich.print(
@@ -74,9 +80,29 @@ class Console:
         )
 
     def message(self, text: str) -> None:
-        """Prints text as it is; above the bar while one is shown."""
-        # Lines of a drawing that are too long are cut rather than folded.
-        self._rich.print(rich.text.Text(text), overflow="crop", no_wrap="\n" in text)
+        """Prints text, folded between words; above the bar while one is shown.
+
+        Nothing is cut: a word that is too long, as a path, stays whole.
+        """
+        lines = [
+            part
+            for line in text.splitlines()
+            for part in textwrap.wrap(
+                line, self.columns, break_long_words=False, break_on_hyphens=False
+            )
+            or [""]
+        ]
+        self._print_lines("\n".join(lines), "ignore")
+
+    def drawing(self, text: str) -> None:
+        """Prints a drawing; what is too wide is cut rather than folded."""
+        self._print_lines(text, "crop")
+
+    def _print_lines(self, text: str, overflow: rich.console.OverflowMethod) -> None:
+        lines = rich.text.Text(text, no_wrap=True, overflow=overflow)
+        # As options of `print`, these would be those of the bar below it too; and texts
+        # that are in no group lose theirs.
+        self._rich.print(rich.console.Group(lines), crop=False)
 
     def table(
         self, title: str, columns: Sequence[str], rows: Sequence[Sequence[object]]

@@ -205,22 +205,23 @@ def _computed(
         folder.write_config("No search: the cells are given.")
         folder.write_json("genotype.json", cells.to_json())
         found = SearchResult(cells, epochs=0, steps=0)
-    console.message(kind_of_cells(found.genotype).text(found.genotype))
-    summary = summary_of(config, each_set(data), found.genotype)
+    cells = found.genotype
+    console.drawing(kind_of_cells(cells).text(cells, console.columns))
+    summary = summary_of(config, each_set(data), cells)
     summary["search"] = {
         "epochs": found.epochs,
         "steps": found.steps,
         **search_seconds(folder),
     }
     if benchmark is not None:
-        looked_up = benchmark.look_up(found.genotype)
+        looked_up = benchmark.look_up(cells)
         summary["benchmark"] = {"dataset": benchmark.dataset, **looked_up}
         console.message(describe(looked_up, benchmark.dataset))
     if config.evaluation.epochs:
         evaluation = (
-            evaluate_tasks(config, data, found.genotype, folder, devices, console)
+            evaluate_tasks(config, data, cells, folder, devices, console)
             if isinstance(data, Mapping)
-            else evaluate(config, data, found.genotype, folder, devices, console)
+            else evaluate(config, data, cells, folder, devices, console)
         )
         summary |= evaluated(evaluation)
         print_evaluation(console, evaluation)

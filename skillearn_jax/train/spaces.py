@@ -97,8 +97,8 @@ class SpaceKind(Protocol):
     ) -> Net:
         """Returns the derived network, in training with its auxiliary head if any."""
 
-    def text(self, cells: Cells) -> str:
-        """Returns cells for the console."""
+    def text(self, cells: Cells, columns: int) -> str:
+        """Returns cells for a console of so many columns."""
 
     def figures(self, cells: Cells) -> dict[str, tuple[str, str]]:
         """Returns drawings by name, each as SVG and as text."""
@@ -201,8 +201,8 @@ class _Darts:
             scan_cells=scan_cells_by_default(),
         )
 
-    def text(self, cells: Cells) -> str:
-        return draw.genotype_text(cells)
+    def text(self, cells: Cells, columns: int) -> str:
+        return draw.genotype_text(cells, columns)
 
     def figures(self, cells: Cells) -> dict[str, tuple[str, str]]:
         drawn = {}
@@ -299,7 +299,8 @@ class _Bench:
             axis_name=axis,
         )
 
-    def text(self, cells: Cells) -> str:
+    def text(self, cells: Cells, columns: int) -> str:
+        del columns
         return architecture_text(cells)
 
     def figures(self, cells: Cells) -> dict[str, tuple[str, str]]:

@@ -146,7 +146,14 @@ def test_genotype_is_drawn_side_by_side_in_100_columns():
     text = draw.genotype_text(GENOTYPE)
     assert "normal cell" in text.splitlines()[0]
     assert "reduction cell" in text.splitlines()[0]
-    assert max(len(line) for line in text.splitlines()) <= 100
+    width = max(len(line) for line in text.splitlines())
+    assert width <= 100
+    assert draw.genotype_text(GENOTYPE, width) == text
+    narrow = draw.genotype_text(GENOTYPE, width - 1)
+    assert max(map(len, narrow.splitlines())) < width / 2
+    for kind in ("normal", "reduction"):
+        edges = getattr(GENOTYPE, kind), getattr(GENOTYPE, f"{kind}_concat")
+        assert draw.cell_text(*edges, f"{kind} cell") in narrow
 
 
 def test_a_notebook_shows_both_cells():

@@ -156,6 +156,30 @@ def test_narrow_and_old_terminals_are_survived(monkeypatch, encoding, columns):
     run(Console(file=Terminal(encoding)))
 
 
+PATH = "/".join(20 * ["my-runs"])  # longer than a line
+
+
+@pytest.mark.parametrize(("stream", "columns"), [(io.StringIO, 100), (Terminal, 40)])
+def test_of_a_message_nothing_is_cut(monkeypatch, stream, columns):
+    """Of a drawing it is, which folded would be none."""
+    monkeypatch.setenv("TERM", "xterm")
+    monkeypatch.setenv("COLUMNS", "40")
+    file = stream()
+    console = Console(file=file)
+    assert console.columns == columns
+    words = " ".join(f"word{i}" for i in range(30))
+    console.message(f"report: {PATH}")
+    console.message(f"a   table\n\n  of two  lines\n! {words}")
+    console.drawing("│" * 120 + "\n┼")
+    text = file.shown() if stream is Terminal else file.getvalue()
+    lines = text.splitlines()
+    path = lines.index(PATH)
+    assert lines[: path + 4] == ["report:", PATH, "a   table", "", "  of two  lines"]
+    assert " ".join(lines[path + 4 : -2]) == f"! {words}"
+    assert all(len(line) <= columns for line in lines[path + 1 :])
+    assert lines[-2:] == ["│" * columns, "┼"]
+
+
 def test_drawings_become_ascii_where_they_must():
     terminal = Terminal("ascii")
     Console(file=terminal).message("╭─▶ c_{k}\n╰")
