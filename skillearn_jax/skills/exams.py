@@ -132,9 +132,13 @@ def score_loss_correlation(scores: Array, losses: Array) -> Array:
         scores: `[B]` selection probabilities.
         losses: `[B]` the learner's loss on the same examples.
     """
-    scores, losses = scores - jnp.mean(scores), losses - jnp.mean(losses)
-    product = jnp.sqrt(jnp.sum(scores**2) * jnp.sum(losses**2))
-    constant = product == 0
-    return jnp.where(
-        constant, 0, jnp.sum(scores * losses) / jnp.where(constant, 1, product)
-    )
+
+    def unit(x: Array) -> Array:
+        x = x - jnp.mean(x)
+        # The squares of small scores, as they are of a shrunken exam, would underflow.
+        largest = jnp.max(jnp.abs(x))
+        x = x / jnp.where(largest == 0, 1, largest)
+        size = jnp.linalg.norm(x)
+        return x / jnp.where(size == 0, 1, size)
+
+    return jnp.sum(unit(scores) * unit(losses))

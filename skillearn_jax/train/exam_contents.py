@@ -237,12 +237,12 @@ def exam_text(exam: Mapping[str, Any], class_names: Sequence[str] = ()) -> str:
     width = max(5, *map(len, classes))
     lines = [f"{'class':>{width}}  mean score  share in the exam"]
     for name, rate, share in zip(classes, rates, shares, strict=True):
-        lines.append(f"{name:>{width}}  {rate:10.4f}  {share:17.3f}")
+        lines.append(f"{name:>{width}}  {rate:#10.4g}  {share:17.3f}")
     for name in ("hardest", "easiest"):
         lines += ["", f"{name}: label, loss, score, index in the bank"]
         lines += [
             f"{classes[entry['label']]:>{width}}  {entry['loss']:8.4f}  "
-            f"{entry['score']:8.4f}  {entry['index']}"
+            f"{entry['score']:#10.4g}  {entry['index']}"
             for entry in exam[name]
         ]
     return "\n".join(lines)

@@ -54,7 +54,6 @@ th, td {
 thead th { color: var(--soft); font-size: 0.84rem }
 .results { margin-top: 20px; font-variant-numeric: tabular-nums; white-space: pre }
 .results td, .results thead th + th { text-align: right; padding: 7px 0 7px 14px }
-.results tbody tr:first-child { font-weight: 650 }
 .results tbody tr:first-child > * { font-weight: 650 }
 .settings th { width: 34%; color: var(--soft) }
 .settings td { overflow-wrap: anywhere }

@@ -167,3 +167,9 @@ def test_the_correlation_is_pearsons(bank):
     want = np.corrcoef(scores, losses)[0, 1]
     np.testing.assert_allclose(score_loss_correlation(scores, losses), want, rtol=1e-12)
     assert float(score_loss_correlation(jnp.ones(3), jnp.arange(3.0))) == 0
+    assert float(score_loss_correlation(jnp.arange(3.0), jnp.zeros(3))) == 0
+    for size in (1e-20, 1e-30, 1e30):  # float32, of which the squares have none
+        small = (size * scores).astype(jnp.float32)
+        for pair in ((small, losses), (losses, small)):
+            found = score_loss_correlation(*(x.astype(jnp.float32) for x in pair))
+            np.testing.assert_allclose(found, want, rtol=1e-5)

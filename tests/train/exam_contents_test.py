@@ -193,6 +193,8 @@ def test_an_exam_in_words_has_every_figure_in_its_own_place():
         ["easiest:", "label,", "loss,", "score,", "index", "in", "the", "bank"],
         ["0", "0.5000", "0.2500", "3"],
     ]
+    small = exam_text(exam | {"class_rates": [3e-5, 0.5]}).splitlines()
+    assert small[1] == "    0   3.000e-05              0.125"  # not as nothing
     named = exam_text(exam, ("ant", "hippopotamus")).splitlines()
     assert named[:3] == [
         "       class  mean score  share in the exam",
