@@ -295,9 +295,9 @@ def _digits(
     digits = load("digits").train
     if len(streams) * size > digits.size:
         raise InputError(
-            f"config.batch_size is {size}; it must be at most "
-            f"{digits.size // len(streams)}, for {len(streams)} batches of digits: set "
-            "--config.batch_size and --config.batch_sizes"
+            f"config.batch_size or config.batch_sizes asks for batches of {size}; they "
+            f"must be of {digits.size // len(streams)} at most, for {len(streams)} batches "
+            "of digits: set --config.batch_size and --config.batch_sizes"
         )
     order = rng.permutation(digits.size)
     images = np.asarray(digits.image, np.float32) / 255 - 0.5

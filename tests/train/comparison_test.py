@@ -278,8 +278,11 @@ def test_nonsense_is_refused_before_anything_is_written(tmp_path):
         ({"dtypes": ("int8",)}, "int8"),
         ({"dtypes": ()}, r"config.dtypes is \(\); it must name at least one of"),
         ({"radii": (0.0,)}, "radii"),
-        ({"problem": "lpt", "batch_size": 5000}, "batch_size is 5000; it must be at"),
-        ({"problem": "lpt", "batch_sizes": (5000,)}, "batch_sizes"),
+        ({"problem": "lpt", "batch_size": 480}, "of 480; they must be of 479 at most"),
+        (
+            {"problem": "lpt", "batch_sizes": (5000,)},
+            "^config.batch_size or config.batch_sizes asks for batches of 5000; they must",
+        ),
     ):
         with pytest.raises(InputError, match=message):
             run_comparison({**SMALL, **change}, tmp_path / "new", quiet=True)
