@@ -112,6 +112,11 @@ def _check_rate(
     path = f"config.{group}"
     shapes = {"linear": ("tail_epochs",), "exponential": ("decay",)}
     _check_read(config, f"{group}.weights", "schedule", shapes)
+    if weights.nesterov and not weights.momentum:
+        raise InputError(
+            f"{path}.weights.nesterov is True, but there is no momentum to look ahead "
+            f"along: set --{path}.weights.momentum, or --{path}.weights.nesterov=False"
+        )
     if weights.warmup_epochs > epochs:
         raise InputError(
             f"{path}.weights.warmup_epochs is {weights.warmup_epochs}; it must be at most "

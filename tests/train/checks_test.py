@@ -83,6 +83,14 @@ def test_what_another_key_leaves_unread_is_refused(
     )
 
 
+def test_to_look_ahead_takes_a_momentum(tiny):
+    changes = {"search.weights.nesterov": True, "search.weights.momentum": 0.1}
+    checked(tiny(changes))
+    message = r"nesterov is True, .*: set --config\.search\.weights\.momentum, or"
+    with pytest.raises(InputError, match=message):
+        checked(tiny({**changes, "search.weights.momentum": 0.0}))
+
+
 def test_an_exponential_decay_has_no_least_rate(tiny_baseline):
     changes = {"evaluation.weights.lr": 1e-4, "evaluation.weights.min_lr": 1e-3}
     with pytest.raises(InputError, match=r"--config.evaluation.weights.min_lr"):
