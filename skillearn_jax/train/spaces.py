@@ -245,7 +245,7 @@ class _Bench:
             height, width = data.image_shape[:2]
             raise InputError(
                 f"the images of {data.name} have {height}x{width} pixels; the space "
-                "nasbench201 needs multiples of 4: set --config.data.name"
+                "nasbench201 needs multiples of 4: set --config.data.image_size"
             )
 
     def supernet(

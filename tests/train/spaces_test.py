@@ -158,7 +158,8 @@ def test_images_are_halved_twice_in_nasbench201(shape, tiny_baseline):
     kind.check_images(SimpleNamespace(name="own", image_shape=(8, 12, 3)))
     height, width = shape
     with pytest.raises(
-        InputError, match=f"own have {height}x{width} .* multiples of 4"
+        InputError,
+        match=f"own have {height}x{width} .* multiples of 4: set --config.data.image_size",
     ):
         kind.check_images(SimpleNamespace(name="own", image_shape=(*shape, 3)))
 
