@@ -9,7 +9,7 @@ import matplotlib
 import numpy as np
 from matplotlib.axes import Axes
 
-from skillearn_jax.framework.comparing import ADJOINTS
+from skillearn_jax.framework.comparing import ADJOINTS, DTYPES
 from skillearn_jax.nas import Genotype
 from skillearn_jax.nas.derive import softmax
 from skillearn_jax.nas.draw import genotype_text
@@ -21,6 +21,8 @@ from skillearn_jax.train.report_page import Figure, page, section, show, table
 Record = Mapping[str, Any]
 _EXACT, _DIFFERENCE = map(repr, ADJOINTS[:2])
 _NAMES = {_EXACT: "exact", _DIFFERENCE: "finite difference"}
+_COLORS = dict(zip(DTYPES, figures.COLORS, strict=False))
+"""Of a number type the same in all figures."""
 
 _NAMED: dict[str, Any] = {"adjoint": "", "dtype": ""}
 _ACCURACY = _NAMED | {"supporting": "", "stage": "", "norm": None}
@@ -167,14 +169,14 @@ def _by_radius(record: Record) -> str | None:
         figure, axes = figures.grid(len(names))
         for ax, name in zip(axes, names, strict=True):
             of_set = [row for row in totals if row["supporting"] == name]
-            for i, dtype in enumerate(_unique(row["dtype"] for row in of_set)):
+            for dtype in _unique(row["dtype"] for row in of_set):
                 of_type = [row for row in of_set if row["dtype"] == dtype]
                 points = sorted(
                     (row["radius"], row["rel_error"])
                     for row in of_type
                     if row["radius"] and row["rel_error"]
                 )
-                color = figures.COLORS[i % len(figures.COLORS)]
+                color = _COLORS.get(dtype)
                 if points:
                     ax.loglog(*zip(*points, strict=True), "o-", ms=3, color=color)
                 exact = next(r for r in of_type if r["adjoint"] == _EXACT)["rel_error"]
@@ -204,7 +206,7 @@ def _by_sweep(record: Record, sweep: str, label: str) -> str | None:
 
 def _lines(ax: Axes, points: Sequence[tuple[int, Sequence[Record]]], name: str) -> None:
     dtypes = _unique(row["dtype"] for row in points[0][1])
-    for i, dtype in enumerate(dtypes):
+    for dtype in dtypes:
         for adjoint, style in ((_EXACT, ":"), (_DIFFERENCE, "-")):
             found = [
                 (x, row["rel_error"])
@@ -220,7 +222,7 @@ def _lines(ax: Axes, points: Sequence[tuple[int, Sequence[Record]]], name: str) 
                     style,
                     marker="o",
                     ms=3,
-                    color=figures.COLORS[i % len(figures.COLORS)],
+                    color=_COLORS.get(dtype),
                     label=f"{_NAMES[adjoint]}, {dtype}",
                 )
     ax.legend(fontsize=6.5)

@@ -127,6 +127,30 @@ def test_errors_are_drawn_against_the_size_of_batches(monkeypatch):
     assert report_comparison._by_sweep(record, "depth", "stages") is None
 
 
+def test_a_number_type_has_one_colour_in_all_figures(monkeypatch):
+    """The sweeps over sizes leave one of them out."""
+    monkeypatch.setattr(report_figures, "svg", lambda figure, title: figure)
+    rows = [
+        {**row, "dtype": dtype}
+        for dtype in ("float64", "float32", "bfloat16")
+        for row in (accuracy(EXACT, 1e-6), accuracy(DIFFERENCE, 1e-2, 0.01))
+    ]
+    sweep = {size: {"rows": rows[2:]} for size in ("4", "16")}
+    drawn = (
+        report_comparison._by_radius({"rows": rows}),
+        report_comparison._by_sweep({"sweeps": {"batch": sweep}}, "batch", "size"),
+    )
+    radius, batch = (
+        {
+            text.get_text().rpartition(", ")[2]: line.get_color()
+            for text, line in zip(legend.get_texts(), legend.get_lines(), strict=True)
+        }
+        for legend in (figure.axes[0].get_legend() for figure in drawn)
+    )
+    assert len(set(radius.values())) == 3
+    assert batch == {name: radius[name] for name in ("float32", "bfloat16")}
+
+
 def test_weights_of_operations_are_drawn_search_by_search(monkeypatch):
     monkeypatch.setattr(report_figures, "svg", lambda figure, title: figure)
     shares = np.array([[[0.25, 0.75], [0.5, 0.5]], [[0.125, 0.875], [0.75, 0.25]]])
