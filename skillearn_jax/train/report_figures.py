@@ -84,7 +84,11 @@ def search_curves(rows: Iterable[Row]) -> str | None:
                 ax.axvspan(begin, end, color=_INK, alpha=0.06, linewidth=0)
             for index, (name, points) in enumerate(series.items()):
                 color = COLORS[index % len(COLORS)]
-                _curve(ax, points, name.rpartition("/")[2], color)
+                label: str | None = _plain(name.rpartition("/")[2])
+                for part in _unbroken(points, warmups):
+                    most = math.ceil(MAX_POINTS * len(part) / len(points))
+                    _curve(ax, part, label, color, most)
+                    label = None  # once in the legend
             _finish(ax, panel[0], list(series), "step")
         return svg(figure, "Metrics of the search")
 
@@ -219,10 +223,23 @@ def _panel(name: str) -> _Panel:
     return prefix, next((kind for part, kind in _KINDS if part in leaf), "")
 
 
-def _curve(ax: Axes, points: Points, label: str, color: str) -> None:
+def _unbroken(points: Points, warmups: Sequence[tuple[float, float]]) -> list[Points]:
+    """Returns a curve in parts: no line is drawn across a warm-up that has none of it."""
+    parts: list[Points] = []
+    before = math.inf
+    for x in sorted(points):
+        if not parts or any(before <= begin and end < x for begin, end in warmups):
+            parts.append({})
+        parts[-1][x] = points[x]
+        before = x
+    return parts
+
+
+def _curve(ax: Axes, points: Points, label: str | None, color: str, most: int) -> None:
+    """Draws a curve, of more than `most` points by means of neighbours."""
     x = np.array(sorted(points))
     y = np.array([points[step][0] for step in x])
-    bins = np.array_split(np.arange(len(x)), min(len(x), MAX_POINTS))
+    bins = np.array_split(np.arange(len(x)), min(len(x), most))
     x = np.array([x[index].mean() for index in bins])
     y = np.array([y[index].mean() for index in bins])
     window = max(1, len(y) // 20)
@@ -230,9 +247,7 @@ def _curve(ax: Axes, points: Points, label: str, color: str) -> None:
     smooth = np.convolve(y, np.ones(window), mode="same") / counts
     if window > 1:
         ax.plot(x, y, color=color, alpha=0.25, linewidth=0.8)
-    ax.plot(
-        x, smooth, color=color, linewidth=1.7, label=_plain(label), marker=_marker(x)
-    )
+    ax.plot(x, smooth, color=color, linewidth=1.7, label=label, marker=_marker(x))
 
 
 def _marker(x: Sequence[float] | np.ndarray) -> str:

@@ -182,8 +182,8 @@ def _if(template: str, values: Json) -> str:
 
 def error_of(row: Json) -> str:
     """Returns mean and deviation of an error in percent; nothing where it has none."""
-    spread = _if(" ± {std:.2f}", row)
-    return _if("{mean:.2f}", row) and f"{row['mean']:.2f}{spread} %"
+    mean = _if("{mean:.2f}", row)
+    return mean and f"{mean}{_if(' ± {std:.2f}', row)} %"
 
 
 def count(value: float | None, unit: str = "") -> str:

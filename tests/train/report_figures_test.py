@@ -114,6 +114,25 @@ def test_a_curve_is_binned_and_its_mean_runs_without_bending_at_the_ends():
     assert np.abs(gap).max() <= 1 + 1e-9  # a mean of twenty bins has no middle one
 
 
+def test_no_line_is_drawn_where_a_later_warm_up_measures_nothing():
+    """Of the objective; the loss is one line, and an epoch's end may be all there is."""
+    phases = ["warmup", "search", "search", "warmup", "warmup", "search", "search"]
+    rows = [
+        {"phase": phase, "step": step, "learner/loss": float(step)}
+        | ({"validation/objective": step / 4} if phase == "search" else {})
+        | ({"alphas/skips": 1.0} if step in (1, 3, 4, 7) else {})
+        for step, phase in enumerate(phases, start=1)
+    ]
+    loss, skips, objective = search_curves(rows).axes
+    assert [len(line.get_xdata()) for line in loss.lines] == [7]
+    assert [points(line) for line in objective.lines] == [
+        [(2.0, 0.5), (3.0, 0.75)],
+        [(6.0, 1.5), (7.0, 1.75)],
+    ]
+    assert len({line.get_color() for line in objective.lines}) == 1
+    assert [len(line.get_xdata()) for line in skips.lines] == [4]
+
+
 def test_a_confusion_is_a_share_of_each_class_over_all_seeds():
     one = {"confusion": [[3, 1], [0, 2]], "loss": 1.0, "top5_error": None}
     two = {"confusion": [[1, 3], [0, 2]], "loss": 2.0, "top5_error": None}
