@@ -241,7 +241,7 @@ def exam_text(exam: Mapping[str, Any], class_names: Sequence[str] = ()) -> str:
     for name in ("hardest", "easiest"):
         lines += ["", f"{name}: label, loss, score, index in the bank"]
         lines += [
-            f"{classes[entry['label']]:>{width}}  {entry['loss']:8.4f}  "
+            f"{classes[entry['label']]:>{width}}  {entry['loss']:#10.4g}  "
             f"{entry['score']:#10.4g}  {entry['index']}"
             for entry in exam[name]
         ]

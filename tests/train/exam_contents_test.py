@@ -188,20 +188,22 @@ def test_an_exam_in_words_has_every_figure_in_its_own_place():
         ["1", "0.5000", "0.750"],
         [],
         ["hardest:", "label,", "loss,", "score,", "index", "in", "the", "bank"],
-        ["1", "4.0000", "0.5000", "7"],
+        ["1", "4.000", "0.5000", "7"],
         [],
         ["easiest:", "label,", "loss,", "score,", "index", "in", "the", "bank"],
         ["0", "0.5000", "0.2500", "3"],
     ]
     small = exam_text(exam | {"class_rates": [3e-5, 0.5]}).splitlines()
     assert small[1] == "    0   3.000e-05              0.125"  # not as nothing
+    known = exam | {"easiest": [exam["easiest"][0] | {"loss": 2.5e-6}]}
+    assert exam_text(known).splitlines()[-1] == "    0   2.500e-06      0.2500  3"
     named = exam_text(exam, ("ant", "hippopotamus")).splitlines()
     assert named[:3] == [
         "       class  mean score  share in the exam",
         "         ant      0.2500              0.125",
         "hippopotamus      0.5000              0.750",
     ]
-    assert named[5].split() == ["hippopotamus", "4.0000", "0.5000", "7"]
+    assert named[5].split() == ["hippopotamus", "4.000", "0.5000", "7"]
     assert named[8].split() == ["ant", "0.5000", "0.2500", "3"]
     for others in (("ant",), ("ant", "bee\n")):
         assert exam_text(exam, others) == exam_text(exam)
