@@ -109,7 +109,7 @@ def tiles(summary: Json) -> list[Tile]:
             compiling and f"after {compiling} of compiling",
         ),
         ("whole run", duration(summary.get("wall_s")), "wall clock"),
-        ("peak memory", count(summary.get("peak_bytes"), "B"), ""),
+        ("peak memory", count(summary.get("peak_bytes"), "B"), "of the host"),
     ]
     return [tile for tile in found if tile[1]]
 

@@ -412,7 +412,7 @@ def test_the_main_numbers_have_each_its_own_place():
         ("tabulated validation accuracy", "90.13 %", ranks.format("1,234")),
         ("search", "20.2 s", "after 30.1 s of compiling"),
         ("whole run", "2 min 23 s", "wall clock"),
-        ("peak memory", "1.23 GB", ""),
+        ("peak memory", "1.23 GB", "of the host"),
     ]
     none = {"epochs": 0, "steps": 0, "compile_s": 0, "steps_s": 0}
     given = SUMMARY | {"search": none, "peak_bytes": None}
