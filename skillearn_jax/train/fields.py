@@ -120,7 +120,7 @@ def parse(
     Args:
         cls: a dataclass; fields that are dataclasses themselves are parsed in turn.
         values: by field name; a missing one keeps its default.
-        path: how the messages name this level, as in `config.learner`.
+        path: how the messages name this level, as in `config.search`.
 
     Raises:
         InputError: for a path or whatever else is no mapping, an unknown key, a wrong
