@@ -25,8 +25,8 @@ def halves(
         `examples`. Nothing is random.
 
     Raises:
-        InputError: if a part would be empty, or a cut by index would leave one without
-            a class of the other.
+        InputError: if a part would be empty, or without a class of the other; but for a
+            class of one example, which a stratified cut leaves to the first part.
 
     References: Liu et al. 2019, DARTS, 1806.09055 (section 3.1).
     """
@@ -47,6 +47,14 @@ def halves(
         raise InputError(
             f"cut by index, one of the parts of {examples.size} examples has no example "
             f"of class {lacking[0]}: set --config.data.stratified=True"
+        )
+    # A class of one example cannot be in both parts: it trains.
+    alone = (np.bincount(label)[lacking] == 1) & np.isin(lacking, label[first])
+    for each in lacking[~alone]:
+        raise InputError(
+            f"of class {each}, which has {np.sum(label == each)} in all, one of the parts "
+            f"has no example at the train fraction {fraction}: set another "
+            "--config.data.train_fraction"
         )
     return examples.take(np.flatnonzero(first)), examples.take(np.flatnonzero(~first))
 

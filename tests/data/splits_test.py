@@ -55,6 +55,21 @@ def test_a_cut_by_index_that_parts_the_classes_is_refused():
     assert numbers(first) == [0, 1]
 
 
+@pytest.mark.parametrize(
+    ("labels", "fraction", "message"),
+    [
+        ([0] * 40 + [1] * 4, 0.9, "of class 1, which has 4 in all, .* fraction 0.9: "),
+        ([0] * 40 + [1] * 4, 0.1, "of class 1, which has 4 in all, .* fraction 0.1: "),
+        ([0] * 40 + [1], 0.4, "of class 1, which has 1 in all, .* fraction 0.4: "),
+    ],
+)
+def test_a_stratified_cut_that_rounds_a_class_away_is_refused(
+    labels, fraction, message
+):
+    with pytest.raises(InputError, match=message + "set another --config.data.train"):
+        halves(examples(labels), fraction, stratified=True)
+
+
 def test_balanced_subset_keeps_the_first_of_each_class():
     subset = balanced_subset(examples([0, 0, 1, 0, 1, 1, 0]), 2)
     assert numbers(subset) == [0, 1, 2, 4]
