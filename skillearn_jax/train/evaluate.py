@@ -17,6 +17,7 @@ from skillearn_jax.train.rivals import random_cells, read_rivals
 from skillearn_jax.train.spaces import Cells
 from skillearn_jax.train.spread import mean_and_std, verdict
 from skillearn_jax.train.trained import keep
+from skillearn_jax.train.wording import counted
 from skillearn_jax.train.workdir import Workdir
 
 _MEASURES = ("top5_error", "loss", "calibration")
@@ -90,7 +91,10 @@ def evaluate(
                 workdir.write_json("evaluation.json", errors)
             row = training.describe(name, list(of_network.values()))
             rows[name] = {**row, **_means(details.get(name, {}))}
-    return _summarize(config, [rows[name] for name in genotypes])
+    summary = _summarize(config, [rows[name] for name in genotypes])
+    if "verdict" in summary:
+        summary["verdict"] += _of_another_size(config, genotype)
+    return summary
 
 
 def _contestants(config: Config, data: OneSet, genotype: Cells) -> dict[str, Cells]:
@@ -98,6 +102,18 @@ def _contestants(config: Config, data: OneSet, genotype: Cells) -> dict[str, Cel
     rivals = read_rivals(config)
     random = random_cells(config, genotype, data.num_classes, data.image_shape)
     return {"derived": genotype, **rivals, **random}
+
+
+def _of_another_size(config: Config, genotype: Cells) -> str:
+    """Returns what to say where random cells have other nodes than cells that were given."""
+    drawn = config.space.num_nodes
+    given = getattr(genotype, "num_nodes", drawn)  # NAS-Bench-201 has one number
+    if given == drawn:
+        return ""
+    return (
+        f" The derived cell is not of the space of the random cells: it has "
+        f"{counted(given, 'node')}, and they have {drawn}."
+    )
 
 
 def _note_cells(

@@ -343,4 +343,13 @@ def test_an_evaluation_trains_what_is_left_and_notes_each_error_last(tiny, monke
     assert files["evaluation.json"] == errors
     assert [each["errors"] for each in found["rows"]] == [[7.0, 11.0], [1.0, 11.0]]
     assert [each["loss"] for each in found["rows"]] == [1.0, 0.5]
+    # A cell of four nodes beside random ones of the config's space.
+    assert found["verdict"].endswith(
+        "The derived cell is not of the space of the random cells: it has 4 nodes, and "
+        "they have 1."
+    )
+    files.clear()
+    cells = random_genotype(np.random.default_rng(0), config.space.build())
+    found = evaluate(config, data, cells, workdir, Devices(1), "the console")
+    assert "not of the space" not in found["verdict"]
     assert files["heldout.json"]["random 1"]["1"]["top5_error"] is None
