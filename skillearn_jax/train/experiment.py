@@ -208,9 +208,11 @@ def _computed(
     cells = found.genotype
     console.drawing(kind_of_cells(cells).text(cells, console.columns))
     summary = summary_of(config, each_set(data), cells)
+    stages = config.search.num_stages
     summary["search"] = {
         "epochs": found.epochs,
         "steps": found.steps,
+        **({"stages": stages} if stages > 1 and found.steps else {}),
         **search_seconds(folder),
     }
     if benchmark is not None:

@@ -22,6 +22,7 @@ _SKILLS = {
 _NOUNS = {
     "epochs": "epoch",
     "steps": "step",
+    "stages": "stage",
     "cells": "cell",
     "channels": "channel",
     "num_seeds": "seed",
@@ -47,12 +48,14 @@ def story(summary: Json) -> str:
     given = task == "evaluation"
     all_tasks = summary.get("searched_on")  # of which this is one
     counts, sentences = _counts(summary), []
+    searched = _counts(summary.get("search") or {})
     images = _if(" on {num_searched}", counts) or _if(" on {num_train}", counts)
     if not given:
         sentences.append(
             f"A cell was searched on {all_tasks or data} by "
             f"{_SKILLS.get(task, task or 'an unnamed skill')}"
-            + _if(" for {epochs} ({steps})", _counts(summary.get("search") or {}))
+            + _if(" for {epochs} ({steps})", searched)
+            + _if(" in {stages}", searched)
             + ("" if all_tasks else images)
             + "."
         )
@@ -71,7 +74,11 @@ def _evaluated(subject: str, the: str, evaluation: Json) -> list[str]:
     """Returns what an evaluation on one data set has shown."""
     counts, sentences = _counts(evaluation), []
     if evaluation.get("rows"):
-        error = error_of(evaluation["rows"][0])
+        row = evaluation["rows"][0]
+        error = error_of(row)
+        # In NAS-Bench-201 the number of cells is that of a stage.
+        if "cells" in counts and "ops" in (row.get("genotype") or {}):
+            counts["cells"] += " in each of three stages"
         sentences.append(
             subject
             + _if(" for {epochs} with {channels} and {cells}", counts)

@@ -126,7 +126,7 @@ def search(
             program = str(setup.phases[-1].program)
             if index == first:
                 _check_best_metric(config, data, streams, steps_per_epoch, stage)
-                workdir.write_config(program)
+            workdir.write_config(program)  # at the end that of the last stage
             console.message(program)
             name = f"search {index + 1}/{num_stages}" if num_stages > 1 else "search"
             with console.progress(name, total) as update:

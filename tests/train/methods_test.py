@@ -212,6 +212,11 @@ def test_stages_grow_deeper_over_fewer_candidates_and_can_be_torn(
         again = run(config, workdir, quiet=True)
         assert again.genotype == whole.genotype
         assert read_rows(workdir) == rows
+        # Whichever stage it went on in, a run shows the program of the last.
+        for path in (workdir, tmp_path / "whole"):
+            program = json.loads((path / "config.json").read_text())["program"]
+            assert "supernet of 2 cells" in program
+            assert " in 2 stages on " in (path / "report" / "index.html").read_text()
 
 
 def test_every_stage_has_its_cells_its_rate_and_its_candidates(tiny):

@@ -308,6 +308,20 @@ def test_one_is_not_said_as_several(workdir):
         assert words in page
 
 
+def test_cells_of_nasbench201_are_counted_stage_by_stage():
+    """A network of 3 has 9."""
+    row = EVALUATION["rows"][0] | {"genotype": {"ops": ["skip_connect"] * 6}}
+    told = story(SUMMARY | {"evaluation": EVALUATION | {"rows": [row]}})
+    assert "and 3 cells in each of three stages and errs" in told
+    assert "in each" not in story(SUMMARY)
+
+
+def test_a_search_in_stages_says_of_how_many():
+    search = SUMMARY["search"] | {"stages": 3}
+    told = story(SUMMARY | {"search": search})
+    assert "for 2 epochs (40 steps) in 3 stages on 1,000 training images." in told
+
+
 def test_a_given_cell_is_not_headed_as_derived(workdir):
     assert "<h2>The derived cell</h2>" in write_report(workdir).read_text()
     summary = SUMMARY | {"task": "evaluation"}

@@ -15,7 +15,7 @@ class EvaluationConfig:
         batch_size: over all devices.
         accumulate: batches whose gradients make one update of the weights; the learning
             rate is that of the update. Batch statistics are those of each batch.
-        cells: of the derived network.
+        cells: of the derived network; in NAS-Bench-201 of each of its three stages.
         channels: of its first cell.
         stem: `cifar`, at full resolution, or `imagenet`, which halves it three times.
             The auxiliary head is that of the same data set in DARTS.

@@ -81,7 +81,7 @@ class SearchConfig:
     Attributes:
         epochs: passes over the training half, warm-up included.
         warmup_epochs: the first of them, in which only weights move.
-        cells: of the supernet.
+        cells: of the supernet; in NAS-Bench-201 of each of its three stages.
         channels: of its first cell.
         initialization: of its weights: `torch` (uniform, the original's) or `flax`.
         stem: `cifar`, or `imagenet`, which reduces images to an eighth; `channels` are
