@@ -77,13 +77,23 @@ def check_exams(config: Config) -> None:
                 f"config.lpt.{name} is {getattr(options, name)!r}, but a tester that does "
                 "not train reads it not: set --config.lpt.ablation=none"
             )
-    weight = options.tester_weight
-    if adjoint == "first_order" and weight not in (0, LptConfig().tester_weight):
+    no_exams = options.interaction_weight == 0
+    if no_exams and options.exam_scores != LptConfig().exam_scores:
         raise InputError(
-            f"config.lpt.tester_weight is {weight:g}, but in first order nothing moves by "
-            "it, since the test creator has no path through the tester: set "
-            "--config.hypergrad.adjoint=exact, or --config.lpt.tester_weight to 1, or to 0, "
-            "which leaves the tester's validation loss out"
+            f"config.lpt.exam_scores is {options.exam_scores!r}, but a tester that takes no "
+            "exams reads it not: set --config.lpt.interaction_weight above 0"
+        )
+    where, way_out = "in first order", "--config.hypergrad.adjoint=exact"
+    if no_exams:
+        where = "where the tester takes no exams"
+        way_out = "--config.lpt.interaction_weight above 0"
+    weight = options.tester_weight
+    if (no_exams or adjoint == "first_order") and weight not in (0, 1):
+        raise InputError(
+            f"config.lpt.tester_weight is {weight:g}, but {where} nothing moves by it, since "
+            f"the test creator has no path through the tester: set {way_out}, or "
+            "--config.lpt.tester_weight to 1, or to 0, which leaves the tester's validation "
+            "loss out"
         )
 
 

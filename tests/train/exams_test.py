@@ -114,6 +114,14 @@ def test_the_weights_of_the_config_are_those_of_the_program(tiny, data):
             "exam_scores",
         ),
         (
+            {"lpt.interaction_weight": 0.0, "lpt.tester_weight": 3.0},
+            "takes no exams nothing moves by it",
+        ),
+        (
+            {"lpt.interaction_weight": 0.0, "lpt.exam_scores": "fixed"},
+            "takes no exams reads it not: set --config.lpt.interaction_weight above 0",
+        ),
+        (
             {"hypergrad.adjoint": "first_order", "lpt.tester_weight": 3.0},
             "in first order nothing moves by it",
         ),

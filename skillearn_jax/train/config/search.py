@@ -166,9 +166,10 @@ class LptConfig:
 
     Attributes:
         interaction_weight: gamma, of the exam in the tester's training; in first order it
-            acts there alone.
+            acts there alone. At 0 the tester takes no exams.
         tester_weight: lambda, of the tester's validation loss in the objective. In first
-            order nothing moves by it, so there it is 1, or 0 to leave that loss out.
+            order, and where the tester takes no exams, nothing moves by it, so there it
+            is 1, or 0 to leave that loss out.
         variant: `paper`, or a bundle of deviations, `skills.LPT_VARIANTS`, which then
             decides `exam_loss`, `stale_reads` and `order`, and may need
             `hypergrad.adjoint=first_order`.
