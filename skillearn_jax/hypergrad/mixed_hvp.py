@@ -71,8 +71,8 @@ def central_difference(
     """
     active, direction = jax.tree.map(jnp.asarray, (active, direction))
     norm = optax.tree.norm(widen(direction))
-    # A zero direction has no unit vector; any positive norm then gives the right zeros.
-    eps = radius / jnp.where(norm == 0, 1, norm)
+    zero = norm == 0  # there is no unit vector
+    eps = radius / jnp.where(zero, 1, norm)
 
     # The norm has the widest type of the direction; each leaf keeps its own.
     def at(distance: Array) -> PyTree:
@@ -82,8 +82,9 @@ def central_difference(
             )
         )
 
+    # XLA may round two gradients at one point otherwise: their difference is no zero.
     return jax.tree.map(
-        lambda above, below: ((above - below) / (2 * eps)).astype(
+        lambda above, below: jnp.where(zero, 0, (above - below) / (2 * eps)).astype(
             jnp.result_type(above)
         ),
         at(eps),
