@@ -39,7 +39,7 @@ def load_benchmark(config: Config) -> Benchmark | None:
     """
     if not config.benchmark.table:
         return None
-    own = "" if config.tasks else config.data.name
+    own = "" if config.tasks else config.data.name.removeprefix("tfds:")
     dataset = config.benchmark.dataset or (own if own in DATASETS else "cifar10")
     with told_with("", ": set --config.benchmark.table"):
         return Benchmark(load_table(config.benchmark.table), dataset)

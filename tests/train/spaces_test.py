@@ -67,6 +67,7 @@ def test_a_run_reports_what_the_table_knows(tiny_baseline, table, tmp_path, read
     [
         ({}, "cifar10"),
         ({"data.name": "cifar100"}, "cifar100"),
+        ({"data.name": "tfds:cifar100"}, "cifar100"),
         ({"data.name": "cifar100", "benchmark.dataset": "imagenet16"}, "imagenet16"),
         ({"skill": "joint", "tasks": ("cifar100", "cifar10")}, "cifar10"),
     ],
