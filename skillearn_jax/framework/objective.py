@@ -31,7 +31,8 @@ class Aux(NamedTuple):
         model_state: new model states by name, such as BatchNorm's running statistics.
             Those that are not named stay as they are. They are kept by the real step
             only; what a look-ahead or the validation stage returns is dropped. No
-            gradient flows through them from stage to stage.
+            gradient flows through them from stage to stage. Over devices floats become
+            means; integers must be equal on all, as a count of steps is.
     """
 
     metrics: Mapping[str, Array] = {}
