@@ -18,7 +18,7 @@ class InterleavingConfig:
         rounds: M, turns of each task.
         schedule: task names, turn by turn, in place of `rounds`; empty: ABC ABC ...
         interaction_weight: lambda, of the squared distance to the encoder of the turn
-            before; 0 couples nothing.
+            before; 0 couples nothing. Not read where `transfer` is `copy`.
         transfer: `proximal` (pulled to it, as in the paper) or `copy` (started from
             it).
         coupling: `full`, or `stop_gradient` as in the authors' derivation.
