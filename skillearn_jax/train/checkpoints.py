@@ -17,7 +17,7 @@ from orbax.checkpoint import v1 as ocp
 from skillearn_jax.errors import InputError, first_line
 from skillearn_jax.parallel import is_first, on_first
 from skillearn_jax.train.config import CheckpointConfig
-from skillearn_jax.train.json_files import refused, unreadable
+from skillearn_jax.train.json_files import refused, storage, unreadable
 from skillearn_jax.train.manifest import (
     FORMAT,
     Arrays,
@@ -240,6 +240,8 @@ class Checkpoints:
             StorageError: for what a disk has refused, whatever a library made of that.
         """
         begun = self._path / f".{step}.partial"
+        with storage(self._path / str(step), "save the checkpoint"):
+            pass  # is it still that of this run? Before anything there is removed
         try:
             yield begun
         except Exception as error:

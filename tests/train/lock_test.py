@@ -4,14 +4,18 @@ import errno
 import fcntl
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
 
+import numpy as np
 import pytest
 
 from skillearn_jax.errors import InputError, StorageError
 from skillearn_jax.train import experiment, run
+from skillearn_jax.train.checkpoints import Checkpoints
+from skillearn_jax.train.json_files import write_text
 from skillearn_jax.train.lock import locked
 
 HOLDS = """
@@ -93,6 +97,40 @@ def test_a_full_disk_takes_no_lock_but_an_empty_one(tmp_path, monkeypatch):
         locked(tmp_path, silent),
     ):
         pass
+
+
+def test_a_folder_that_is_another_runs_now_is_not_written(tmp_path):
+    """A workdir was moved while its run went on, and another began in its place."""
+    old, new = tmp_path / "old", tmp_path / "new"
+    old.mkdir()
+    checkpoints = Checkpoints(old / "checkpoints", keep=1)
+    with locked(old, silent):
+        write_text(old / "a.json", "of the first")
+        old.rename(new)
+        with pytest.raises(StorageError, match="put its folder back"):
+            write_text(old / "a.json", "late")
+        assert not old.exists()
+        other = old / "checkpoints" / ".2.partial" / "of_the_second"
+        other.parent.mkdir(parents=True)
+        other.write_text("")
+        (old / ".lock").write_text('{"pid": 1}\n')
+        taken = r"\(another run has its folder now\): put its folder back; the same"
+        with pytest.raises(StorageError, match=f"^cannot write .*a.json {taken}"):
+            write_text(old / "a.json", "late")
+        checkpoints.save(2, {"a": np.ones(3)})
+        with pytest.raises(StorageError, match=f"^cannot save .*/2 {taken}"):
+            checkpoints.close()
+        assert {path.name for path in old.rglob("*") if path.is_file()} == {
+            ".lock",
+            "of_the_second",
+        }
+        shutil.rmtree(old)
+        new.rename(old)
+        write_text(old / "a.json", "of the first again")
+        (old / ".lock").unlink()  # tidied away, which harms nobody
+        write_text(old / "a.json", "still of the first")
+    (old / ".lock").write_text("")
+    write_text(old / "a.json", "of nobody")
 
 
 def test_a_file_system_without_locks_is_said(tmp_path, monkeypatch):
