@@ -202,6 +202,8 @@ class Workdir:
         )
         if refused:
             flags = ", ".join(f"--{other.path}={other.old}" for other in refused)
+            if not all(other.known for other in refused):
+                flags = "use the version that wrote it"
             raise InputError(
                 f"the workdir {self.path} holds a run with "
                 f"{'; '.join(map(str, refused))}: set --workdir to a new folder, or "

@@ -85,6 +85,19 @@ def test_what_is_not_all_any_more_is_no_summary(folder, change, stays):
     assert (folder / "summary.json").exists() == stays
 
 
+def test_a_key_of_a_later_version_is_no_flag_of_this_one(folder):
+    record = json.loads((folder / "config.json").read_text())
+    record["config"]["search"]["later"] = {"rate": 0.5}
+    (folder / "config.json").write_text(json.dumps(record))
+    with pytest.raises(InputError) as caught:
+        Workdir(folder, Config.parse({"seed": 5}))
+    assert str(caught.value) == (
+        f"the workdir {folder} holds a run with config.seed = 2, not 5; "
+        "config.search.later.rate = 0.5, a key that this version does not know: set "
+        "--workdir to a new folder, or use the version that wrote it"
+    )
+
+
 def test_tuples_and_the_lists_of_json_are_the_same(folder):
     Workdir(folder, Config.parse({"space": {"ops": Config().space.ops}}))
     with pytest.raises(InputError, match=r"config\.space\.ops"):
