@@ -117,7 +117,8 @@ def _note_cells(
             f"in {workdir.path} before (cells.json): restore their files, or set --workdir "
             "to a new folder"
         )
-    workdir.write_json("cells.json", {**noted, **given})
+    # No others: an evaluation that had trained nothing yet may have become a smaller one.
+    workdir.write_json("cells.json", given)
 
 
 def _means(details: Mapping[str, Mapping[str, Any]]) -> dict[str, float | None]:

@@ -307,9 +307,14 @@ def test_an_evaluation_trains_what_is_left_and_notes_each_error_last(tiny, monke
     batches = SimpleNamespace(steps_per_epoch=5)
     monkeypatch.setattr(module, "training_batches", lambda *of: batches)
     measures = {"top5_error": None, "loss": 1.5, "calibration": 4.0}
+    cells = KNOWN_GENOTYPES["DARTS_V2"]
     files = {
         "evaluation.json": {"derived": {"0": 7.0}},
         "heldout.json": {"derived": {"0": measures}},
+        "cells.json": {
+            "derived": cells.to_json(),
+            "random 7": "of a larger evaluation",
+        },
     }
 
     def write_json(name, value, indent=2):
@@ -322,7 +327,6 @@ def test_an_evaluation_trains_what_is_left_and_notes_each_error_last(tiny, monke
     )
     config = tiny({"evaluation.epochs": 3})
     data = SimpleNamespace(num_classes=10, image_shape=(8, 8, 1))
-    cells = KNOWN_GENOTYPES["DARTS_V2"]
     found = evaluate(config, data, cells, workdir, Devices(1), "the console")
     # Four trainings of 15 steps, the first of which is there.
     options = (config.checkpoint, workdir, "the console", 5, 60)
@@ -341,6 +345,7 @@ def test_an_evaluation_trains_what_is_left_and_notes_each_error_last(tiny, monke
     assert done == expected
     errors = {"derived": {"0": 7.0, "1": 11.0}, "random 1": {"0": 1.0, "1": 11.0}}
     assert files["evaluation.json"] == errors
+    assert files["cells.json"].keys() == errors.keys()
     assert [each["errors"] for each in found["rows"]] == [[7.0, 11.0], [1.0, 11.0]]
     assert [each["loss"] for each in found["rows"]] == [1.0, 0.5]
     assert files["heldout.json"]["random 1"]["1"]["top5_error"] is None
