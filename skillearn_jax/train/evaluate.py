@@ -89,7 +89,9 @@ def evaluate(
                 of_network[str(seed)] = judged.error
                 workdir.write_json("evaluation.json", errors)
             row = training.describe(name, list(of_network.values()))
-            rows[name] = {**row, **_means(details.get(name, {}))}
+            kept = details.get(name, {})
+            means = _means({seed: kept.get(seed, {}) for seed in of_network})
+            rows[name] = {**row, **means}
     return _summarize(config, [rows[name] for name in genotypes])
 
 
@@ -122,10 +124,10 @@ def _note_cells(
 
 
 def _means(details: Mapping[str, Mapping[str, Any]]) -> dict[str, float | None]:
-    """Returns the means over seeds of the measures beside the error."""
+    """Returns the means over seeds of the measures that are known of all, beside the error."""
     means: dict[str, float | None] = {}
     for measure in _MEASURES:
-        values = [of_seed[measure] for of_seed in details.values()]
+        values = [of_seed.get(measure) for of_seed in details.values()]
         known = bool(values) and None not in values
         means[measure] = float(np.mean(values)) if known else None
     return means

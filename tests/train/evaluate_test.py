@@ -148,6 +148,7 @@ def test_measures_beside_the_error_are_means_over_seeds():
     expected = {"top5_error": None, "loss": 0.75, "calibration": 3.0}
     assert _means({"0": one, "1": two}) == expected
     assert _means({"0": one, "1": one})["top5_error"] == 3.0
+    assert set(_means({"0": one, "1": {}}).values()) == {None}
     assert set(_means({}).values()) == {None}
 
 
@@ -276,7 +277,10 @@ def test_the_seed_of_the_run_is_in_every_training(tiny):
         assert training._root == jax.random.key(seed)
 
 
-def test_an_evaluation_trains_what_is_left_and_notes_each_error_last(tiny, monkeypatch):
+@pytest.mark.parametrize("lost", [False, True])
+def test_an_evaluation_trains_what_is_left_and_notes_each_error_last(
+    tiny, monkeypatch, lost
+):
     """A crash in between repeats a training, and loses no network and no details."""
     done = []
 
@@ -316,6 +320,10 @@ def test_an_evaluation_trains_what_is_left_and_notes_each_error_last(tiny, monke
             "random 7": "of a larger evaluation",
         },
     }
+    if lost:
+        del files["heldout.json"]
+    else:  # and of a training that is not one of these any more
+        files["heldout.json"]["derived"]["9"] = {**measures, "loss": 99.0}
 
     def write_json(name, value, indent=2):
         files[name] = copy.deepcopy(value)
@@ -347,5 +355,6 @@ def test_an_evaluation_trains_what_is_left_and_notes_each_error_last(tiny, monke
     assert files["evaluation.json"] == errors
     assert files["cells.json"].keys() == errors.keys()
     assert [each["errors"] for each in found["rows"]] == [[7.0, 11.0], [1.0, 11.0]]
-    assert [each["loss"] for each in found["rows"]] == [1.0, 0.5]
+    losses = [each["loss"] for each in found["rows"]]
+    assert losses == [None if lost else 1.0, 0.5]  # no mean over one seed of two
     assert files["heldout.json"]["random 1"]["1"]["top5_error"] is None
