@@ -152,8 +152,11 @@ class Workdir:
         if not rows or not is_first():
             return
         path, text = self.path / name, _lines(rows)
-        with storage(path), path.open("a", encoding="utf-8") as file:
-            file.write(text)
+        with storage(path), path.open("ab+") as file:
+            if file.tell():  # a line that a full disk has cut would take one with it
+                file.seek(-1, os.SEEK_END)
+                text = text if file.read() == b"\n" else f"\n{text}"
+            file.write(text.encode())
         if self._events is not None and name == "metrics.jsonl":
             self._events.add(rows)
 

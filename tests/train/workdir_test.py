@@ -221,6 +221,15 @@ def test_metrics_are_appended(folder):
     assert [json.loads(line) for line in lines] == [{"step": s} for s in (1, 2, 3)]
 
 
+def test_a_line_that_was_cut_takes_none_that_follows_with_it(folder):
+    """As a full disk cuts one; of timing.jsonl nothing is dropped when a run goes on."""
+    workdir = Workdir(folder, Config())
+    (folder / "timing.jsonl").write_text('{"step": 1}\n{"ste')
+    for step in (2, 3):
+        workdir.append_metrics([{"step": step}], "timing.jsonl")
+    assert workdir.read_rows("timing.jsonl") == [{"step": s} for s in (1, 2, 3)]
+
+
 def test_keep_metrics_drops_later_rows_and_torn_lines(folder):
     workdir = Workdir(folder, Config())
     workdir.keep_metrics(lambda row: False)
