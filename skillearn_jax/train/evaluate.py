@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from skillearn_jax.errors import InputError
+from skillearn_jax.errors import InputError, NonFiniteError, told_with
 from skillearn_jax.parallel import Devices
 from skillearn_jax.train.config import Config
 from skillearn_jax.train.console import Console
@@ -79,7 +79,10 @@ def evaluate(
                 if str(seed) in of_network:
                     continue
                 done = sum(map(len, errors.values()))
-                judged, variables = training.run(name, seed, records, done * per_run)
+                with told_with(f"{name}, seed {seed}: ", kind=NonFiniteError):
+                    judged, variables = training.run(
+                        name, seed, records, done * per_run
+                    )
                 # First the network and the details: the error says that the training
                 # is done.
                 keep(workdir, config, data, cells, name, seed, variables, judged.error)

@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 
 from skillearn_jax.data import load
+from skillearn_jax.errors import NonFiniteError
 from skillearn_jax.framework import State
 from skillearn_jax.layers import PerDevice
 from skillearn_jax.nas import (
@@ -358,3 +359,11 @@ def test_an_evaluation_trains_what_is_left_and_notes_each_error_last(
     losses = [each["loss"] for each in found["rows"]]
     assert losses == [None if lost else 1.0, 0.5]  # no mean over one seed of two
     assert files["heldout.json"]["random 1"]["1"]["top5_error"] is None
+
+    def explodes(*of):
+        raise NonFiniteError("loss became nan at step 2")
+
+    monkeypatch.setattr(Trains, "run", explodes)
+    more = tiny({"evaluation.epochs": 3, "evaluation.num_seeds": 3})
+    with pytest.raises(NonFiniteError, match=r"^derived, seed 2: loss became nan at"):
+        evaluate(more, data, cells, workdir, Devices(1), "the console")
