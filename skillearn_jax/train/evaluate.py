@@ -130,9 +130,9 @@ def _means(details: Mapping[str, Mapping[str, Any]]) -> dict[str, float | None]:
     """Returns the means over seeds of the measures that are known of all, beside the error."""
     means: dict[str, float | None] = {}
     for measure in _MEASURES:
-        values = [of_seed.get(measure) for of_seed in details.values()]
-        known = bool(values) and None not in values
-        means[measure] = float(np.mean(values)) if known else None
+        given = [of_seed.get(measure) for of_seed in details.values()]
+        known = [value for value in given if value is not None]
+        means[measure] = float(np.mean(known)) if known and known == given else None
     return means
 
 

@@ -12,8 +12,8 @@ from skillearn_jax.errors import InputError, StorageError, first_line
 from skillearn_jax.paths import replaced
 
 _TAKEN = "another run has its folder now"
-_owned: dict[Path, bytes] = {}
-"""What this process has signed, by its file: of a process, as locks are."""
+_owned: dict[Path, tuple[bytes, os.stat_result]] = {}
+"""What this process has signed, and in which folder, by file: of a process, as locks are."""
 
 
 def read_json(path: Path, like: Any = None) -> Any:
@@ -131,9 +131,9 @@ def owned(lock: Path, signed: bytes) -> Iterator[None]:
 
     Args:
         lock: a file in the folder.
-        signed: what it holds; empty if it could not be signed: then nothing is compared.
+        signed: what it holds; empty if it could not be signed: then that is not compared.
     """
-    _owned[lock] = signed
+    _owned[lock] = signed, lock.parent.stat()
     try:
         yield
     finally:
@@ -146,12 +146,18 @@ def check_owned(path: Path) -> None:
     One that was moved or removed must not begin anew, and where another run has begun in
     its place, a late file of this one would be taken for one of that.
     """
-    for lock, signed in list(_owned.items()):  # read by the thread that saves, too
-        if lock.parent in (path, *path.parents):
-            lock.parent.stat()
-            with contextlib.suppress(FileNotFoundError):  # a lock that was tidied away
-                if signed and lock.read_bytes() not in (signed, b""):
-                    raise OSError(errno.ESTALE, _TAKEN)
+    # Read by the thread that saves, too.
+    for lock, (signed, folder) in list(_owned.items()):
+        if lock.parent not in (path, *path.parents):
+            continue
+        try:
+            now = lock.read_bytes()
+        except FileNotFoundError:  # gone with the folder, or tidied away in it
+            if not os.path.samestat(lock.parent.stat(), folder):
+                raise
+        else:
+            if signed and now not in (signed, b""):
+                raise OSError(errno.ESTALE, _TAKEN)
 
 
 @contextlib.contextmanager

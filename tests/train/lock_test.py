@@ -110,6 +110,10 @@ def test_a_folder_that_is_another_runs_now_is_not_written(tmp_path):
         with pytest.raises(StorageError, match="put its folder back"):
             write_text(old / "a.json", "late")
         assert not old.exists()
+        old.mkdir()  # empty, as a script makes it, or behind a link that leads elsewhere
+        with pytest.raises(StorageError, match="put its folder back"):
+            write_text(old / "a.json", "late")
+        assert list(old.iterdir()) == []
         other = old / "checkpoints" / ".2.partial" / "of_the_second"
         other.parent.mkdir(parents=True)
         other.write_text("")
