@@ -6,7 +6,7 @@ import json
 import os
 import re
 import shutil
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -129,7 +129,8 @@ class Checkpoints:
         arrays = to_arrays(state)
         # Copied like the state: a run may change its lists while they are written.
         note = json.loads(json.dumps(note))
-        lines = {path.name: path.stat().st_size for path in self._lines()}
+        with storage(self._path / str(step), "save the checkpoint"):
+            lines = {path.name: size for path, size in self._lines().items()}
         if jax.process_count() > 1:
             # Here and now: the processes talk through the devices while they save, and in
             # the background that could come between the messages of a step.
@@ -231,8 +232,8 @@ class Checkpoints:
                 name = self._best_metric
                 write_manifest(manifest, arrays, step, note, metric, name, lines)
                 _sync(manifest)
-                for path in self._lines():
-                    _sync(path)
+                for beside in self._lines():
+                    _sync(beside)
                 self._move(begun, step)
                 self._prune(step)
 
@@ -243,21 +244,21 @@ class Checkpoints:
             ocp.save(str((begun / "arrays").absolute()), filled)
         on_first(finish)
 
-    def _lines(self) -> Iterable[Path]:
-        return self._beside.glob("*.jsonl") if self._beside else ()
+    def _lines(self) -> dict[Path, int]:
+        """Returns the files of lines beside, and how long they are."""
+        found = self._beside.glob("*.jsonl") if self._beside else ()
+        return {path: path.stat().st_size for path in found}
 
     def _say_shorter(self, folder: Path) -> None:
         """Says what files of lines have lost since a checkpoint: nobody writes it again."""
-        if self._beside is None:
-            return
-        sizes = {path.name: path.stat().st_size for path in self._lines()}
+        sizes = {path.name: size for path, size in self._lines().items()}
         # What an earlier version saved says nothing of them.
         then = read_manifest(folder / "manifest.json").get("lines", {})
-        for name, size in then.items():
+        for name, size in then.items() if self._beside else ():
             if (lost := size - sizes.get(name, 0)) > 0:
                 self._say(
-                    f"{self._beside / name} lacks {lost} of the {size} bytes that it had "
-                    f"when {folder} was saved: what they said is not written again"
+                    f"{name} lacks {lost} of the {size} bytes that it had when {folder} "
+                    "was saved: what they said is not written again"
                 )
 
     @contextlib.contextmanager

@@ -96,7 +96,7 @@ def test_lines_that_were_lost_since_a_checkpoint_are_said(tmp_path):
     (tmp_path / "alphas.jsonl").write_text('{"step": 1}\n')
     (tmp_path / "timing.jsonl").unlink()
     assert sorted(newest(path, beside=tmp_path)[1]) == [
-        f"{tmp_path}/{name} lacks {lost} of the 24 bytes that it had when {path}/2 was "
+        f"{name} lacks {lost} of the 24 bytes that it had when {path}/2 was "
         "saved: what they said is not written again"
         for name, lost in (("alphas.jsonl", 12), ("timing.jsonl", 24))
     ]
