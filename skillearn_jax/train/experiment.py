@@ -155,6 +155,8 @@ def _run(
         return finished
     for change in folder.changes:
         console.message(f"goes on with {change.path} = {change.new}, was {change.old}")
+    for name, (before, now) in folder.moved().items():
+        console.message(f"goes on with {name} {now}, was {before}")
     console.banner(
         f"{'evaluation' if config.genotype else config.skill} on "
         f"{' and '.join(each.name for each in each_set(data))}",

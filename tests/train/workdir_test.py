@@ -49,6 +49,22 @@ def test_the_same_config_opens_it_again(folder):
     assert files(folder) == before
 
 
+def test_another_version_and_another_device_are_noted(folder):
+    """Else config.json says of the whole run what is true of its end."""
+    assert Workdir(folder, Config()).moved() == {}
+    record = json.loads((folder / "config.json").read_text())
+    now = record["versions"]["jax"], record["device"]
+    record["versions"]["jax"], record["device"] = "0.1.0", "1 x abacus"
+    (folder / "config.json").write_text(json.dumps(record))
+    workdir = Workdir(folder, Config())
+    moved = {"jax": ["0.1.0", now[0]], "device": ["1 x abacus", now[1]]}
+    assert workdir.moved() == moved
+    workdir.write_config("the program")
+    again = json.loads((folder / "config.json").read_text())
+    assert again["changes"] == [moved]
+    assert (again["versions"]["jax"], again["device"]) == now
+
+
 def test_another_config_is_refused_with_the_key_that_differs(folder):
     before = files(folder)
     other = Config.parse({"search": {"weights": {"lr": 0.5}}})
