@@ -121,9 +121,14 @@ def test_a_folder_that_is_another_runs_now_is_not_written(tmp_path):
         taken = r"\(another run has its folder now\): put its folder back; the same"
         with pytest.raises(StorageError, match=f"^cannot write .*a.json {taken}"):
             write_text(old / "a.json", "late")
-        checkpoints.save(2, {"a": np.ones(3)})
-        with pytest.raises(StorageError, match=f"^cannot save .*/2 {taken}"):
-            checkpoints.close()
+        state = {"a": np.ones(3)}
+        for saves in (  # before it is begun, and while it is
+            lambda: checkpoints.save(2, state),
+            lambda: checkpoints._write(2, state, None, None, {}),
+        ):
+            with pytest.raises(StorageError, match=f"^cannot save .*/2 {taken}"):
+                saves()
+        checkpoints.close()
         assert {path.name for path in old.rglob("*") if path.is_file()} == {
             ".lock",
             "of_the_second",
