@@ -155,6 +155,8 @@ def check_owned(path: Path) -> None:
         except FileNotFoundError:  # gone with the folder, or tidied away in it
             if not os.path.samestat(lock.parent.stat(), folder):
                 raise
+        except OSError:  # not read, it tells nothing; what is written may do
+            continue
         else:
             if signed and now not in (signed, b""):
                 raise OSError(errno.ESTALE, _TAKEN)

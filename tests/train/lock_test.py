@@ -4,6 +4,7 @@ import errno
 import fcntl
 import json
 import os
+import pathlib
 import shutil
 import signal
 import subprocess
@@ -99,7 +100,7 @@ def test_a_full_disk_takes_no_lock_but_an_empty_one(tmp_path, monkeypatch):
         pass
 
 
-def test_a_folder_that_is_another_runs_now_is_not_written(tmp_path):
+def test_a_folder_that_is_another_runs_now_is_not_written(tmp_path, monkeypatch):
     """A workdir was moved while its run went on, and another began in its place."""
     old, new = tmp_path / "old", tmp_path / "new"
     old.mkdir()
@@ -136,6 +137,13 @@ def test_a_folder_that_is_another_runs_now_is_not_written(tmp_path):
         shutil.rmtree(old)
         new.rename(old)
         write_text(old / "a.json", "of the first again")
+        with monkeypatch.context() as patch:
+
+            def refuses(path):
+                raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+            patch.setattr(pathlib.Path, "read_bytes", refuses)
+            write_text(old / "a.json", "its lock cannot be read")
         (old / ".lock").unlink()  # tidied away, which harms nobody
         write_text(old / "a.json", "still of the first")
     (old / ".lock").write_text("")
