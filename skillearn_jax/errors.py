@@ -52,17 +52,20 @@ def check_at_least(name: str, value: int, least: int) -> None:
 
 
 @contextlib.contextmanager
-def told_with(before: str, after: str = "") -> Iterator[None]:
-    """Adds to an `InputError` what only the caller knows: where it was met, what to do.
+def told_with(
+    before: str, after: str = "", kind: type[UserError] = InputError
+) -> Iterator[None]:
+    """Adds to an error what only the caller knows: where it was met, what to do.
 
     Args:
         before: put in front of the message.
         after: put behind it.
+        kind: of error.
     """
     try:
         yield
-    except InputError as error:
-        raise InputError(f"{before}{error}{after}") from error
+    except kind as error:
+        raise kind(f"{before}{error}{after}") from error
 
 
 def first_line(error: BaseException) -> str:

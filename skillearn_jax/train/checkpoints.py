@@ -6,7 +6,7 @@ import json
 import os
 import re
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -17,7 +17,7 @@ from orbax.checkpoint import v1 as ocp
 from skillearn_jax.errors import InputError, first_line
 from skillearn_jax.parallel import is_first, on_first
 from skillearn_jax.train.config import CheckpointConfig
-from skillearn_jax.train.json_files import refused, unreadable
+from skillearn_jax.train.json_files import refused, storage, unreadable
 from skillearn_jax.train.manifest import (
     FORMAT,
     Arrays,
@@ -95,7 +95,8 @@ class Checkpoints:
             best_metric: its name. One with a value of another is not among the best.
             beside: a folder whose files of lines must be on the disk before a checkpoint
                 is: the metrics up to it, and the alphas and exams.
-            say: is told in one line of each checkpoint that is passed over.
+            say: is told in one line of each checkpoint that is passed over, and of each
+                file of lines that is shorter than it was.
         """
         self._path, self._keep, self._keep_best = path, keep, keep_best
         self._best_metric = best_metric
@@ -128,12 +129,16 @@ class Checkpoints:
         arrays = to_arrays(state)
         # Copied like the state: a run may change its lists while they are written.
         note = json.loads(json.dumps(note))
+        with storage(self._path / str(step), "save the checkpoint"):
+            lines = {path.name: size for path, size in self._lines().items()}
         if jax.process_count() > 1:
             # Here and now: the processes talk through the devices while they save, and in
             # the background that could come between the messages of a step.
-            self._write(step, arrays, note, metric)
+            self._write(step, arrays, note, metric, lines)
             return
-        self._pending = self._writer.submit(self._write, step, arrays, note, metric)
+        self._pending = self._writer.submit(
+            self._write, step, arrays, note, metric, lines
+        )
 
     def wait(self) -> None:
         """Waits for the save that is under way.
@@ -184,6 +189,7 @@ class Checkpoints:
                 reason = reason or (folder, error)
                 continue
             self._last = step
+            self._say_shorter(folder)
             return saved
         if reason is not None:
             raise _unreadable(*reason) from reason[1]
@@ -204,7 +210,12 @@ class Checkpoints:
             ) from error
 
     def _write(
-        self, step: int, arrays: Arrays, note: Any, metric: float | None
+        self,
+        step: int,
+        arrays: Arrays,
+        note: Any,
+        metric: float | None,
+        lines: Mapping[str, int],
     ) -> None:
         """Writes a checkpoint under another name, moves it, removes old ones."""
 
@@ -218,10 +229,11 @@ class Checkpoints:
         def finish() -> None:
             with self._saving(step) as begun:
                 manifest = begun / "manifest.json"
-                write_manifest(manifest, arrays, step, note, metric, self._best_metric)
+                name = self._best_metric
+                write_manifest(manifest, arrays, step, note, metric, name, lines)
                 _sync(manifest)
-                for lines in self._beside.glob("*.jsonl") if self._beside else ():
-                    _sync(lines)
+                for beside in self._lines():
+                    _sync(beside)
                 self._move(begun, step)
                 self._prune(step)
 
@@ -232,6 +244,23 @@ class Checkpoints:
             ocp.save(str((begun / "arrays").absolute()), filled)
         on_first(finish)
 
+    def _lines(self) -> dict[Path, int]:
+        """Returns the files of lines beside, and how long they are."""
+        found = self._beside.glob("*.jsonl") if self._beside else ()
+        return {path: path.stat().st_size for path in found}
+
+    def _say_shorter(self, folder: Path) -> None:
+        """Says what files of lines have lost since a checkpoint: nobody writes it again."""
+        sizes = {path.name: size for path, size in self._lines().items()}
+        # What an earlier version saved says nothing of them.
+        then = read_manifest(folder / "manifest.json").get("lines", {})
+        for name, size in then.items() if self._beside else ():
+            if (lost := size - sizes.get(name, 0)) > 0:
+                self._say(
+                    f"{name} lacks {lost} of the {size} bytes that it had when {folder} "
+                    "was saved: what they said is not written again"
+                )
+
     @contextlib.contextmanager
     def _saving(self, step: int) -> Iterator[Path]:
         """Yields the folder that a checkpoint is begun in; an error removes it.
@@ -240,6 +269,8 @@ class Checkpoints:
             StorageError: for what a disk has refused, whatever a library made of that.
         """
         begun = self._path / f".{step}.partial"
+        with storage(self._path / str(step), "save the checkpoint"):
+            pass  # is it still that of this run? Before anything there is removed
         try:
             yield begun
         except Exception as error:

@@ -202,7 +202,8 @@ def _check_folder(folder: Path, plain: Mapping[str, Any]) -> None:
         )
     if present and old != plain:
         assert isinstance(old, dict)
-        changed = [f"{k} = {old.get(k)}" for k in plain if old.get(k) != plain[k]]
+        keys = {**plain, **old}  # of another version there may be others
+        changed = [f"{k} = {old.get(k)}" for k in keys if old.get(k) != plain.get(k)]
         raise InputError(
             f"the workdir {folder} holds a comparison with {', '.join(changed)}: set "
             "--workdir to a new folder"

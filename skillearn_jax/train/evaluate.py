@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from skillearn_jax.errors import InputError
+from skillearn_jax.errors import InputError, NonFiniteError, told_with
 from skillearn_jax.parallel import Devices
 from skillearn_jax.train.config import Config
 from skillearn_jax.train.console import Console
@@ -80,7 +80,10 @@ def evaluate(
                 if str(seed) in of_network:
                     continue
                 done = sum(map(len, errors.values()))
-                judged, variables = training.run(name, seed, records, done * per_run)
+                with told_with(f"{name}, seed {seed}: ", kind=NonFiniteError):
+                    judged, variables = training.run(
+                        name, seed, records, done * per_run
+                    )
                 # First the network and the details: the error says that the training
                 # is done.
                 keep(workdir, config, data, cells, name, seed, variables, judged.error)
@@ -90,7 +93,9 @@ def evaluate(
                 of_network[str(seed)] = judged.error
                 workdir.write_json("evaluation.json", errors)
             row = training.describe(name, list(of_network.values()))
-            rows[name] = {**row, **_means(details.get(name, {}))}
+            kept = details.get(name, {})
+            means = _means({seed: kept.get(seed, {}) for seed in of_network})
+            rows[name] = {**row, **means}
     summary = _summarize(config, [rows[name] for name in genotypes])
     if "verdict" in summary:
         summary["verdict"] += _of_another_size(config, genotype)
@@ -133,16 +138,17 @@ def _note_cells(
             f"in {workdir.path} before (cells.json): restore their files, or set --workdir "
             "to a new folder"
         )
-    workdir.write_json("cells.json", {**noted, **given})
+    # No others: an evaluation that had trained nothing yet may have become a smaller one.
+    workdir.write_json("cells.json", given)
 
 
 def _means(details: Mapping[str, Mapping[str, Any]]) -> dict[str, float | None]:
-    """Returns the means over seeds of the measures beside the error."""
+    """Returns the means over seeds of the measures that are known of all, beside the error."""
     means: dict[str, float | None] = {}
     for measure in _MEASURES:
-        values = [of_seed[measure] for of_seed in details.values()]
-        known = bool(values) and None not in values
-        means[measure] = float(np.mean(values)) if known else None
+        given = [of_seed.get(measure) for of_seed in details.values()]
+        known = [value for value in given if value is not None]
+        means[measure] = float(np.mean(known)) if known and known == given else None
     return means
 
 

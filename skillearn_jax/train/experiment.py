@@ -90,14 +90,14 @@ def run(
     workdir = user_path(workdir)
     if not isinstance(config, Config):
         config = Config.parse(config)
-    check(config)
     console = Console(quiet=quiet or not is_first())
     if data is None and on_first(lambda: os.path.exists(workdir / SUMMARY)):
-        # A finished run needs no data to be read, which may be gone.
+        # A finished run needs none of the files that its config names: they may be gone.
         with _locked(workdir, config, None, console) as folder:
             finished = _finished(folder, console)
             if finished is not None:
                 return finished
+    check(config)
     devices = Devices.take(config.parallel.devices, config.parallel.backend)
     data = load_images(config, data)
     for each in each_set(data):
@@ -155,6 +155,8 @@ def _run(
         return finished
     for change in folder.changes:
         console.message(f"goes on with {change.path} = {change.new}, was {change.old}")
+    for name, (before, now) in folder.moved().items():
+        console.message(f"goes on with {name} {now}, was {before}")
     console.banner(
         f"{'evaluation' if config.genotype else config.skill} on "
         f"{' and '.join(each.name for each in each_set(data))}",

@@ -11,6 +11,10 @@ from typing import Any
 from skillearn_jax.errors import InputError, StorageError, first_line
 from skillearn_jax.paths import replaced
 
+_TAKEN = "another run has its folder now"
+_owned: dict[Path, tuple[bytes, os.stat_result]] = {}
+"""What this process has signed, and in which folder, by file: of a process, as locks are."""
+
 
 def read_json(path: Path, like: Any = None) -> Any:
     """Returns the content of a JSON file; `None` if there is none.
@@ -122,12 +126,50 @@ def unreadable(path: Path, error: OSError) -> InputError:
 
 
 @contextlib.contextmanager
-def storage(path: Path) -> Iterator[None]:
-    """Turns what a disk refuses into a `StorageError` that names the file."""
+def owned(lock: Path, signed: bytes) -> Iterator[None]:
+    """While it lasts, nothing is written in a folder but while its lock says the same.
+
+    Args:
+        lock: a file in the folder.
+        signed: what it holds; empty if it could not be signed: then that is not compared.
+    """
+    _owned[lock] = signed, lock.parent.stat()
     try:
         yield
+    finally:
+        _owned.pop(lock, None)
+
+
+def check_owned(path: Path) -> None:
+    """Raises `OSError` if the folder of this process that a path is in is there no more.
+
+    One that was moved or removed must not begin anew, and where another run has begun in
+    its place, a late file of this one would be taken for one of that.
+    """
+    # Read by the thread that saves, too.
+    for lock, (signed, folder) in list(_owned.items()):
+        if lock.parent not in (path, *path.parents):
+            continue
+        try:
+            now = lock.read_bytes()
+        except FileNotFoundError:  # gone with the folder, or tidied away in it
+            if not os.path.samestat(lock.parent.stat(), folder):
+                raise
+        except OSError:  # not read, it tells nothing; what is written may do
+            continue
+        else:
+            if signed and now not in (signed, b""):
+                raise OSError(errno.ESTALE, _TAKEN)
+
+
+@contextlib.contextmanager
+def storage(path: Path, act: str = "write") -> Iterator[None]:
+    """Turns what a disk refuses into a `StorageError` that names the act and the file."""
+    try:
+        check_owned(path)
+        yield
     except OSError as error:
-        raise refused(f"write {path}", error.strerror or first_line(error)) from error
+        raise refused(f"{act} {path}", error.strerror or first_line(error)) from error
 
 
 def refused(what: str, why: str) -> StorageError:
@@ -137,7 +179,7 @@ def refused(what: str, why: str) -> StorageError:
         what: that cannot be done, as in `write runs/a/metrics.jsonl`.
         why: of the system.
     """
-    gone = why == os.strerror(errno.ENOENT)  # moved or removed while the run goes
+    gone = why in (os.strerror(errno.ENOENT), _TAKEN)  # while the run goes
     ask = "put its folder back" if gone else "make room or allow writing"
     return StorageError(
         f"cannot {what} ({why}): {ask}; the same command goes on from the last checkpoint"

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from skillearn_jax.errors import InputError
 from skillearn_jax.parallel import on_first
-from skillearn_jax.train.json_files import storage
+from skillearn_jax.train.json_files import owned, storage
 
 LOCK = ".lock"
 _UNSUPPORTED = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP)
@@ -52,9 +52,11 @@ def locked(folder: Path, say: Callable[[str], None]) -> Iterator[None]:
             say(
                 f"{folder} cannot be locked ({error.strerror}): start no other run there"
             )
+        signed = b""
         with contextlib.suppress(OSError):  # on a full disk it holds without a name
-            _sign(handle)
-        yield
+            signed = _sign(handle)
+        with owned(path, signed):
+            yield
     finally:
         os.close(handle)
 
@@ -71,11 +73,13 @@ def locked_by_first(folder: Path, say: Callable[[str], None]) -> Iterator[None]:
         yield
 
 
-def _sign(handle: int) -> None:
+def _sign(handle: int) -> bytes:
     now = datetime.datetime.now().astimezone().isoformat(" ", "seconds")
     owner = {"pid": os.getpid(), "host": socket.gethostname(), "since": now}
+    signed = (json.dumps(owner) + "\n").encode()
     os.ftruncate(handle, 0)
-    os.pwrite(handle, (json.dumps(owner) + "\n").encode(), 0)
+    os.pwrite(handle, signed, 0)
+    return signed
 
 
 def _holder(handle: int) -> str:

@@ -84,6 +84,7 @@ def write_manifest(
     note: Any,
     metric: float | None,
     metric_name: str,
+    lines: Mapping[str, int],
 ) -> None:
     """Writes the manifest of a checkpoint.
 
@@ -94,6 +95,7 @@ def write_manifest(
         note: what else a run needs to go on; JSON.
         metric: to tell the best checkpoint by; the lower the better.
         metric_name: of what that is the value: those of another do not compare.
+        lines: bytes of each file of lines that belongs to the run, by its name.
     """
     content = {
         "format": FORMAT,
@@ -102,6 +104,7 @@ def write_manifest(
         "metric": metric,
         "metric_name": metric_name,
         "note": note,
+        "lines": dict(lines),
         "arrays": {name: describe(array) for name, array in sorted(arrays.items())},
         "files": _files(path.parent),
     }

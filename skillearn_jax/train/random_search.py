@@ -7,6 +7,7 @@ from typing import Any
 import jax
 
 from skillearn_jax.data import ImageData, TrainingImages
+from skillearn_jax.errors import NonFiniteError, told_with
 from skillearn_jax.parallel import Devices
 from skillearn_jax.randomness import Use, generator, named_key
 from skillearn_jax.train.benchmark import Benchmark
@@ -86,7 +87,8 @@ def random_search(
             if name in found:
                 continue
             training = Training(short, halved, cells, batches, devices, key)
-            judged, _ = training.run(name, 0, records, len(found) * per_run)
+            with told_with(f"{name}: ", kind=NonFiniteError):
+                judged, _ = training.run(name, 0, records, len(found) * per_run)
             row = training.describe(name, [judged.error])
             found[name] = {
                 "genotype": row["genotype"],

@@ -30,14 +30,18 @@ class Difference(NamedTuple):
         old: value in the workdir.
         new: value given.
         more: whether there is more to compute for it.
+        known: whether this version has such a key.
     """
 
     path: str
     old: Any
     new: Any
     more: bool = False
+    known: bool = True
 
     def __str__(self) -> str:
+        if not self.known:
+            return f"{self.path} = {self.old!r}, a key that this version does not know"
         return f"{self.path} = {self.old!r}, not {self.new!r}"
 
 
@@ -74,7 +78,7 @@ def differences(
             continue
         if key == "benchmark.dataset" and not table:
             continue  # nothing is looked up
-        found = Difference(f"config.{key}", before, after)
+        found = Difference(f"config.{key}", before, after, known=key in new)
         if any(f"{key}.".startswith(f"{name}.") for name in _HARMLESS):
             accepted.append(found)
         elif key in _PLACES:

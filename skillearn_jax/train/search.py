@@ -30,6 +30,7 @@ from skillearn_jax.train.search_shown import shown
 from skillearn_jax.train.search_streams import longest_epoch, streams_of
 from skillearn_jax.train.spaces import Cells, space_kind
 from skillearn_jax.train.stages import (
+    STAGES,
     SearchStage,
     next_space,
     note_stage,
@@ -110,6 +111,7 @@ def search(
         first = 0
         if saved is not None:
             first, space = noted_stage(config, saved.note)
+            workdir.read_json(STAGES, [])  # refused here, not at the end of a stage
         else:
             refuse_to_repeat(workdir, "checkpoints/search")
         saver = Saver(checkpoints, config.checkpoint, steps_per_epoch)

@@ -10,7 +10,8 @@ from skillearn_jax.nas.space import CELL_KINDS
 from skillearn_jax.train.config import Config
 from skillearn_jax.train.workdir import Workdir
 
-_FILE = "stages.json"
+STAGES = "stages.json"
+"""What each stage has left: for a person to read; a run goes on from its checkpoint."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -81,9 +82,11 @@ def next_space(
     """Returns the space of the stage that follows, and notes it in the workdir."""
     keep = config.search.stage_candidates[stage.index + 1]
     space = drop_candidates(alphas, stage.space, keep)
-    # For a person to read: a run that goes on has them from its checkpoint.
-    noted = (workdir.read_json(_FILE, []) or [])[: stage.index]
-    workdir.write_json(_FILE, [*noted, _candidates(space)])
+    known = [stage.space, space] if stage.index else [space]
+    before = stage.index + 1 - len(known)
+    # Each in its place, also where the file was lost.
+    noted = [*(workdir.read_json(STAGES, []) or []), *[None] * before][:before]
+    workdir.write_json(STAGES, [*noted, *map(_candidates, known)])
     return space
 
 

@@ -17,6 +17,7 @@ from skillearn_jax.train.config import Config
 from skillearn_jax.train.events import EventFiles
 from skillearn_jax.train.fingerprint import check_fingerprint
 from skillearn_jax.train.json_files import (
+    fits,
     read_json,
     read_rows,
     storage,
@@ -69,6 +70,7 @@ class Workdir:
         self.path = Path(path)
         self._config, self._data = _plain(config), data
         self._history: list[dict[str, Any]] = []
+        self._environment: dict[str, str] = {}
         self._events: EventFiles | None = None
         if config.logging.tensorboard:
             self._events = EventFiles(self.path / "tensorboard")
@@ -103,19 +105,33 @@ class Workdir:
         if any(change.more for change in self.changes) and is_first():
             with storage(self.path / SUMMARY):
                 (self.path / SUMMARY).unlink(missing_ok=True)
-        device = jax.local_devices()[0]
+        versions = _environment()
+        device = versions.pop("device")
         record: dict[str, Any] = {
             "config": self._config,
-            "versions": {name: metadata.version(name) for name in _PACKAGES}
-            | {"python": platform.python_version()},
-            "device": f"{jax.local_device_count()} x {device.device_kind}",
+            "versions": versions,
+            "device": device,
             "program": program,
             "data": dict(self._data or {}),
         }
         changed = {other.path: [other.old, other.new] for other in self.changes}
+        changed |= self.moved()
         if self._history or changed:  # with which it began and went on
             record["changes"] = [*self._history, *([changed] if changed else [])]
         self.write_json("config.json", record)
+
+    def moved(self) -> dict[str, list[str]]:
+        """Returns the versions and the device that the run had last and has now.
+
+        Only those that differ, and in the first process: with them numbers may.
+        """
+        now = _environment()
+        before = self._environment
+        return {
+            name: [before[name], now[name]]
+            for name in now
+            if before.get(name, now[name]) != now[name]
+        }
 
     def write_json(self, name: str, value: Any, indent: int | None = 2) -> None:
         """Writes a JSON file in one move."""
@@ -152,8 +168,11 @@ class Workdir:
         if not rows or not is_first():
             return
         path, text = self.path / name, _lines(rows)
-        with storage(path), path.open("a", encoding="utf-8") as file:
-            file.write(text)
+        with storage(path), path.open("ab+") as file:
+            if file.tell():  # a line that a full disk has cut would take one with it
+                file.seek(-1, os.SEEK_END)
+                text = text if file.read() == b"\n" else f"\n{text}"
+            file.write(text.encode())
         if self._events is not None and name == "metrics.jsonl":
             self._events.add(rows)
 
@@ -202,6 +221,8 @@ class Workdir:
         )
         if refused:
             flags = ", ".join(f"--{other.path}={other.old}" for other in refused)
+            if not all(other.known for other in refused):
+                flags = "use the version that wrote it"
             raise InputError(
                 f"the workdir {self.path} holds a run with "
                 f"{'; '.join(map(str, refused))}: set --workdir to a new folder, or "
@@ -211,6 +232,9 @@ class Workdir:
             self._data = record["data"]
         check_fingerprint(self.path, self._config, record["data"], self._data)
         self._history = record.get("changes", [])
+        known = {"versions": {"": ""}, "device": ""}
+        if fits(record, known):
+            self._environment = record["versions"] | {"device": record["device"]}
         return accepted
 
 
@@ -235,6 +259,15 @@ def holds_comparison(folder: Path) -> bool:
     """Returns whether a folder is that of a comparison, by its `config.json`."""
     record = read_json(folder / "config.json")
     return isinstance(record, dict) and "problem" in record
+
+
+def _environment() -> dict[str, str]:
+    """Returns the versions of what computes, and the device."""
+    return {
+        **{name: metadata.version(name) for name in _PACKAGES},
+        "python": platform.python_version(),
+        "device": f"{jax.local_device_count()} x {jax.local_devices()[0].device_kind}",
+    }
 
 
 def _lines(rows: Iterable[Mapping[str, Any]]) -> str:

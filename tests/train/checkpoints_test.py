@@ -84,10 +84,28 @@ def test_the_lines_beside_are_on_the_disk_before_a_checkpoint_is(tmp_path, monke
     assert names == ("checkpoints", True)
 
 
-def newest(path):
+def test_lines_that_were_lost_since_a_checkpoint_are_said(tmp_path):
+    """A run that goes on writes those after it again, and none of those before."""
+    path, lines = tmp_path / "search", '{"step": 1}\n{"step": 2}\n'
+    for name in ("metrics.jsonl", "alphas.jsonl", "timing.jsonl"):
+        (tmp_path / name).write_text(lines)
+    save(path, 2, beside=tmp_path)
+    with (tmp_path / "metrics.jsonl").open("a") as file:
+        file.write('{"step": 3}\n')
+    assert newest(path, beside=tmp_path)[1] == []
+    (tmp_path / "alphas.jsonl").write_text('{"step": 1}\n')
+    (tmp_path / "timing.jsonl").unlink()
+    assert sorted(newest(path, beside=tmp_path)[1]) == [
+        f"{name} lacks {lost} of the 24 bytes that it had when {path}/2 was "
+        "saved: what they said is not written again"
+        for name, lost in (("alphas.jsonl", 12), ("timing.jsonl", 24))
+    ]
+
+
+def newest(path, **options):
     """Returns the newest checkpoint, and what was said of those passed over."""
     said = []
-    checkpoints = Checkpoints(path, say=said.append)
+    checkpoints = Checkpoints(path, say=said.append, **options)
     saved = checkpoints.newest()
     checkpoints.close()
     return saved, said

@@ -270,6 +270,13 @@ def test_a_gradient_that_was_not_finite_is_reported(workdir, tmp_path):
     assert "<td>none</td>" in page
 
 
+def test_a_key_of_a_later_version_is_named(workdir, tmp_path):
+    record = json.loads((workdir / "config.json").read_text())
+    (tmp_path / "config.json").write_text(json.dumps({**record, "later": 3}))
+    with pytest.raises(InputError, match="holds a comparison with later = 3: set"):
+        run_comparison(SMALL, tmp_path, quiet=True)
+
+
 def test_another_one_in_the_same_folder_is_refused(workdir, tmp_path):
     before = (workdir / "config.json").read_bytes()
     with pytest.raises(InputError, match="holds a comparison with seed = 0"):

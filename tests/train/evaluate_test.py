@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 
 from skillearn_jax.data import load
+from skillearn_jax.errors import NonFiniteError
 from skillearn_jax.framework import State
 from skillearn_jax.layers import PerDevice
 from skillearn_jax.nas import (
@@ -148,6 +149,7 @@ def test_measures_beside_the_error_are_means_over_seeds():
     expected = {"top5_error": None, "loss": 0.75, "calibration": 3.0}
     assert _means({"0": one, "1": two}) == expected
     assert _means({"0": one, "1": one})["top5_error"] == 3.0
+    assert set(_means({"0": one, "1": {}}).values()) == {None}
     assert set(_means({}).values()) == {None}
 
 
@@ -276,7 +278,10 @@ def test_the_seed_of_the_run_is_in_every_training(tiny):
         assert training._root == jax.random.key(seed)
 
 
-def test_an_evaluation_trains_what_is_left_and_notes_each_error_last(tiny, monkeypatch):
+@pytest.mark.parametrize("lost", [False, True])
+def test_an_evaluation_trains_what_is_left_and_notes_each_error_last(
+    tiny, monkeypatch, lost
+):
     """A crash in between repeats a training, and loses no network and no details."""
     done = []
 
@@ -307,10 +312,19 @@ def test_an_evaluation_trains_what_is_left_and_notes_each_error_last(tiny, monke
     batches = SimpleNamespace(steps_per_epoch=5)
     monkeypatch.setattr(module, "training_batches", lambda *of: batches)
     measures = {"top5_error": None, "loss": 1.5, "calibration": 4.0}
+    cells = KNOWN_GENOTYPES["DARTS_V2"]
     files = {
         "evaluation.json": {"derived": {"0": 7.0}},
         "heldout.json": {"derived": {"0": measures}},
+        "cells.json": {
+            "derived": cells.to_json(),
+            "random 7": "of a larger evaluation",
+        },
     }
+    if lost:
+        del files["heldout.json"]
+    else:  # and of a training that is not one of these any more
+        files["heldout.json"]["derived"]["9"] = {**measures, "loss": 99.0}
 
     def write_json(name, value, indent=2):
         files[name] = copy.deepcopy(value)
@@ -322,7 +336,6 @@ def test_an_evaluation_trains_what_is_left_and_notes_each_error_last(tiny, monke
     )
     config = tiny({"evaluation.epochs": 3})
     data = SimpleNamespace(num_classes=10, image_shape=(8, 8, 1))
-    cells = KNOWN_GENOTYPES["DARTS_V2"]
     found = evaluate(config, data, cells, workdir, Devices(1), "the console")
     # Four trainings of 15 steps, the first of which is there.
     options = (config.checkpoint, workdir, "the console", 5, 60)
@@ -341,8 +354,10 @@ def test_an_evaluation_trains_what_is_left_and_notes_each_error_last(tiny, monke
     assert done == expected
     errors = {"derived": {"0": 7.0, "1": 11.0}, "random 1": {"0": 1.0, "1": 11.0}}
     assert files["evaluation.json"] == errors
+    assert files["cells.json"].keys() == errors.keys()
     assert [each["errors"] for each in found["rows"]] == [[7.0, 11.0], [1.0, 11.0]]
-    assert [each["loss"] for each in found["rows"]] == [1.0, 0.5]
+    losses = [each["loss"] for each in found["rows"]]
+    assert losses == [None if lost else 1.0, 0.5]  # no mean over one seed of two
     # A cell of four nodes beside random ones of the config's space.
     assert found["verdict"].endswith(
         "The derived cell is not of the space of the random cells: it has 4 nodes, and "
@@ -353,3 +368,11 @@ def test_an_evaluation_trains_what_is_left_and_notes_each_error_last(tiny, monke
     found = evaluate(config, data, cells, workdir, Devices(1), "the console")
     assert "not of the space" not in found["verdict"]
     assert files["heldout.json"]["random 1"]["1"]["top5_error"] is None
+
+    def explodes(*of):
+        raise NonFiniteError("loss became nan at step 2")
+
+    monkeypatch.setattr(Trains, "run", explodes)
+    more = tiny({"evaluation.epochs": 3, "evaluation.num_seeds": 3})
+    with pytest.raises(NonFiniteError, match=r"^derived, seed 2: loss became nan at"):
+        evaluate(more, data, cells, workdir, Devices(1), "the console")

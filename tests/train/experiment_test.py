@@ -366,6 +366,20 @@ def test_a_finished_run_retrains_nothing(finished, tiny, tmp_path, monkeypatch):
     assert result.genotype == finished.result.genotype
 
 
+def test_a_finished_run_needs_no_file_that_its_config_names(finished, tiny, tmp_path):
+    """The cells of others, a table: what came of them is in its own files."""
+    workdir = tmp_path / "run"
+    shutil.copytree(finished.workdir, workdir)
+    record = read(workdir, "config.json")
+    record["config"]["evaluation"]["rivals"] = [str(tmp_path / "gone")]
+    (workdir / "config.json").write_text(json.dumps(record))
+    rivals = {"evaluation.rivals": (str(tmp_path / "gone"),)}
+    result = run(tiny(rivals), workdir, quiet=True)
+    assert result.genotype == finished.result.genotype
+    with pytest.raises(InputError, match=r"rivals names '.*gone', which holds no"):
+        run(tiny({**rivals, "evaluation.num_seeds": 3}), workdir, quiet=True)
+
+
 def test_a_run_does_not_grow_on_other_data(finished, tiny, tmp_path):
     workdir = tmp_path / "run"
     shutil.copytree(finished.workdir, workdir)

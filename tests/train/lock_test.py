@@ -4,14 +4,19 @@ import errno
 import fcntl
 import json
 import os
+import pathlib
+import shutil
 import signal
 import subprocess
 import sys
 
+import numpy as np
 import pytest
 
 from skillearn_jax.errors import InputError, StorageError
 from skillearn_jax.train import experiment, run
+from skillearn_jax.train.checkpoints import Checkpoints
+from skillearn_jax.train.json_files import write_text
 from skillearn_jax.train.lock import locked
 
 HOLDS = """
@@ -93,6 +98,56 @@ def test_a_full_disk_takes_no_lock_but_an_empty_one(tmp_path, monkeypatch):
         locked(tmp_path, silent),
     ):
         pass
+
+
+def test_a_folder_that_is_another_runs_now_is_not_written(tmp_path, monkeypatch):
+    """A workdir was moved while its run went on, and another began in its place."""
+    old, new = tmp_path / "old", tmp_path / "new"
+    old.mkdir()
+    checkpoints = Checkpoints(old / "checkpoints", keep=1)
+    with locked(old, silent):
+        write_text(old / "a.json", "of the first")
+        old.rename(new)
+        with pytest.raises(StorageError, match="put its folder back"):
+            write_text(old / "a.json", "late")
+        assert not old.exists()
+        old.mkdir()  # empty, as a script makes it, or behind a link that leads elsewhere
+        with pytest.raises(StorageError, match="put its folder back"):
+            write_text(old / "a.json", "late")
+        assert list(old.iterdir()) == []
+        other = old / "checkpoints" / ".2.partial" / "of_the_second"
+        other.parent.mkdir(parents=True)
+        other.write_text("")
+        (old / ".lock").write_text('{"pid": 1}\n')
+        taken = r"\(another run has its folder now\): put its folder back; the same"
+        with pytest.raises(StorageError, match=f"^cannot write .*a.json {taken}"):
+            write_text(old / "a.json", "late")
+        state = {"a": np.ones(3)}
+        for saves in (  # before it is begun, and while it is
+            lambda: checkpoints.save(2, state),
+            lambda: checkpoints._write(2, state, None, None, {}),
+        ):
+            with pytest.raises(StorageError, match=f"^cannot save .*/2 {taken}"):
+                saves()
+        checkpoints.close()
+        assert {path.name for path in old.rglob("*") if path.is_file()} == {
+            ".lock",
+            "of_the_second",
+        }
+        shutil.rmtree(old)
+        new.rename(old)
+        write_text(old / "a.json", "of the first again")
+        with monkeypatch.context() as patch:
+
+            def refuses(path):
+                raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+            patch.setattr(pathlib.Path, "read_bytes", refuses)
+            write_text(old / "a.json", "its lock cannot be read")
+        (old / ".lock").unlink()  # tidied away, which harms nobody
+        write_text(old / "a.json", "still of the first")
+    (old / ".lock").write_text("")
+    write_text(old / "a.json", "of nobody")
 
 
 def test_a_file_system_without_locks_is_said(tmp_path, monkeypatch):

@@ -208,7 +208,14 @@ def test_stages_grow_deeper_over_fewer_candidates_and_can_be_torn(
             dies_after_saving(patch, torn_after)
             with pytest.raises(KeyboardInterrupt):
                 run(config, workdir, quiet=True)
-        assert (workdir / "stages.json").exists() == (torn_after == 5)
+        stages = workdir / "stages.json"
+        assert stages.exists() == (torn_after == 5)
+        if stages.exists():  # refused before anything is compiled
+            left = stages.read_text()
+            stages.write_text(left[:-9])
+            with pytest.raises(InputError, match=r"stages\.json is not readable JSON"):
+                run(config, workdir, quiet=True)
+            stages.write_text(left)
         again = run(config, workdir, quiet=True)
         assert again.genotype == whole.genotype
         assert read_rows(workdir) == rows
@@ -248,6 +255,11 @@ def test_every_stage_has_its_cells_its_rate_and_its_candidates(tiny):
         note = note_stage(search_stage(config, index + 1, spaces[-1]))
         again = noted_stage(config, json.loads(json.dumps(note)))
         assert again == (index + 1, spaces[-1])
+    del files["stages.json"]  # what is known is in its place all the same
+    alphas = {kind: np.array(2 * [logits[1]]) for kind in CELL_KINDS}
+    next_space(config, search_stage(config, 1, spaces[1]), alphas, workdir)
+    assert len(files["stages.json"]) == 2
+    assert json.loads(json.dumps(files["stages.json"]))[0] == found[0]
     assert note_stage(search_stage(config, 0, spaces[0])) == {"stage": 0}
     alone = search_stage(tiny({"search.cells": 7}), 0, spaces[0])
     assert (alone.cells, alone.skip_dropout) == (7, 0.0)

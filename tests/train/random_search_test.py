@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from skillearn_jax.data import from_arrays, halves, load
-from skillearn_jax.errors import InputError
+from skillearn_jax.errors import InputError, NonFiniteError
 from skillearn_jax.train import experiment, run
 from skillearn_jax.train.checkpoints import Checkpoints
 from skillearn_jax.train.checks import check
@@ -307,3 +307,16 @@ def test_weights_of_candidates_are_drawn_with_a_key_of_their_own(
         (key,) = seen.value.args
         keys += [jax.random.key_data(k).tolist() for k in (key, jax.random.key(seed))]
     assert len(set(map(tuple, keys))) == 4
+
+
+def test_the_training_that_explodes_is_named(tiny, tmp_path, monkeypatch):
+    def training(*of):
+        def explodes(*of):
+            raise NonFiniteError("network/loss became nan at step 2")
+
+        return SimpleNamespace(run=explodes)
+
+    module = importlib.import_module(random_search.__module__)
+    monkeypatch.setattr(module, "Training", training)
+    with pytest.raises(NonFiniteError, match=r"^candidate 1: network/loss became nan"):
+        run(tiny({**RANDOM, "evaluation.epochs": 0}), tmp_path / "run", quiet=True)

@@ -5,10 +5,12 @@ import json
 import pytest
 from flax.traverse_util import flatten_dict
 
+from skillearn_jax.data import load
 from skillearn_jax.errors import InputError
 from skillearn_jax.parallel import Devices
-from skillearn_jax.train import Config, run
+from skillearn_jax.train import Config, experiment, run
 from skillearn_jax.train.checkpoints import Checkpoints
+from skillearn_jax.train.fingerprint import fingerprint
 from skillearn_jax.train.resume import differences
 from skillearn_jax.train.workdir import Workdir
 
@@ -179,6 +181,24 @@ def test_a_run_grows(tiny_baseline, tmp_path, read_rows, capsys):
         {"config.evaluation.epochs": [0, 1], "config.evaluation.num_seeds": [2, 1]},
         {"config.log_every": [1, 2], "config.evaluation.num_seeds": [1, 2]},
     ]
+
+
+def test_another_version_is_said(tiny_baseline, tmp_path, monkeypatch, capsys):
+    config, workdir = tiny_baseline(), tmp_path / "run"
+    known = fingerprint(load(config.data.name))
+    Workdir(workdir, config, known).write_config("the program")
+    record = json.loads((workdir / "config.json").read_text())
+    now = record["versions"]["jax"]
+    record["versions"]["jax"] = "0.1.0"
+    (workdir / "config.json").write_text(json.dumps(record))
+
+    def search(*args):
+        raise RuntimeError("enough")
+
+    monkeypatch.setattr(experiment, "search", search)
+    with pytest.raises(RuntimeError, match="enough"):
+        run(config, workdir)
+    assert f"goes on with jax {now}, was 0.1.0\n" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(

@@ -49,6 +49,22 @@ def test_the_same_config_opens_it_again(folder):
     assert files(folder) == before
 
 
+def test_another_version_and_another_device_are_noted(folder):
+    """Else config.json says of the whole run what is true of its end."""
+    assert Workdir(folder, Config()).moved() == {}
+    record = json.loads((folder / "config.json").read_text())
+    now = record["versions"]["jax"], record["device"]
+    record["versions"]["jax"], record["device"] = "0.1.0", "1 x abacus"
+    (folder / "config.json").write_text(json.dumps(record))
+    workdir = Workdir(folder, Config())
+    moved = {"jax": ["0.1.0", now[0]], "device": ["1 x abacus", now[1]]}
+    assert workdir.moved() == moved
+    workdir.write_config("the program")
+    again = json.loads((folder / "config.json").read_text())
+    assert again["changes"] == [moved]
+    assert (again["versions"]["jax"], again["device"]) == now
+
+
 def test_another_config_is_refused_with_the_key_that_differs(folder):
     before = files(folder)
     other = Config.parse({"search": {"weights": {"lr": 0.5}}})
@@ -83,6 +99,19 @@ def test_what_is_not_all_any_more_is_no_summary(folder, change, stays):
     assert (folder / "summary.json").exists()
     workdir.write_config("the program")
     assert (folder / "summary.json").exists() == stays
+
+
+def test_a_key_of_a_later_version_is_no_flag_of_this_one(folder):
+    record = json.loads((folder / "config.json").read_text())
+    record["config"]["search"]["later"] = {"rate": 0.5}
+    (folder / "config.json").write_text(json.dumps(record))
+    with pytest.raises(InputError) as caught:
+        Workdir(folder, Config.parse({"seed": 5}))
+    assert str(caught.value) == (
+        f"the workdir {folder} holds a run with config.seed = 2, not 5; "
+        "config.search.later.rate = 0.5, a key that this version does not know: set "
+        "--workdir to a new folder, or use the version that wrote it"
+    )
 
 
 def test_tuples_and_the_lists_of_json_are_the_same(folder):
@@ -206,6 +235,15 @@ def test_metrics_are_appended(folder):
     workdir.append_metrics([{"step": 2}, {"step": 3}])
     lines = (folder / "metrics.jsonl").read_text().splitlines()
     assert [json.loads(line) for line in lines] == [{"step": s} for s in (1, 2, 3)]
+
+
+def test_a_line_that_was_cut_takes_none_that_follows_with_it(folder):
+    """As a full disk cuts one; of timing.jsonl nothing is dropped when a run goes on."""
+    workdir = Workdir(folder, Config())
+    (folder / "timing.jsonl").write_text('{"step": 1}\n{"ste')
+    for step in (2, 3):
+        workdir.append_metrics([{"step": step}], "timing.jsonl")
+    assert workdir.read_rows("timing.jsonl") == [{"step": s} for s in (1, 2, 3)]
 
 
 def test_keep_metrics_drops_later_rows_and_torn_lines(folder):
