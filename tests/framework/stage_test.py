@@ -304,6 +304,9 @@ def test_alternate_order_equals_two_hand_written_updates(
         value = state.params[name] + updates
         point = point._replace(params={**point.params, name: value})
         assert_close(new.params[name], value, rtol=1e-13)
+    # What is logged of the objective is where the last of them was moved from.
+    want = program.objective(seen, toy.batches)
+    np.testing.assert_allclose(metrics["validation/objective"], want, rtol=1e-13)
 
 
 def test_the_orders_differ_in_the_second_set_only(toy, warm):

@@ -482,17 +482,32 @@ def test_the_encoders_state_moves_in_the_real_step_only(small):
         assert int(state.model_state["tester"]) == count * (10 + 10)
 
 
-def test_every_pass_of_the_encoder_has_a_key_of_its_own(small):
+def test_every_pass_of_a_network_has_a_key_of_its_own(small):
+    """Else learner and tester would drop the same units on the same image."""
     keys = []
 
-    def encode(encoder, model_state, batch, key):
+    def note(key):
         keys.append(tuple(np.asarray(jax.random.key_data(key)).tolist()))
+
+    def encode(encoder, model_state, batch, key):
+        note(key)
         return small.encode(encoder, batch), {}
 
-    program, state = build(small, tester=small.tester("label", encode=encode))
+    def example_losses(weights, supporting, model_state, batch, key):
+        note(key)
+        return small.learner_losses(supporting["alphas"], weights, batch)
+
+    def train_loss(moves, reads, model_state, batch, key):
+        note(key)
+        return small.train_loss(moves, reads, model_state, batch, key)
+
+    learner = small.learner(train_loss=train_loss, example_losses=example_losses)
+    tester = small.tester("label", encode=encode)
+    program, state = build(small, learner=learner, tester=tester)
     program.objective(state, small.batches)
-    # Its own training, the exam's, the exam itself, validation.
-    assert len(keys) == len(set(keys)) == 4
+    # The learner's training and exam; the tester's own training, that on the exam, the
+    # exam itself, validation.
+    assert len(keys) == len(set(keys)) == 6
 
 
 # Refusals and the printout.
