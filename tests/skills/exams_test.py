@@ -138,6 +138,13 @@ def test_a_share_is_not_rounded_up_for_being_binary():
     assert int(hold(jnp.arange(100.0), 0.07).sum()) == 7
 
 
+@pytest.mark.parametrize("dtype", [jnp.bfloat16, jnp.float16, jnp.float32])
+def test_narrow_scores_are_held_in_the_same_number(dtype):
+    scores = jnp.linspace(0, 1, 256).astype(dtype)
+    counts = [int(hold(scores, share).sum()) for share in (1, 0.5, jnp.float32(0.3))]
+    assert counts == [256, 128, 77]
+
+
 def test_of_equal_scores_the_earlier_are_taken():
     np.testing.assert_array_equal(hold(jnp.ones(4), 0.5), [True, True, False, False])
 
