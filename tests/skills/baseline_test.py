@@ -97,33 +97,6 @@ def test_a_step_moves_the_alphas_then_the_weights(small, assert_close):
     assert_close(metrics["learner/loss"], train(small)(weights, alphas))
 
 
-def test_everything_moves_and_both_terms_are_there(small):
-    program = baseline(small.learner())
-    state = start(program, small)
-    info = program.hypergrad(state, small.batches)[1]
-    new, metrics = program.step(state, small.batches)
-    assert np.all(info.direct["alphas"])
-    assert np.all(info.response["alphas"])
-    assert set(program.sets) == {"weights", "alphas"}
-    for name in program.sets:
-        assert np.all(new.params[name] != state.params[name])
-    assert all(np.isfinite(value) for value in metrics.values())
-
-
-def test_the_alphas_descend_the_validation_loss(small):
-    rate = 1e-4
-    program = baseline(small.learner(supporting={"alphas": optax.sgd(rate)}))
-    state = start(program, small)
-    gradient = program.hypergrad(state, small.batches)[0]["alphas"]
-    new, _ = program.step(state, small.batches)
-    moved = state._replace(params={**state.params, "alphas": new.params["alphas"]})
-    change = program.objective(moved, small.batches) - program.objective(
-        state, small.batches
-    )
-    assert float(change) == pytest.approx(-rate * float(np.sum(gradient**2)), rel=1e-3)
-    assert change < 0
-
-
 def test_several_supporting_sets_each_have_their_own_optimizer(small, assert_close):
     """A learned weight decay that only the training loss reads, beside the alphas."""
 
