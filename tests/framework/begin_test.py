@@ -228,11 +228,13 @@ def test_hyperparameters_that_cannot_be_are_refused(optimizer, hyperparams, mess
 
 
 @pytest.mark.parametrize("decided", [1, np.float64(0.5)])
-def test_what_is_decided_takes_the_type_of_what_the_state_holds(decided):
-    state = INJECTED(jnp.float32(0.1)).init(jnp.zeros(3, jnp.float32))
+@pytest.mark.parametrize("shape", [(), (3,)])
+def test_what_is_decided_takes_the_form_of_what_the_state_holds(decided, shape):
+    """Else the next step would compile anew."""
+    state = INJECTED(jnp.full(shape, 0.1, jnp.float32)).init(jnp.zeros(3, jnp.float32))
     new = with_hyperparams("it", state, {"learning_rate": decided})
     assert form(new) == form(state)
-    assert float(new.hyperparams["learning_rate"]) == decided
+    assert np.all(new.hyperparams["learning_rate"] == decided)
 
 
 def test_what_decides_them_is_a_function():

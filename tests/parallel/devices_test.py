@@ -150,6 +150,19 @@ def test_several_devices_sum_over_the_axis(backend):
     assert int(devices.fetch(devices.compile(step, start)(start))) == 128
 
 
+@SEVERAL
+@pytest.mark.parametrize("count", [1, 4])
+def test_a_batch_is_split_as_indices_are(backend, count):
+    devices = Devices(count, backend)
+
+    def step(wrong, rows):
+        here = jnp.sum(rows != devices.part(jnp.arange(8)))
+        return wrong + (here if count == 1 else jax.lax.psum(here, AXIS_NAME))
+
+    args = devices.place(jnp.int32(0)), devices.split(np.arange(8))
+    assert int(devices.fetch(devices.compile(step, *args)(*args))) == 0
+
+
 @pytest.mark.parametrize("backend", ["pmap", "shard_map"])
 def test_an_array_that_comes_twice_is_placed_once_unless_it_is_donated(backend):
     """As the images of two streams; a donated buffer can be given away but once."""

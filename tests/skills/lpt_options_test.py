@@ -234,9 +234,13 @@ def test_the_released_first_order_code_sees_current_values_only(small, assert_cl
     assert LPT_VARIANTS["paper"] == {}
 
 
-def test_difficulty_only_has_no_executor_and_the_encoder_ascends(small, assert_close):
+@pytest.mark.parametrize("stale", [False, True])
+def test_difficulty_only_has_no_executor_and_the_encoder_ascends(
+    small, assert_close, stale
+):
     p = parts(small)
-    program, state = build(small, ablation="difficulty_only", exam_loss="mean")
+    options = {"ablation": "difficulty_only", "stale_reads": stale}
+    program, state = build(small, exam_loss="mean", **options)
     assert set(program.sets) == {"weights", "alphas", "encoder", "creator"}
     assert [stage.name for stage in program.stages] == ["learner"]
     assert program.streams == ("train", "bank")
@@ -244,7 +248,11 @@ def test_difficulty_only_has_no_executor_and_the_encoder_ascends(small, assert_c
     got, _ = gradients(program, state, small.batches)
 
     def objective(a, c, e):
-        return mean(p.bank_losses(a, p.learned(a)), p.scores(c, e))
+        losses, scores = p.bank_losses(a, p.learned(a)), p.scores(c, e)
+        if not stale:
+            return mean(losses, scores)
+        old_losses = p.bank_losses(a, small.params["weights"])
+        return mean(losses, FIXED(scores)) + mean(FIXED(old_losses), scores)
 
     names = ("alphas", "creator", "encoder")
     want = jax.jit(jax.grad(objective, (0, 1, 2)))(*(small.params[n] for n in names))
