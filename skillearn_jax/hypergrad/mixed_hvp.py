@@ -70,9 +70,13 @@ def central_difference(
         Liu, Simonyan, Yang 2018, DARTS, equation 8, arXiv 1806.09055.
     """
     active, direction = jax.tree.map(jnp.asarray, (active, direction))
-    norm = optax.tree.norm(widen(direction))
-    zero = norm == 0  # there is no unit vector
-    eps = radius / jnp.where(zero, 1, norm)
+    # In units of the largest number: squares of a short direction would underflow.
+    wide = widen(direction)
+    largest = optax.tree.norm(wide, ord="inf")
+    zero = largest == 0  # there is no unit vector
+    unit = jnp.where(zero, 1, largest)
+    norm = optax.tree.norm(optax.tree.scale(1 / unit, wide))
+    eps = radius / jnp.where(zero, 1, norm) / unit
 
     # The norm has the widest type of the direction; each leaf keeps its own.
     def at(distance: Array) -> PyTree:

@@ -77,12 +77,16 @@ def test_bfloat16(hypergradient, steps):
     assert cosine(difference, truth) < 0.8
 
 
-def test_a_direction_whose_square_underflows_has_a_length():
-    """(1.1^3 - 0.9^3) / (2 * 0.1 / 1e-5) = 3.01e-5, where (1e-5)^2 is 0 in float16."""
-    one, u = jnp.asarray(1, jnp.float16), jnp.asarray(1e-5, jnp.float16)
+@pytest.mark.parametrize(
+    ("dtype", "length", "rtol"),
+    [(jnp.float16, 1e-5, 0.02), (jnp.float32, 1e-25, 1e-5), (jnp.bfloat16, 1e-25, 0.1)],
+)
+def test_a_direction_whose_square_underflows_has_a_length(dtype, length, rtol):
+    """(1.1^3 - 0.9^3) / (2 * 0.1 / u) = 3.01 u, where u^2 is 0 in its type."""
+    one, u = jnp.asarray(1, dtype), jnp.asarray(length, dtype)
     got = central_difference(lambda w: w**3, one, u, 0.1)
-    assert got.dtype == jnp.float16
-    np.testing.assert_allclose(float(got), 3.01e-5, rtol=0.02)
+    assert got.dtype == dtype
+    np.testing.assert_allclose(float(got), 3.01 * length, rtol=rtol)
 
 
 def test_float32_is_right_to_a_millionth(hypergradient):
