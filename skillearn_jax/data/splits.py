@@ -50,9 +50,10 @@ def halves(
         )
     # A class of one example cannot be in both parts: it trains.
     alone = (np.bincount(label)[lacking] == 1) & np.isin(lacking, label[first])
-    for each in lacking[~alone]:
+    if not alone.all():
+        lost = lacking[~alone][0]
         raise InputError(
-            f"of class {each}, which has {np.sum(label == each)} in all, one of the parts "
+            f"of class {lost}, which has {np.sum(label == lost)} in all, one of the parts "
             f"has no example at the train fraction {fraction}: set another "
             "--config.data.train_fraction"
         )
