@@ -95,7 +95,7 @@ def run_comparison(
             record["wall_s"] = time.perf_counter() - start
             write_json(folder / "comparison.json", record)
         report = report_comparison.write(folder, record)
-    console.message(f"report: {report}")
+    console.message(f"report: {report}", fold=False)
     return Comparison(record, report)
 
 

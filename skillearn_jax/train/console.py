@@ -79,13 +79,24 @@ class Console:
             )
         )
 
-    def message(self, text: str) -> None:
-        """Prints text, folded between words; above the bar while one is shown.
+    def message(self, text: str, *, fold: bool = True) -> None:
+        """Prints text, above the bar while one is shown.
 
         Nothing is cut: a word that is too long, as a path, stays whole.
+
+        Args:
+            text: of one line or several.
+            fold: between words, to the width of the console; where others look for a line
+                by its beginning, it stays one.
         """
-        folded = (_folded(line, self.columns) for line in text.splitlines())
-        self._print_lines("\n".join(folded), "ignore")
+        if fold:
+            text = "\n".join(
+                textwrap.fill(
+                    line, self.columns, break_long_words=False, break_on_hyphens=False
+                )
+                for line in text.splitlines()
+            )
+        self._print_lines(text, "ignore")
 
     def drawing(self, text: str) -> None:
         """Prints a drawing; what is too wide is cut rather than folded."""
@@ -221,19 +232,6 @@ class _Pace:
         each = max(1e-9, time.perf_counter() - self._first[1]) / steps
         pace = f"{1 / each:6.1f} steps/s" if each < 10 else f"{each:6.1f} s/step"
         return f"{pace}  {_clock((self.total - step) * each)} left"
-
-
-def _folded(line: str, columns: int) -> str:
-    """Returns a line folded between words; one that fits in no line begins none."""
-    parts: list[str] = []
-    for part in textwrap.wrap(
-        line, columns, break_long_words=False, break_on_hyphens=False
-    ):
-        if parts and len(part) > columns:
-            parts[-1] += f" {part}"  # `report: PATH` stays together
-        else:
-            parts.append(part)
-    return "\n".join(parts)
 
 
 def _listed(metrics: Mapping[str, float]) -> list[str]:

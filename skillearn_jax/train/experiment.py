@@ -234,5 +234,5 @@ def _computed(
 
 def _report(folder: Workdir, summary: dict[str, Any], console: Console) -> Result:
     report = report_by_first(folder.path)
-    console.message(f"report: {report}")
+    console.message(f"report: {report}", fold=False)
     return Result(read_cells(summary["genotype"]), summary, report)

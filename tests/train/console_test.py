@@ -168,15 +168,16 @@ def test_of_a_message_nothing_is_cut(monkeypatch, stream, columns):
     console = Console(file=file)
     assert console.columns == columns
     words = " ".join(f"word{i}" for i in range(30))
-    console.message(f"report: {PATH}")
+    console.message(f"report: {PATH[:95]}", fold=False)
+    console.message(f"see {PATH}")
     console.message(f"a   table\n\n  of two  lines\n! {words}")
     console.drawing("│" * 120 + "\n┼")
     text = file.shown() if stream is Terminal else file.getvalue()
     lines = text.splitlines()
-    # To be found by its first word: what fits in no line begins none.
-    assert lines[:4] == [f"report: {PATH}", "a   table", "", "  of two  lines"]
-    assert " ".join(lines[4:-2]) == f"! {words}"
-    assert all(len(line) <= columns for line in lines[1:])
+    assert lines[:3] == [f"report: {PATH[:95]}", "see", PATH]
+    assert lines[3:6] == ["a   table", "", "  of two  lines"]
+    assert " ".join(lines[6:-2]) == f"! {words}"
+    assert all(len(line) <= columns for line in lines[3:])
     assert lines[-2:] == ["│" * columns, "┼"]
 
 
