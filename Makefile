@@ -4,7 +4,7 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 RUNS ?= runs
-# Test processes; each holds 2 to 3 GB.
+# Test processes; each grows to between 5 and 8 GB.
 WORKERS ?= 2
 
 .PHONY: help install demo demo-smoke lint types test test-all format clean
