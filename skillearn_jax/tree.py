@@ -6,6 +6,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 from jax.tree_util import keystr
 
 from skillearn_jax.errors import InputError
@@ -246,6 +247,17 @@ def widen(tree: PyTree) -> PyTree:
     return jax.tree.map(
         lambda leaf: leaf.astype(jnp.promote_types(leaf.dtype, jnp.float32)), tree
     )
+
+
+def norm(tree: PyTree) -> Array:
+    """Returns the Euclidean norm, however small the numbers: no square underflows.
+
+    Computed in units of the largest number, where `optax.tree.norm` of numbers below
+    1e-19 is 0 in float32.
+    """
+    largest = optax.tree.norm(tree, ord="inf")
+    unit = jnp.where(largest == 0, 1, largest)
+    return unit * optax.tree.norm(optax.tree.scale(1 / unit, tree))
 
 
 def like(tree: PyTree, other: PyTree) -> PyTree:

@@ -16,7 +16,7 @@ import jax.numpy as jnp
 import optax
 
 from skillearn_jax.errors import InputError
-from skillearn_jax.tree import widen
+from skillearn_jax.tree import norm, widen
 from skillearn_jax.types import Array, PyTree
 
 GradientFn = Callable[[PyTree], PyTree]
@@ -70,13 +70,9 @@ def central_difference(
         Liu, Simonyan, Yang 2018, DARTS, equation 8, arXiv 1806.09055.
     """
     active, direction = jax.tree.map(jnp.asarray, (active, direction))
-    # In units of the largest number: squares of a short direction would underflow.
-    wide = widen(direction)
-    largest = optax.tree.norm(wide, ord="inf")
-    zero = largest == 0  # there is no unit vector
-    unit = jnp.where(zero, 1, largest)
-    norm = optax.tree.norm(optax.tree.scale(1 / unit, wide))
-    eps = radius / jnp.where(zero, 1, norm) / unit
+    length = norm(widen(direction))
+    zero = length == 0  # there is no unit vector
+    eps = radius / jnp.where(zero, 1, length)
 
     # The norm has the widest type of the direction; each leaf keeps its own.
     def at(distance: Array) -> PyTree:

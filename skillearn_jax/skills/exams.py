@@ -3,7 +3,7 @@
 import jax
 import jax.numpy as jnp
 
-from skillearn_jax.tree import gather_over_devices, sum_over_devices
+from skillearn_jax.tree import gather_over_devices, norm, sum_over_devices
 from skillearn_jax.types import Array
 
 
@@ -137,10 +137,7 @@ def score_loss_correlation(scores: Array, losses: Array) -> Array:
 
     def unit(x: Array) -> Array:
         x = x - jnp.mean(x)
-        # The squares of small scores, as they are of a shrunken exam, would underflow.
-        largest = jnp.max(jnp.abs(x))
-        x = x / jnp.where(largest == 0, 1, largest)
-        size = jnp.linalg.norm(x)
-        return x / jnp.where(size == 0, 1, size)
+        length = norm(x)  # scores of a shrunken exam are small
+        return x / jnp.where(length == 0, 1, length)
 
     return jnp.sum(unit(scores) * unit(losses))

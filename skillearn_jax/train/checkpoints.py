@@ -43,12 +43,14 @@ class Saved(NamedTuple):
         step: that it was taken at.
         note: what was saved beside the state; JSON.
         arrays: the leaves of the state, by path.
+        lines: bytes of each file of lines beside, as they were; of an earlier version none.
     """
 
     path: Path
     step: int
     note: Any
     arrays: Arrays
+    lines: Mapping[str, int]
 
     def restore(self, like: PyTree) -> PyTree:
         """Returns the state, on this machine's first device, whatever saved it.
@@ -189,7 +191,7 @@ class Checkpoints:
                 reason = reason or (folder, error)
                 continue
             self._last = step
-            self._say_shorter(folder)
+            self._say_shorter(saved)
             return saved
         if reason is not None:
             raise _unreadable(*reason) from reason[1]
@@ -232,8 +234,8 @@ class Checkpoints:
                 name = self._best_metric
                 write_manifest(manifest, arrays, step, note, metric, name, lines)
                 _sync(manifest)
-                for beside in self._lines():
-                    _sync(beside)
+                for file in self._lines():
+                    _sync(file)
                 self._move(begun, step)
                 self._prune(step)
 
@@ -249,15 +251,15 @@ class Checkpoints:
         found = self._beside.glob("*.jsonl") if self._beside else ()
         return {path: path.stat().st_size for path in found}
 
-    def _say_shorter(self, folder: Path) -> None:
+    def _say_shorter(self, saved: Saved) -> None:
         """Says what files of lines have lost since a checkpoint: nobody writes it again."""
-        sizes = {path.name: size for path, size in self._lines().items()}
-        # What an earlier version saved says nothing of them.
-        then = read_manifest(folder / "manifest.json").get("lines", {})
-        for name, size in then.items() if self._beside else ():
-            if (lost := size - sizes.get(name, 0)) > 0:
+        if self._beside is None:
+            return
+        sizes = self._lines()
+        for name, size in saved.lines.items():
+            if (lost := size - sizes.get(self._beside / name, 0)) > 0:
                 self._say(
-                    f"{name} lacks {lost} of the {size} bytes that it had when {folder} "
+                    f"{name} lacks {lost} of the {size} bytes that it had when {saved.path} "
                     "was saved: what they said is not written again"
                 )
 
@@ -352,7 +354,8 @@ def _read(folder: Path, step: int) -> Saved:
         raise DamagedError(first_line(error.__cause__ or error)[:120]) from error
     if not isinstance(arrays, dict):
         raise DamagedError("it holds no arrays")
-    return Saved(folder, step, manifest["note"], verify(arrays, manifest))
+    arrays = verify(arrays, manifest)
+    return Saved(folder, step, manifest["note"], arrays, manifest.get("lines", {}))
 
 
 def _alone() -> ocp.Context:

@@ -68,11 +68,10 @@ def check(config: Config) -> None:
             "other operation than skips: set --config.search.max_skips=-1"
         )
     for phase in ("search", "evaluation"):
-        group = getattr(config, phase)
-        if group.epochs:
-            _check_rate(config, phase, group.weights, phase, group.epochs)
+        if getattr(config, phase).epochs:
+            _check_weights(config, phase, phase)
     if config.skill == "lpt":
-        _check_rate(config, "tester", config.tester.weights, "search", search.epochs)
+        _check_weights(config, "tester", "search")
     if search.warmup_epochs >= search.epochs:
         raise InputError(
             f"config.search.warmup_epochs is {search.warmup_epochs}; it must be "
@@ -105,10 +104,16 @@ def _check_read(
                 )
 
 
-def _check_rate(
-    config: Config, group: str, weights: SgdConfig, phase: str, epochs: int
-) -> None:
-    """Raises `InputError` for a learning rate that never gets where it should."""
+def _check_weights(config: Config, group: str, phase: str) -> None:
+    """Raises `InputError` for an optimiser of weights that is not what its keys say.
+
+    Args:
+        config: of the run.
+        group: that has `weights`.
+        phase: in which they train.
+    """
+    weights: SgdConfig = getattr(config, group).weights
+    epochs = getattr(config, phase).epochs
     path = f"config.{group}"
     shapes = {"linear": ("tail_epochs",), "exponential": ("decay",)}
     _check_read(config, f"{group}.weights", "schedule", shapes)
