@@ -16,6 +16,7 @@ from skillearn_jax.train.config import (
     SgdConfig,
 )
 from skillearn_jax.train.exams import check_exams
+from skillearn_jax.train.fields import check_unread
 from skillearn_jax.train.given import check_given
 from skillearn_jax.train.images import OneSet, check_data
 from skillearn_jax.train.random_search import check_random_search
@@ -44,6 +45,8 @@ def check(config: Config) -> None:
     curriculum = [field.name for field in dataclasses.fields(CurriculumConfig)]
     curriculum.remove("active")
     _check_read(config, "lpt.curriculum", "active", {True: curriculum})
+    rules = {"skips": ("stop_skips",), "ranking": ("stop_ranking_epochs",)}
+    _check_read(config, "search", "stop", rules)
     check_data(config)
     check_tasks(config)
     check_exams(config)
@@ -91,17 +94,12 @@ def _check_read(
         decider: the key that decides.
         read: its values, and the keys that are read with each of them alone.
     """
-    given, defaults = attrgetter(group)(config), attrgetter(group)(Config())
-    chosen = getattr(given, decider)
+    key = f"config.{group}.{decider}"
+    chosen = attrgetter(f"{group}.{decider}")(config)
     for value, names in read.items():
-        for name in names if value != chosen else ():
-            if getattr(given, name) != getattr(defaults, name):
-                raise InputError(
-                    f"config.{group}.{name} is {getattr(given, name)!r}, but "
-                    f"config.{group}.{decider} is {chosen!r}, with which it is not read: "
-                    f"set --config.{group}.{decider}={value}, or "
-                    f"--config.{group}.{name}={getattr(defaults, name)}"
-                )
+        if value != chosen:
+            why = f"{key} is {chosen!r}, with which it is not read"
+            check_unread(config, group, names, why, f"--{key}={value}")
 
 
 def _check_weights(config: Config, group: str, phase: str) -> None:

@@ -9,8 +9,8 @@ from skillearn_jax.framework import State
 from skillearn_jax.skills import LPT_VARIANTS
 from skillearn_jax.skills.curriculum import CURRICULUM
 from skillearn_jax.skills.lpt import check_ablation
-from skillearn_jax.train.config import Config, LptConfig
-from skillearn_jax.train.fields import arguments_as_flags
+from skillearn_jax.train.config import Config
+from skillearn_jax.train.fields import arguments_as_flags, check_unread
 from skillearn_jax.train.images import OneSet, flags_of_data
 from skillearn_jax.train.workdir import Workdir
 
@@ -57,12 +57,9 @@ def check_exams(config: Config) -> None:
         curriculum = options.curriculum.build()
     with arguments_as_flags("lpt", capacity_aware="lpt.curriculum.capacity_aware"):
         check_ablation(options.ablation, options.interaction_weight, curriculum)
-    for name in set(LPT_VARIANTS[options.variant]) & set(options.options()):
-        if getattr(options, name) != getattr(LptConfig(), name):
-            raise InputError(
-                f"config.lpt.{name} is {getattr(options, name)!r}, but the variant "
-                f"{options.variant!r} decides it: set --config.lpt.variant=paper"
-            )
+    decided = [n for n in LPT_VARIANTS[options.variant] if n in options.options()]
+    why = f"config.lpt.variant is {options.variant!r}, which decides it"
+    check_unread(config, "lpt", decided, why, "--config.lpt.variant=paper")
     adjoint = config.hypergrad.adjoint
     if "adjoint" in LPT_VARIANTS[options.variant] and adjoint != "first_order":
         raise InputError(
@@ -70,23 +67,17 @@ def check_exams(config: Config) -> None:
             f"{options.variant!r} is of first order: set "
             "--config.hypergrad.adjoint=first_order"
         )
-    unread = ("interaction_weight", "tester_weight", "exam_scores")
-    for name in unread if options.ablation == "difficulty_only" else ():
-        if getattr(options, name) != getattr(LptConfig(), name):
-            raise InputError(
-                f"config.lpt.{name} is {getattr(options, name)!r}, but a tester that does "
-                "not train reads it not: set --config.lpt.ablation=none"
-            )
+    if options.ablation == "difficulty_only":
+        unread = ("interaction_weight", "tester_weight", "exam_scores")
+        why = "a tester that does not train reads it not"
+        check_unread(config, "lpt", unread, why, "--config.lpt.ablation=none")
     no_exams = options.interaction_weight == 0
-    if no_exams and options.exam_scores != LptConfig().exam_scores:
-        raise InputError(
-            f"config.lpt.exam_scores is {options.exam_scores!r}, but a tester that takes no "
-            "exams reads it not: set --config.lpt.interaction_weight above 0"
-        )
     where, way_out = "in first order", "--config.hypergrad.adjoint=exact"
     if no_exams:
         where = "where the tester takes no exams"
         way_out = "--config.lpt.interaction_weight above 0"
+        why = "a tester that takes no exams reads it not"
+        check_unread(config, "lpt", ("exam_scores",), why, way_out)
     weight = options.tester_weight
     if (no_exams or adjoint == "first_order") and weight not in (0, 1):
         raise InputError(

@@ -90,6 +90,29 @@ def check_only(config: Any, values: Mapping[str, Any], who: str) -> None:
             )
 
 
+def check_unread(
+    config: Any, group: str, names: Iterable[str], why: str, way_out: str
+) -> None:
+    """Raises `InputError` for a key that is set, though nothing reads it.
+
+    Args:
+        config: a dataclass, the whole config.
+        group: of the keys, as in `search.weights`.
+        names: of the keys.
+        why: nothing reads them.
+        way_out: the flag with which something would.
+    """
+    group_of = operator.attrgetter(group)
+    given, defaults = group_of(config), group_of(type(config)())
+    for name in names:
+        value, default = getattr(given, name), getattr(defaults, name)
+        if value != default:
+            raise InputError(
+                f"config.{group}.{name} is {value!r}, but {why}: set {way_out}, or "
+                f"--config.{group}.{name}={default}"
+            )
+
+
 @contextlib.contextmanager
 def arguments_as_flags(group: str, **others: str) -> Iterator[None]:
     """Names the flags that give arguments of the library, in what it refuses of them.
