@@ -17,7 +17,7 @@ from orbax.checkpoint import v1 as ocp
 from skillearn_jax.errors import InputError, first_line
 from skillearn_jax.parallel import is_first, on_first
 from skillearn_jax.train.config import CheckpointConfig
-from skillearn_jax.train.json_files import refused, storage, unreadable
+from skillearn_jax.train.json_files import storage, unreadable
 from skillearn_jax.train.manifest import (
     FORMAT,
     Arrays,
@@ -131,7 +131,7 @@ class Checkpoints:
         arrays = to_arrays(state)
         # Copied like the state: a run may change its lists while they are written.
         note = json.loads(json.dumps(note))
-        with storage(self._path / str(step), "save the checkpoint"):
+        with self._storage(step):
             lines = {path.name: size for path, size in self._lines().items()}
         if jax.process_count() > 1:
             # Here and now: the processes talk through the devices while they save, and in
@@ -182,7 +182,7 @@ class Checkpoints:
         """
         reason: tuple[Path, DamagedError] | None = None
         for step in reversed(self.steps()):
-            folder = self._path / str(step)
+            folder = self._folder(step)
             try:
                 saved = _read(folder, step)
             except DamagedError as error:
@@ -271,22 +271,19 @@ class Checkpoints:
             StorageError: for what a disk has refused, whatever a library made of that.
         """
         begun = self._path / f".{step}.partial"
-        with storage(self._path / str(step), "save the checkpoint"):
-            pass  # is it still that of this run? Before anything there is removed
-        try:
-            yield begun
-        except Exception as error:
-            if is_first():
-                shutil.rmtree(begun, ignore_errors=True)
-            why = _refusal(error)
-            if why is None:
-                raise
-            raise refused(
-                f"save the checkpoint {self._path / str(step)}", why
-            ) from error
+        # A folder that is another run's now is refused before anything in it is removed.
+        with self._storage(step):
+            try:
+                yield begun
+            except Exception as error:
+                if is_first():
+                    shutil.rmtree(begun, ignore_errors=True)
+                if (why := _refusal(error)) is None:
+                    raise
+                raise OSError(why) from error
 
     def _move(self, begun: Path, step: int) -> None:
-        final, old = self._path / str(step), self._path / f".{step}.old"
+        final, old = self._folder(step), self._path / f".{step}.old"
         if final.exists():  # damaged, or of before a fall back: a run goes on beyond it
             final.rename(old)
         begun.rename(final)
@@ -328,6 +325,9 @@ class Checkpoints:
 
     def _folder(self, step: int) -> Path:
         return self._path / str(step)
+
+    def _storage(self, step: int) -> contextlib.AbstractContextManager[None]:
+        return storage(self._folder(step), "save the checkpoint")
 
 
 def _read(folder: Path, step: int) -> Saved:

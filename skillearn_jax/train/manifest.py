@@ -168,8 +168,7 @@ def verify(arrays: Mapping[str, Any], manifest: Mapping[str, Any]) -> Arrays:
     for name, described in manifest["arrays"].items():
         # Orbax keeps no empty arrays; there is nothing in them to get wrong.
         shape = tuple(described["shape"])
-        empty = np.empty(shape, described["dtype"]) if 0 in shape else None
-        array = empty if empty is not None else arrays.get(name)
+        array = np.empty(shape, described["dtype"]) if 0 in shape else arrays.get(name)
         if array is None:
             raise DamagedError(f"it lacks {name}")
         if describe(np.asarray(array)) != described:
