@@ -25,12 +25,23 @@ def folder_name(name: str) -> str:
 def replaced(path: pathlib.Path) -> Iterator[pathlib.Path]:
     """Yields where to write a file, which then takes the place of `path` in one move.
 
-    Where writing or the move fails, nothing is left of it.
+    It is on the disk before: a machine that goes down leaves either file whole. Where
+    writing or the move fails, nothing is left of it.
     """
     partial = path.with_name(f".{path.name}.partial")
     try:
         yield partial
+        sync(partial)
         partial.replace(path)
     except BaseException:
         partial.unlink(missing_ok=True)
         raise
+
+
+def sync(path: pathlib.Path) -> None:
+    """Waits until a file, or the names in a folder, are on the disk."""
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)

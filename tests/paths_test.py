@@ -1,5 +1,6 @@
 """Paths as users type them: `--flag=~/x` reaches the program as it is."""
 
+import os
 import pathlib
 
 import pytest
@@ -50,6 +51,19 @@ def test_a_file_that_cannot_be_written_leaves_the_old_one_alone(tmp_path):
     with pytest.raises(OSError):  # noqa: PT011 (it has no text)
         disk_full()
     assert {p.name: p.read_text() for p in tmp_path.iterdir()} == {"a.json": "old"}
+
+
+def test_a_file_is_on_the_disk_before_it_takes_its_place(tmp_path, monkeypatch):
+    """Else a machine that goes down may leave an empty one, as of a run's config."""
+    path, synced = tmp_path / "config.json", []
+
+    def sync(handle):
+        synced.append((os.fstat(handle).st_ino, path.exists()))
+
+    monkeypatch.setattr(os, "fsync", sync)
+    with replaced(path) as partial:
+        partial.write_text("new")
+    assert synced == [(path.stat().st_ino, False)]
 
 
 def test_a_move_that_fails_leaves_nothing(tmp_path):

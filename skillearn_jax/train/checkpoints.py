@@ -16,6 +16,7 @@ from orbax.checkpoint import v1 as ocp
 
 from skillearn_jax.errors import InputError, first_line
 from skillearn_jax.parallel import is_first, on_first
+from skillearn_jax.paths import sync
 from skillearn_jax.train.config import CheckpointConfig
 from skillearn_jax.train.json_files import storage, unreadable
 from skillearn_jax.train.manifest import (
@@ -233,9 +234,9 @@ class Checkpoints:
                 manifest = begun / "manifest.json"
                 name = self._best_metric
                 write_manifest(manifest, arrays, step, note, metric, name, lines)
-                _sync(manifest)
+                sync(manifest)
                 for file in self._lines():
-                    _sync(file)
+                    sync(file)
                 self._move(begun, step)
                 self._prune(step)
 
@@ -287,7 +288,7 @@ class Checkpoints:
         if final.exists():  # damaged, or of before a fall back: a run goes on beyond it
             final.rename(old)
         begun.rename(final)
-        _sync(self._path)
+        sync(self._path)
         shutil.rmtree(old, ignore_errors=True)
         self._damaged.discard(step)
 
@@ -384,12 +385,3 @@ def _unreadable(path: Path, reason: DamagedError) -> InputError:
         f"the checkpoint {path} cannot be read ({reason}): remove {path.parent} to start "
         "again, or set --workdir"
     )
-
-
-def _sync(path: Path) -> None:
-    """Waits until a file, or the names in a folder, are on the disk."""
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)

@@ -73,7 +73,7 @@ def test_the_lines_beside_are_on_the_disk_before_a_checkpoint_is(tmp_path, monke
     def sync(of):
         synced.append((of.relative_to(tmp_path).as_posix(), (path / "1").exists()))
 
-    monkeypatch.setattr(checkpoints_module, "_sync", sync)
+    monkeypatch.setattr(checkpoints_module, "sync", sync)
     save(path, 1, beside=tmp_path)
     *before, names = synced
     assert sorted(before) == [
