@@ -9,7 +9,7 @@ from skillearn_jax.errors import InputError
 from skillearn_jax.parallel import on_first
 from skillearn_jax.paths import user_path
 from skillearn_jax.train import exam_contents, report_figures, report_page
-from skillearn_jax.train.json_files import fits, read_json, read_rows, write_text
+from skillearn_jax.train.json_files import fits, read_json, read_rows
 from skillearn_jax.train.random_search import CANDIDATE, CANDIDATES, best_candidate
 from skillearn_jax.train.report_confusion import HELDOUT_LIKE, confusion
 from skillearn_jax.train.spaces import Cells, kind_of_cells, read_cells
@@ -48,9 +48,6 @@ def write_report(workdir: Path) -> Path:
     workdir = user_path(workdir)
     records = _read(workdir)
     figures = _figures(records)
-    folder = workdir / "report"
-    for name, figure in figures.items():
-        write_text(folder / f"{name}.svg", figure.svg)
     page = report_page.render(
         summary=records.summary,
         config=records.config,
@@ -58,9 +55,7 @@ def write_report(workdir: Path) -> Path:
         files=_files(workdir),
         skipped=records.skipped,
     )
-    path = folder / "index.html"
-    write_text(path, page)
-    return path
+    return report_page.save(workdir, page, figures)
 
 
 def report_by_first(workdir: Path) -> Path:

@@ -15,8 +15,7 @@ from skillearn_jax.nas.derive import softmax
 from skillearn_jax.nas.draw import genotype_text
 from skillearn_jax.train import report_figures as figures
 from skillearn_jax.train.comparison_problems import search_values
-from skillearn_jax.train.json_files import write_text
-from skillearn_jax.train.report_page import Figure, page, section, show, table
+from skillearn_jax.train.report_page import Figure, page, save, section, show, table
 
 Record = Mapping[str, Any]
 _EXACT, _DIFFERENCE = map(repr, ADJOINTS[:2])
@@ -81,12 +80,7 @@ def write(folder: Path, record: Record) -> Path:
         )
         if svg is not None
     }
-    report = folder / "report"
-    for name, figure in drawn.items():
-        write_text(report / f"{name}.svg", figure.svg)
-    path = report / "index.html"
-    write_text(path, _page(record, drawn))
-    return path
+    return save(folder, _page(record, drawn), drawn)
 
 
 def _page(record: Record, drawn: Mapping[str, Figure]) -> str:
@@ -98,7 +92,7 @@ def _page(record: Record, drawn: Mapping[str, Figure]) -> str:
     warnings = "".join(
         f'<p class="verdict">{escape(line)}</p>' for line in record["warnings"]
     )
-    body = [
+    parts = [
         f"<header><h1>{escape(title)}</h1><p>{escape(story)}</p></header>",
         section("Accuracy", warnings + show(drawn, "radius") + _accuracy(record)),
         section("Cost", _costs(record)),
@@ -106,7 +100,7 @@ def _page(record: Record, drawn: Mapping[str, Figure]) -> str:
         section("What it does to a search", _searches(record) + show(drawn, "alphas")),
         section("The program", f"<pre>{escape(record['program'])}</pre>"),
     ]
-    return page(title, "\n".join(part for part in body if part))
+    return page(title, parts)
 
 
 def _accuracy(record: Record) -> str:

@@ -89,7 +89,7 @@ def search_curves(rows: Iterable[Row]) -> str | None:
                     most = math.ceil(MAX_POINTS * len(part) / len(points))
                     _curve(ax, part, label, color, most)
                     label = None  # once in the legend
-            _finish(ax, panel[0], list(series), "step")
+            _finish(ax, panel[0], list(series))
         return svg(figure, "Metrics of the search")
 
 
@@ -126,7 +126,7 @@ def training_curves(
                 means = [np.mean(points[x]) for x in xs]
                 ax.plot(xs, means, color=color, lw=width, marker=_marker(xs))
             unit = ", %" if name.endswith("error") else ""
-            _finish(ax, name.replace("_", " ") + unit, [], "step")
+            _finish(ax, name.replace("_", " ") + unit, [])
         return svg(figure, "Training of the networks")
 
 
@@ -255,8 +255,8 @@ def _marker(x: Sequence[float] | np.ndarray) -> str:
     return "o" if len(x) == 1 else ""
 
 
-def _finish(ax: Axes, prefix: str, names: Sequence[str], x_label: str) -> None:
-    """Gives a panel its title, its legend and, for wide ranges, a logarithmic scale."""
+def _finish(ax: Axes, prefix: str, names: Sequence[str]) -> None:
+    """Gives a panel of curves over steps its title, its legend and, for wide ranges, a logarithmic scale."""
     title = prefix or "run"
     if len(names) == 1:
         title = names[0]
@@ -275,7 +275,7 @@ def _finish(ax: Axes, prefix: str, names: Sequence[str], x_label: str) -> None:
     values = np.concatenate([np.asarray(line.get_ydata()) for line in ax.lines])
     if values.min() > 0 and values.max() / values.min() > _LOG_RATIO:
         ax.set_yscale("log")
-    ax.set_xlabel(x_label)
+    ax.set_xlabel("step")
     ax.margins(x=0.01)
     whole = matplotlib.ticker.MaxNLocator(5, integer=True, min_n_ticks=1)
     ax.xaxis.set_major_locator(whole)

@@ -4,11 +4,13 @@ import dataclasses
 import os
 from collections.abc import Mapping, Sequence
 from html import escape
+from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
 from flax.traverse_util import flatten_dict
 
+from skillearn_jax.train.json_files import write_text
 from skillearn_jax.train.report_style import STYLE
 from skillearn_jax.train.report_summary import (
     count,
@@ -99,13 +101,23 @@ def render(
         section("Software", table(("name", "version"), about, "settings")),
         section("Files", _links(files, figures)),
     ]
+    return page(title, parts)
+
+
+def page(title: str, parts: Sequence[str]) -> str:
+    """Returns a page that needs nothing but itself, of parts in HTML; some may be empty."""
     body = "\n".join(part for part in parts if part)
-    return page(title, body)
-
-
-def page(title: str, body: str) -> str:
-    """Returns a page that needs nothing but itself, of a title and HTML."""
     return _PAGE.format(title=escape(title), style=STYLE, body=body)
+
+
+def save(workdir: Path, html: str, figures: Mapping[str, Figure]) -> Path:
+    """Writes `report/index.html` and its figures; returns the page's path."""
+    folder = workdir / "report"
+    for name, figure in figures.items():
+        write_text(folder / f"{name}.svg", figure.svg)
+    path = folder / "index.html"
+    write_text(path, html)
+    return path
 
 
 def _tiles(summary: Mapping[str, Any]) -> str:
