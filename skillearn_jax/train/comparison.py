@@ -11,7 +11,7 @@ import jax
 from ml_collections import ConfigDict
 
 from skillearn_jax.errors import InputError
-from skillearn_jax.framework import CompareReport, compare
+from skillearn_jax.framework import compare
 from skillearn_jax.framework.comparing import ADJOINTS
 from skillearn_jax.paths import user_path
 from skillearn_jax.train import report_comparison
@@ -25,7 +25,7 @@ from skillearn_jax.train.comparison_problems import (
 from skillearn_jax.train.config.compare import CompareConfig
 from skillearn_jax.train.console import Console
 from skillearn_jax.train.experiment import run
-from skillearn_jax.train.json_files import read_json, write_json
+from skillearn_jax.train.json_files import read_json, read_rows, write_json
 from skillearn_jax.train.lock import locked
 from skillearn_jax.train.workdir import holds_comparison, open_folder
 
@@ -117,19 +117,14 @@ def _compared(
     console.message(str(found))
     sweeps = {
         "batch": {
-            str(size): _swept(
-                config,
-                warmed(problems[size], config.warm_steps),
-                console,
-                f"batches of {size}",
-            )
+            str(size): _swept(config, problems[size], console, f"batches of {size}")
             for size in config.batch_sizes
             if size != config.batch_size  # compared in full already
         },
         "depth": {
             str(depth): _swept(
                 config,
-                warmed(chain(depth, config.batch_size, config.seed), config.warm_steps),
+                chain(depth, config.batch_size, config.seed),
                 console,
                 f"toy chain of {depth}",
             )
@@ -156,8 +151,8 @@ def _swept(
     """
     console.message(what)
     dtypes = tuple(d for d in config.dtypes if d != "float64") or config.dtypes
-    found: CompareReport = compare(
-        *problem,
+    found = compare(
+        *warmed(problem, config.warm_steps),
         adjoints=ADJOINTS[:2],
         radii=(),
         dtypes=dtypes,
@@ -178,14 +173,14 @@ def _searches(
         values = search_values(config.search_epochs)
         values |= {"seed": config.seed, "hypergrad": {"adjoint": name}}
         result = run(values, folder / "search" / name, quiet=True)
-        lines = (folder / "search" / name / "alphas.jsonl").read_text("utf-8")
+        alphas, _ = read_rows(folder / "search" / name / "alphas.jsonl")
         rows.append(
             {
                 "name": name,
                 "genotype": result.summary["genotype"],
                 "error": result.summary["evaluation"]["rows"][0]["mean"],
                 "search_s": result.summary["search"]["steps_s"],
-                "alphas": [json.loads(line) for line in lines.splitlines()],
+                "alphas": alphas,
             }
         )
     return rows
