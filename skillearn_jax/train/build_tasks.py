@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from functools import partial
-from typing import Any, cast
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -137,12 +137,8 @@ def _program(
     return interleaving_learning(
         tasks,
         schedule=schedule_of(config),
-        interaction_weight=options.interaction_weight,
-        transfer=cast(Any, options.transfer),
-        coupling=cast(Any, options.coupling),
-        weights=cast(Any, options.weights),
         step_size=config.search.weights.lr,
-        proximal_step=options.proximal_step,
+        **options.options(),
         **common,
     )
 

@@ -167,6 +167,7 @@ def _check_accumulation(evaluation: EvaluationConfig, num_train: int) -> None:
 def check_images(config: Config, data: OneSet) -> None:
     """Raises `InputError` for images that a run cannot augment or a network read."""
     _check_augmentation(config, data)
+    space_kind(config).check_images(data)
     if any(config.data.colours) and data.image_shape[2] != 3:
         raise InputError(
             f"config.data.colours is {config.data.colours}, but the images of {data.name} "

@@ -30,12 +30,7 @@ from skillearn_jax.train.lock import locked_by_first
 from skillearn_jax.train.random_search import random_search
 from skillearn_jax.train.report import report_by_first
 from skillearn_jax.train.search import SearchResult, search
-from skillearn_jax.train.spaces import (
-    Cells,
-    kind_of_cells,
-    read_cells,
-    space_kind,
-)
+from skillearn_jax.train.spaces import Cells, kind_of_cells, read_cells
 from skillearn_jax.train.summary import evaluated, print_evaluation, summary_of
 from skillearn_jax.train.telemetry import search_seconds, wall_clock
 from skillearn_jax.train.wording import counted
@@ -102,7 +97,6 @@ def run(
     data = load_images(config, data)
     for each in each_set(data):
         check_images(config, each)
-        space_kind(config).check_images(each)
         check_batches(config, each, devices)
     bank = None if isinstance(data, Mapping) else load_bank(config, data)
     known = fingerprint(data, bank)

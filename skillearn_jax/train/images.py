@@ -84,7 +84,7 @@ def load_images(config: Config, given: Images | None = None) -> Images:
     if given is None:
         given = _read(config)
     size = config.data.image_size
-    for one in given.values() if isinstance(given, Mapping) else (given,):
+    for one in each_set(given):
         if not isinstance(one, OneSet):
             raise InputError(
                 f"data holds a {type(one).__name__}; it must be what "
@@ -113,9 +113,9 @@ def _read(config: Config) -> Images:
         "heldout_fraction": config.data.heldout_fraction,
         "size": str(config.data.image_size or ""),
     }
-    if not config.tasks and config.data.name.startswith(STREAM):
-        return _open(config)
     if not config.tasks:
+        if config.data.name.startswith(STREAM):
+            return _open(config)
         return load(config.data.name, config.data.dir, **how)
     folders = config.data.dirs or (config.data.dir,) * len(config.tasks)
     folder_flag = "--config.data.dirs" if config.data.dirs else "--config.data.dir"

@@ -72,14 +72,7 @@ def _check_interleaving(config: Config) -> None:
         )
     with arguments_as_flags("interleaving", step_size="search.weights.lr"):
         check_schedule(options.schedule or config.tasks, config.tasks)
-        check_turns(
-            interaction_weight=options.interaction_weight,
-            transfer=options.transfer,
-            coupling=options.coupling,
-            weights=options.weights,
-            step_size=config.search.weights.lr,
-            proximal_step=options.proximal_step,
-        )
+        check_turns(step_size=config.search.weights.lr, **options.options())
 
 
 def task_config(config: Config, name: str) -> Config:

@@ -1,7 +1,7 @@
 """Floor 4: the group of config keys of searches over several tasks."""
 
 import dataclasses
-from typing import get_args
+from typing import Any, get_args
 
 from skillearn_jax.skills.interleaving import Coupling, Transfer, Weights
 from skillearn_jax.train.fields import choice, number
@@ -38,3 +38,14 @@ class InterleavingConfig:
     weights: str = choice("copies", get_args(Weights))
     proximal_step: bool = False
     heads: tuple[int, ...] = number((), at_least=0)
+
+    def options(self) -> dict[str, Any]:
+        """Returns the arguments of `skills.interleaving_learning` that these keys are."""
+        names = (
+            "interaction_weight",
+            "transfer",
+            "coupling",
+            "weights",
+            "proximal_step",
+        )
+        return {name: getattr(self, name) for name in names}
