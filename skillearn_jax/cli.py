@@ -16,12 +16,13 @@ import re
 import sys
 import traceback
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
 from absl import flags
+from flax.traverse_util import flatten_dict
 from ml_collections import ConfigDict, config_flags
 
 from skillearn_jax.commands import complain, drop_output
@@ -214,18 +215,10 @@ def _check_key(config: ConfigDict, override: str) -> None:
         if not isinstance(group, ConfigDict):
             raise InputError(f"{path} is a value and has no keys: {override}")
         if name not in group:
-            elsewhere = [p for p in _paths(config) if p.endswith(f".{name}")]
+            paths = [p for p in flatten_dict(config.to_dict()) if p[-1] == name]
+            elsewhere = [".".join(("config", *p)) for p in paths]
             raise no_key(path, name, group, elsewhere)
         group, path = group[name], f"{path}.{name}"
-
-
-def _paths(group: ConfigDict, path: str = "config") -> Iterator[str]:
-    """Yields the paths of all values of a config."""
-    for name, value in group.items():
-        if isinstance(value, ConfigDict):
-            yield from _paths(value, f"{path}.{name}")
-        else:
-            yield f"{path}.{name}"
 
 
 def _check_devices() -> None:
