@@ -24,7 +24,7 @@ from skillearn_jax.train.loop import CompiledLoop, compile_loop
 from skillearn_jax.train.records import TrainingRecords
 from skillearn_jax.train.spaces import Cells, space_kind
 from skillearn_jax.train.spread import mean_and_std
-from skillearn_jax.train.telemetry import Steps, note_compilation, observed
+from skillearn_jax.train.telemetry import note_compilation, observed
 from skillearn_jax.types import Array, Key, PyTree
 
 
@@ -102,49 +102,44 @@ class Training:
         if saved is not None:
             state, step = saved.restore(state), saved.note["step"]
             values = saved.note["values"]
-        state = placed = self._devices.place(state)
+        state = self._devices.place(state)
         steps_per_epoch = self._batches.steps_per_epoch
         total = self._config.epochs * steps_per_epoch
-        if self._loop is None and step < total:
-            self._loop = self._compile(placed)
-            note_compilation(
-                records.workdir, f"{records.phase}/{name}", step, self._loop
-            )
-        taken: contextlib.AbstractContextManager[Steps | tuple[()]]
-        taken = contextlib.nullcontext(())
-        if self._loop is not None:
+        if step < total:
+            phase = f"{records.phase}/{name}"
+            if self._loop is None:
+                self._loop = self._compile(state)
+                note_compilation(records.workdir, phase, step, self._loop)
             deliveries = self._batches.deliveries(seed, step, self._devices)
-            taken = contextlib.closing(
-                observed(
-                    self._loop,
-                    self._loop.steps(placed, total - step, deliveries),
-                    records.workdir,
-                    f"{records.phase}/{name}/{seed}",
-                    step,
-                )
+            taken = observed(
+                self._loop,
+                self._loop.steps(state, total - step, deliveries),
+                records.workdir,
+                f"{phase}/{seed}",
+                step,
             )
-        with interrupt.deferred(), taken as steps:
-            for latest, metrics in steps:
-                state, step = latest, step + len(metrics)
-                for metric, of_epoch in values.items():
-                    of_epoch += [m[f"network/{metric}"] for m in metrics]
-                shown = {"loss": metrics[-1]["network/loss"]}
-                records.update(before + step, shown, f"{name}/{seed}")
-                note = {"network": name, "seed": seed, "step": step}
-                if step % steps_per_epoch == 0:
-                    row = {"phase": records.phase, **note}
-                    row["epoch"] = step // steps_per_epoch - 1
+            with interrupt.deferred(), contextlib.closing(taken):
+                for state, metrics in taken:
+                    step += len(metrics)
                     for metric, of_epoch in values.items():
-                        row[f"train_{metric}"] = float(np.mean(of_epoch))
-                        values[metric] = []
-                    records.workdir.append_metrics([row])
-                records.saver.offer(
-                    range(step - len(metrics) + 1, step + 1),
-                    partial(self._devices.fetch, latest),
-                    partial(dict, note, values=values),
-                    offset=before,
-                    last=step == total,
-                )
+                        of_epoch += [m[f"network/{metric}"] for m in metrics]
+                    shown = {"loss": metrics[-1]["network/loss"]}
+                    records.update(before + step, shown, f"{name}/{seed}")
+                    note = {"network": name, "seed": seed, "step": step}
+                    if step % steps_per_epoch == 0:
+                        row = {"phase": records.phase, **note}
+                        row["epoch"] = step // steps_per_epoch - 1
+                        for metric, of_epoch in values.items():
+                            row[f"train_{metric}"] = float(np.mean(of_epoch))
+                            values[metric] = []
+                        records.workdir.append_metrics([row])
+                    records.saver.offer(
+                        range(step - len(metrics) + 1, step + 1),
+                        partial(self._devices.fetch, state),
+                        partial(dict, note, values=values),
+                        offset=before,
+                        last=step == total,
+                    )
         variables = judged_variables(self._devices.fetch(state))
         return self._judged(variables), variables
 
@@ -176,7 +171,7 @@ class Training:
         )
         return with_average(state) if self._config.average else state
 
-    def _compile(self, placed: State) -> CompiledLoop:
+    def _compile(self, state: State) -> CompiledLoop:
         steps_per_epoch = self._batches.steps_per_epoch
         epochs = self._config.epochs
 
@@ -185,7 +180,7 @@ class Training:
 
         return compile_loop(
             self._program,
-            placed,
+            state,
             {"train": self._batches.stream},
             self._devices,
             steps_per_epoch,

@@ -75,7 +75,7 @@ class CompiledLoop(NamedTuple):
 
         Args:
             state: placed on the devices; donated.
-            count: steps to take.
+            count: steps to take, one or more.
             deliveries: the streams of each call, placed, if batches come from the host;
                 by default `streams`, which hold all that is drawn.
 
@@ -83,8 +83,6 @@ class CompiledLoop(NamedTuple):
             NonFiniteError: at the first step with a metric that is NaN or infinite.
         """
         inputs = deliveries or itertools.repeat(self.streams)
-        if not count:
-            return
         placed = functools.cache(lambda size: self.devices.place(jnp.int32(size)))
         streams = next(inputs)
         step = int(self.devices.fetch(state.step))

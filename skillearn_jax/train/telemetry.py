@@ -17,9 +17,6 @@ PROFILE = "profile"
 TIMING = "timing.jsonl"
 """What differs from run to run of a config, apart from the metrics, which do not."""
 
-Steps = Generator[tuple[State, list[StepMetrics]], None, None]
-"""To be closed: what it has counted is noted then, however the steps have ended."""
-
 
 def parse_profile(text: str) -> range:
     """Returns the steps of a `START:STOP`, as a slice has them: `0:10` are the first ten.
@@ -53,12 +50,13 @@ def observed(
     phase: str,
     begin: int,
     profile: range = range(0),
-) -> Steps:
+) -> Generator[tuple[State, list[StepMetrics]], None, None]:
     """Yields what a loop yields, and notes in `timing.jsonl` what it cost.
 
     A row for each epoch: its steps, the seconds that they took (without what the caller
     does between them) and the peak memory of the device, where it tells. Apart from
-    metrics.jsonl, which is the same in two runs of a config.
+    metrics.jsonl, which is the same in two runs of a config. To be closed: what it has
+    counted is noted then, however the steps have ended.
 
     Args:
         loop: that takes the steps.
