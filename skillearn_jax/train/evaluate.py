@@ -1,6 +1,6 @@
 """Floor 4: the evaluation phase: what a derived cell is worth beside random ones."""
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -94,7 +94,7 @@ def evaluate(
                 workdir.write_json("evaluation.json", errors)
             row = training.describe(name, list(of_network.values()))
             kept = details.get(name, {})
-            means = _means({seed: kept.get(seed, {}) for seed in of_network})
+            means = _means([kept.get(seed, {}) for seed in of_network])
             rows[name] = {**row, **means}
     summary = _summarize(config, [rows[name] for name in genotypes])
     if "verdict" in summary:
@@ -142,11 +142,11 @@ def _note_cells(
     workdir.write_json("cells.json", given)
 
 
-def _means(details: Mapping[str, Mapping[str, Any]]) -> dict[str, float | None]:
+def _means(details: Sequence[Mapping[str, Any]]) -> dict[str, float | None]:
     """Returns the means over seeds of the measures that are known of all, beside the error."""
     means: dict[str, float | None] = {}
     for measure in _MEASURES:
-        given = [of_seed.get(measure) for of_seed in details.values()]
+        given = [of_seed.get(measure) for of_seed in details]
         known = [value for value in given if value is not None]
         means[measure] = float(np.mean(known)) if known and known == given else None
     return means

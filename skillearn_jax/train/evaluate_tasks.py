@@ -13,7 +13,7 @@ from skillearn_jax.train.evaluate import evaluate
 from skillearn_jax.train.fingerprint import fingerprint
 from skillearn_jax.train.report import report_by_first
 from skillearn_jax.train.spaces import Cells
-from skillearn_jax.train.summary import evaluated, summary_of
+from skillearn_jax.train.summary import claims, evaluated, summary_of
 from skillearn_jax.train.tasks import task_config
 from skillearn_jax.train.workdir import SUMMARY, Workdir
 
@@ -72,7 +72,6 @@ def evaluate_tasks(
     verdicts = [
         f"On {name}: {text}"
         for name, entry in entries.items()
-        for text in (entry.get("verdict"), *entry.get("comparisons", {}).values())
-        if text
+        for text in claims(entry)
     ]
     return {**shared, "rows": rows, "verdict": " ".join(verdicts), "tasks": entries}

@@ -69,9 +69,11 @@ def print_evaluation(console: Console, evaluation: Mapping[str, Any]) -> None:
             f"random cells: {plus_minus(random)} % "
             f"({counted(random['count'], 'cell')} x {seeds})"
         )
-    for text in (
-        evaluation.get("verdict"),
-        *evaluation.get("comparisons", {}).values(),
-    ):
-        if text:
-            console.message(text)
+    for text in claims(evaluation):
+        console.message(text)
+
+
+def claims(evaluation: Mapping[str, Any]) -> list[str]:
+    """Returns what may be claimed of the errors: of random cells, then of each rival's."""
+    texts = (evaluation.get("verdict"), *evaluation.get("comparisons", {}).values())
+    return [text for text in texts if text]

@@ -147,10 +147,10 @@ def test_measures_beside_the_error_are_means_over_seeds():
     one = {"top5_error": 3.0, "loss": 0.5, "calibration": 2.0, "error": 9.0}
     two = {"top5_error": None, "loss": 1.0, "calibration": 4.0, "error": 9.0}
     expected = {"top5_error": None, "loss": 0.75, "calibration": 3.0}
-    assert _means({"0": one, "1": two}) == expected
-    assert _means({"0": one, "1": one})["top5_error"] == 3.0
-    assert set(_means({"0": one, "1": {}}).values()) == {None}
-    assert set(_means({}).values()) == {None}
+    assert _means([one, two]) == expected
+    assert _means([one, one])["top5_error"] == 3.0
+    assert set(_means([one, {}]).values()) == {None}
+    assert set(_means([]).values()) == {None}
 
 
 def test_every_training_of_every_run_reads_files_in_an_order_of_its_own():
