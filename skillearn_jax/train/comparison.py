@@ -189,14 +189,15 @@ def _searches(
 def _check_folder(folder: Path, plain: Mapping[str, Any]) -> None:
     """Makes the folder, or checks that it holds this comparison and no other."""
     present = open_folder(folder)
-    old = read_json(folder / "config.json")
-    if present and not holds_comparison(folder):
+    if not present:
+        return
+    if not holds_comparison(folder):
         raise InputError(
             f"the workdir {folder} is not empty and holds no comparison "
             f"({present[0]}, ...): set --workdir to a new folder"
         )
-    if present and old != plain:
-        assert isinstance(old, dict)
+    old = read_json(folder / "config.json")
+    if old != plain:
         keys = {**plain, **old}  # of another version there may be others
         changed = [f"{k} = {old.get(k)}" for k in keys if old.get(k) != plain.get(k)]
         raise InputError(

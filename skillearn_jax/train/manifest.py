@@ -61,19 +61,16 @@ def to_tree(arrays: Arrays, like: PyTree) -> PyTree:
     for name in sorted(wanted.keys() ^ arrays.keys()):
         missing = name in wanted
         raise DamagedError(f"it {'lacks' if missing else 'has'} {name}, of another run")
+    restored = []
     for name, leaf in wanted.items():
         plain = jax.random.key_data(leaf) if _is_key(leaf) else leaf
         is_, should = kind(arrays[name]), kind(plain)
         if is_ != should:
             raise DamagedError(f"{name} is {is_}, and {should} in this run")
-    restored = [
-        jax.random.wrap_key_data(
-            jnp.asarray(arrays[name]), impl=jax.random.key_impl(leaf)
-        )
-        if _is_key(leaf)
-        else jnp.asarray(arrays[name])
-        for name, leaf in wanted.items()
-    ]
+        array = jnp.asarray(arrays[name])
+        if _is_key(leaf):
+            array = jax.random.wrap_key_data(array, impl=jax.random.key_impl(leaf))
+        restored.append(array)
     return jax.tree.unflatten(jax.tree.structure(like), restored)
 
 
