@@ -141,6 +141,8 @@ def check_random_search(config: Config) -> None:
         "search.stop": "epochs",
         "search.partial": 1,
         "search.auxiliary_skip": "off",
+        "search.initialization": "torch",
+        "search.remat": False,
         "search.max_skips": -1,
         "space.edge_normalization": False,
     }

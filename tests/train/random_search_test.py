@@ -253,6 +253,8 @@ def test_in_the_space_of_nasbench201(tiny, tmp_path, monkeypatch):
         ),
         ({"search.stop": "skips"}, "stop is 'skips'.* --config.search.stop=epochs"),
         ({"search.channels": 4, "search.partial": 2}, "partial is 2"),
+        ({"search.initialization": "flax"}, "initialization is 'flax'; .*=torch"),
+        ({"search.remat": True}, "remat is True; .*remat=False"),
         ({"search.max_skips": 2}, "max_skips is 2"),
         ({"search.auxiliary_skip": "linear"}, "auxiliary_skip is 'linear'"),
         (
