@@ -132,7 +132,7 @@ class Training:
                         for metric, of_epoch in values.items():
                             row[f"train_{metric}"] = float(np.mean(of_epoch))
                             values[metric] = []
-                        records.workdir.append_metrics([row])
+                        records.workdir.append_rows([row])
                     records.saver.offer(
                         range(step - len(metrics) + 1, step + 1),
                         partial(self._devices.fetch, state),

@@ -158,7 +158,7 @@ def append_exams(workdir: Workdir, rows: Iterable[Mapping[str, Any]]) -> None:
         if "curriculum/error" in row
     ]
     if lines:
-        workdir.append_metrics(lines, EXAMS)
+        workdir.append_rows(lines, EXAMS)
 
 
 def exams_are_over(config: Config, state: State) -> bool:

@@ -46,7 +46,7 @@ class TrainingRecords(NamedTuple):
                 saved is not None and row["step"] <= saved.note["step"]
             )
 
-        self.workdir.keep_metrics(is_done)
+        self.workdir.keep_rows(is_done)
 
     def of(self, network: str, seed: int) -> Saved | None:
         """Returns the checkpoint if it is one of this training."""

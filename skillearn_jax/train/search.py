@@ -304,13 +304,13 @@ class _Recorder(NamedTuple):
             stopped the search there.
         """
         done = saved.step if saved else 0
-        self.workdir.keep_metrics(
+        self.workdir.keep_rows(
             lambda row: (
                 row.get("phase") not in ("warmup", "search") or row["step"] <= done
             )
         )
         for name in (EXAMS, "alphas.jsonl"):
-            self.workdir.keep_metrics(lambda row: row["step"] <= done, name)
+            self.workdir.keep_rows(lambda row: row["step"] <= done, name)
         if saved is None:
             return Stability(), False
         return Stability(*saved.note["stability"]), saved.note["stopped"]
@@ -331,7 +331,7 @@ class _Recorder(NamedTuple):
             self._row(phase, step, of_step)
             for step, of_step in enumerate(metrics, start=first)
         ]
-        self.workdir.append_metrics(
+        self.workdir.append_rows(
             row for row in rows if row["step"] % self.config.log_every == 0
         )
         append_exams(self.workdir, rows)
@@ -358,9 +358,9 @@ class _Recorder(NamedTuple):
         stopped = searching and self._stops(row[kind.skips], stability, state)
         row |= {"alphas/stable_epochs": float(stability.epochs), "stopped": stopped}
         # Before the save: a run that goes on drops the rows beyond its checkpoint.
-        self.workdir.append_metrics([self._row(phase.name, step, row)])
+        self.workdir.append_rows([self._row(phase.name, step, row)])
         logits = {name: of_cell.tolist() for name, of_cell in alphas.items()}
-        self.workdir.append_metrics(
+        self.workdir.append_rows(
             [{"phase": phase.name, "step": step, **logits}], "alphas.jsonl"
         )
         return stability, stopped

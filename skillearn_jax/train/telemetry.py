@@ -40,7 +40,7 @@ def note_compilation(
 ) -> None:
     """Notes in `timing.jsonl` the seconds of a compilation, and the program's memory."""
     row: dict[str, Any] = {"phase": phase, "step": step, "compile_s": loop.compile_s}
-    workdir.append_metrics([row | loop.program_bytes()], TIMING)
+    workdir.append_rows([row | loop.program_bytes()], TIMING)
 
 
 def observed(
@@ -88,7 +88,7 @@ def observed(
                 _write_profile(workdir)
             if step % loop.steps_per_epoch == 0:
                 row = {"phase": phase, "step": step, "steps": taken, "steps_s": seconds}
-                workdir.append_metrics([row | _device_bytes()], TIMING)
+                workdir.append_rows([row | _device_bytes()], TIMING)
                 taken, seconds = 0, 0.0
             yield state, metrics
         if tracing:
@@ -101,7 +101,7 @@ def observed(
         if taken:  # of an epoch that was not finished
             row = {"phase": phase, "step": step, "steps": taken, "steps_s": seconds}
             with contextlib.suppress(StorageError):
-                workdir.append_metrics([row], TIMING)
+                workdir.append_rows([row], TIMING)
 
 
 def _write_profile(workdir: Workdir) -> None:
@@ -129,17 +129,17 @@ def wall_clock(workdir: Workdir, start: float) -> Iterator[Callable[[], float]]:
     def own() -> float:
         return time.perf_counter() - start
 
-    refused = False
+    noted = True
     try:
         yield lambda: before + own()
     except InputError:
-        refused = True
+        noted = False
         raise
     finally:
         # What is refused leaves the folder as it was, what has not begun no file.
-        if not refused and (workdir.path / "config.json").exists():
+        if noted and (workdir.path / "config.json").exists():
             with contextlib.suppress(StorageError):  # of what has ended the run
-                workdir.append_metrics([{"phase": "process", "wall_s": own()}], TIMING)
+                workdir.append_rows([{"phase": "process", "wall_s": own()}], TIMING)
 
 
 def search_seconds(workdir: Workdir) -> dict[str, float]:

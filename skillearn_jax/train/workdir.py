@@ -36,10 +36,9 @@ _PACKAGES = ("jax", "flax", "optax", "orbax-checkpoint", "numpy", "skillearn-jax
 class Workdir:
     """A run's folder: JSON files that a person or the report reads.
 
-    `config.json`, `metrics.jsonl`, `alphas.jsonl`, `timing.jsonl`, `genotype.json`,
-    `cells.json`, `evaluation.json`, `heldout.json`, `summary.json`, `checkpoints/`,
-    `networks/` and `report/`. Files are replaced in one move, so that a run that is killed
-    leaves either the old one or the new one.
+    Objects, as in `config.json` and `summary.json`, are replaced in one move, so that a
+    run that is killed leaves either the old one or the new one. Files of lines, such as
+    `metrics.jsonl`, grow by rows.
 
     Of several processes, the first opens it, with all refusals. What the others write is
     dropped, as the first writes the same; what they read the first has read for them. All
@@ -160,7 +159,7 @@ class Workdir:
         """Returns the readable lines of a file of lines."""
         return on_first(lambda: read_rows(self.path / name)[0])
 
-    def append_metrics(
+    def append_rows(
         self, rows: Iterable[Mapping[str, Any]], name: str = "metrics.jsonl"
     ) -> None:
         """Adds lines to metrics.jsonl, or to another file of lines."""
@@ -181,7 +180,7 @@ class Workdir:
         if self._events is not None:
             self._events.close()
 
-    def keep_metrics(
+    def keep_rows(
         self, keep: Callable[[dict[str, Any]], bool], name: str = "metrics.jsonl"
     ) -> None:
         """Drops lines for which `keep(row)` is false, and broken ones.

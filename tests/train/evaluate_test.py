@@ -211,7 +211,7 @@ def test_a_training_notes_its_epochs_and_offers_every_step():
         steps=steps, size=lambda step: 2 - step % 3 // 2, steps_per_epoch=3
     )
 
-    def append_metrics(added, name="metrics.jsonl"):
+    def append_rows(added, name="metrics.jsonl"):
         if name == "metrics.jsonl":
             rows.extend(added)
 
@@ -220,7 +220,7 @@ def test_a_training_notes_its_epochs_and_offers_every_step():
 
     records = TrainingRecords(
         "evaluate",
-        SimpleNamespace(append_metrics=append_metrics),
+        SimpleNamespace(append_rows=append_rows),
         SimpleNamespace(offer=offer),
         lambda step, metrics, part: shown.append((step, metrics, part)),
         None,

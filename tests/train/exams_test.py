@@ -265,7 +265,7 @@ def test_a_bank_that_the_learner_does_not_know_is_refused(tiny):
 
 def test_the_transcript_has_every_figure_in_its_own_place():
     lines = []
-    workdir = SimpleNamespace(append_metrics=lambda *of: lines.append(of))
+    workdir = SimpleNamespace(append_rows=lambda *of: lines.append(of))
     metrics = {
         "validation/exam_hardness": 3.0,
         "validation/exam_error": 0.4,

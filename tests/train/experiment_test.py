@@ -258,8 +258,8 @@ LONGER = {"search.epochs": 3, "evaluation.epochs": 0}
         (Checkpoints, "save", 2, "after"),
         (Checkpoints, "save", 3, "after"),
         # One step into the last epoch: its row is there and its checkpoint is not.
-        (Workdir, "append_metrics", 5, "after"),
-        (Workdir, "append_metrics", 6, "before"),
+        (Workdir, "append_rows", 5, "after"),
+        (Workdir, "append_rows", 6, "before"),
     ],
 )
 def test_a_search_goes_on_from_wherever_it_stopped(

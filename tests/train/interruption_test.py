@@ -174,7 +174,7 @@ def mine(quick_module, tiny_baseline, tmp_path_factory):
 
 def signal_at(patch, condition, number, count=1):
     """Sends a signal to this process as soon as a row of metrics is such."""
-    append, left = Workdir.append_metrics, [1]
+    append, left = Workdir.append_rows, [1]
 
     def appended(self, rows, *name):
         rows = list(rows)
@@ -184,7 +184,7 @@ def signal_at(patch, condition, number, count=1):
             for _ in range(count):
                 os.kill(os.getpid(), number)
 
-    patch.setattr(Workdir, "append_metrics", appended)
+    patch.setattr(Workdir, "append_rows", appended)
 
 
 MOMENTS = {

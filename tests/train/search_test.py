@@ -164,7 +164,7 @@ def test_a_search_that_goes_on_forgets_what_comes_after_its_checkpoint(
             for step, phase in enumerate(phases, start=1):
                 if phase != "evaluate" or name == "metrics.jsonl":
                     row = {"phase": phase, "step": step}
-                    workdir.append_metrics([row], name)
+                    workdir.append_rows([row], name)
         wanted = (Stability(["a"], 3), True) if saved else (Stability(), False)
         assert recorder.go_on(saved) == wanted
         done = [1, 2] if saved else []
@@ -192,10 +192,10 @@ def test_an_epoch_ends_with_its_cell_its_logits_and_how_stable_they_are(
     )
     files = {"metrics.jsonl": [], "alphas.jsonl": []}
 
-    def append_metrics(rows, name="metrics.jsonl"):
+    def append_rows(rows, name="metrics.jsonl"):
         files[name] += json.loads(json.dumps(list(rows)))
 
-    workdir = SimpleNamespace(append_metrics=append_metrics)
+    workdir = SimpleNamespace(append_rows=append_rows)
     recorder = _Recorder(config, stage, workdir, None, None, 2, table)
     program = SimpleNamespace(validation="one" if searching else None)
     phase = SimpleNamespace(name="search" if searching else "warmup", program=program)

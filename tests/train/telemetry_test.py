@@ -43,7 +43,7 @@ def logged(quick_module, tiny_baseline, tmp_path_factory):
     workdir = tmp_path_factory.mktemp("logged") / "run"
     config = tiny_baseline(LOGGED)
     with pytest.MonkeyPatch.context() as patch:
-        append = Workdir.append_metrics
+        append = Workdir.append_rows
 
         def appended(self, rows, *name):
             rows = list(rows)
@@ -51,7 +51,7 @@ def logged(quick_module, tiny_baseline, tmp_path_factory):
             if not name and any(row["step"] == 7 for row in rows):
                 signal.raise_signal(signal.SIGTERM)
 
-        patch.setattr(Workdir, "append_metrics", appended)
+        patch.setattr(Workdir, "append_rows", appended)
         with pytest.raises(Interrupted, match="saved at step 7"):
             run(config, workdir, quiet=True)
     run(config, workdir, quiet=True)
@@ -161,7 +161,7 @@ def test_seconds_are_those_of_the_steps_of_an_epoch(chunk, monkeypatch):
     monkeypatch.setattr(jax.profiler, "start_trace", lambda at: traced.append(step))
     monkeypatch.setattr(jax.profiler, "stop_trace", lambda: traced.append(step))
     workdir = SimpleNamespace(
-        append_metrics=lambda added, name: rows.extend(added), path=Path("run")
+        append_rows=lambda added, name: rows.extend(added), path=Path("run")
     )
     loop = SimpleNamespace(size=lambda step: chunk, steps_per_epoch=4)
     of_profile = range(11, 13)
@@ -205,7 +205,7 @@ def test_a_profile_that_the_disk_refuses_ends_a_run_in_one_line(
 
     monkeypatch.setattr(jax.profiler, "start_trace", lambda at: calls.append("start"))
     monkeypatch.setattr(jax.profiler, "stop_trace", full)
-    workdir = SimpleNamespace(append_metrics=lambda *args: None, path=tmp_path)
+    workdir = SimpleNamespace(append_rows=lambda *args: None, path=tmp_path)
     loop = SimpleNamespace(size=lambda step: 1, steps_per_epoch=4)
 
     def steps():

@@ -139,8 +139,8 @@ def test_of_several_processes_only_the_first_touches_the_folder(tmp_path, monkey
     (path / "metrics.jsonl").write_text('{"step": 1}\n')
     workdir.write_config("the program")
     workdir.write_json("summary.json", {"a": 2})
-    workdir.append_metrics([{"step": 2}])
-    workdir.keep_metrics(lambda row: False)
+    workdir.append_rows([{"step": 2}])
+    workdir.keep_rows(lambda row: False)
     workdir.close()
     assert files(path) == {"metrics.jsonl": b'{"step": 1}\n'}
 
@@ -231,8 +231,8 @@ def test_unreadable_json_is_an_input_error(folder):
 
 def test_metrics_are_appended(folder):
     workdir = Workdir(folder, Config())
-    workdir.append_metrics([{"step": 1}])
-    workdir.append_metrics([{"step": 2}, {"step": 3}])
+    workdir.append_rows([{"step": 1}])
+    workdir.append_rows([{"step": 2}, {"step": 3}])
     lines = (folder / "metrics.jsonl").read_text().splitlines()
     assert [json.loads(line) for line in lines] == [{"step": s} for s in (1, 2, 3)]
 
@@ -242,23 +242,23 @@ def test_a_line_that_was_cut_takes_none_that_follows_with_it(folder):
     workdir = Workdir(folder, Config())
     (folder / "timing.jsonl").write_text('{"step": 1}\n{"ste')
     for step in (2, 3):
-        workdir.append_metrics([{"step": step}], "timing.jsonl")
+        workdir.append_rows([{"step": step}], "timing.jsonl")
     assert workdir.read_rows("timing.jsonl") == [{"step": s} for s in (1, 2, 3)]
 
 
-def test_keep_metrics_drops_later_rows_and_torn_lines(folder):
+def test_keep_rows_drops_later_rows_and_torn_lines(folder):
     workdir = Workdir(folder, Config())
-    workdir.keep_metrics(lambda row: False)
+    workdir.keep_rows(lambda row: False)
     assert not (folder / "metrics.jsonl").exists()
     rows = [{"step": step, "loss": 0.1 + step} for step in range(1, 6)]
-    workdir.append_metrics(rows)
+    workdir.append_rows(rows)
     with (folder / "metrics.jsonl").open("a") as file:
         file.write('{"step": 3, "los')
-    workdir.keep_metrics(lambda row: row["step"] <= 3)
+    workdir.keep_rows(lambda row: row["step"] <= 3)
     text = (folder / "metrics.jsonl").read_text()
     assert text == "".join(json.dumps(row) + "\n" for row in rows[:3])
     # What is written next begins on a line of its own.
-    workdir.append_metrics([{"step": 4}])
+    workdir.append_rows([{"step": 4}])
     assert json.loads((folder / "metrics.jsonl").read_text().splitlines()[3])
 
 
@@ -266,7 +266,7 @@ def test_keep_metrics_drops_later_rows_and_torn_lines(folder):
 def test_rows_without_what_is_read_in_them_are_dropped(folder, row):
     workdir = Workdir(folder, Config())
     (folder / "metrics.jsonl").write_bytes(row + b'\n{"step": 1}\n')
-    workdir.keep_metrics(lambda row: row["step"] <= 3)
+    workdir.keep_rows(lambda row: row["step"] <= 3)
     assert (folder / "metrics.jsonl").read_text() == '{"step": 1}\n'
 
 
@@ -274,7 +274,7 @@ def test_rows_without_what_is_read_in_them_are_dropped(folder, row):
 def test_lines_that_are_no_rows_are_dropped(folder, line):
     workdir = Workdir(folder, Config())
     (folder / "metrics.jsonl").write_bytes(line + b'\n{"step": 1}\n')
-    workdir.keep_metrics(lambda row: row.get("step", 9) <= 3)
+    workdir.keep_rows(lambda row: row.get("step", 9) <= 3)
     assert (folder / "metrics.jsonl").read_text() == '{"step": 1}\n'
 
 
@@ -282,7 +282,7 @@ def test_lines_that_are_no_rows_are_dropped(folder, line):
 def test_a_full_disk_is_one_line_and_nothing_is_lost(folder, monkeypatch, what):
     workdir = Workdir(folder, Config())
     workdir.write_json("summary.json", {"a": 1})
-    workdir.append_metrics([{"step": 1}])
+    workdir.append_rows([{"step": 1}])
     before = files(folder)
 
     def full(*args, **kwargs):
@@ -290,8 +290,8 @@ def test_a_full_disk_is_one_line_and_nothing_is_lost(folder, monkeypatch, what):
 
     act = {
         "json": lambda: workdir.write_json("summary.json", {"a": 2}),
-        "metrics": lambda: workdir.append_metrics([{"step": 2}]),
-        "timing": lambda: workdir.append_metrics([{"step": 2}], "timing.jsonl"),
+        "metrics": lambda: workdir.append_rows([{"step": 2}]),
+        "timing": lambda: workdir.append_rows([{"step": 2}], "timing.jsonl"),
     }[what]
     with monkeypatch.context() as patch:
         patch.setattr(pathlib.Path, "write_text", full)
