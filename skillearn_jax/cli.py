@@ -8,7 +8,6 @@ Anything else is a bug and shows its traceback.
 
 import contextlib
 import dataclasses
-import functools
 import io
 import logging
 import os
@@ -190,19 +189,13 @@ def _of_config_file(error: Exception) -> InputError:
 
 def _define_processes(values: flags.FlagValues) -> dict[str, flags.FlagHolder[Any]]:
     """Defines the flags that become `Processes`, by its fields."""
-    of = Processes()
-    integer = functools.partial(flags.DEFINE_integer, help="", flag_values=values)
+    defines: dict[type, Any] = {str: flags.DEFINE_string, int: flags.DEFINE_integer}
     return {
-        "coordinator": flags.DEFINE_string(
-            "coordinator", of.coordinator, "", flag_values=values
-        ),
-        "num_processes": integer("num_processes", of.num_processes),
-        "process_id": integer("process_id", of.process_id),
-        "distributed": flags.DEFINE_boolean(
-            "distributed", of.distributed, "", flag_values=values
-        ),
-        "start_timeout_s": integer("start_timeout", of.start_timeout_s),
-        "heartbeat_timeout_s": integer("heartbeat_timeout", of.heartbeat_timeout_s),
+        # The one without a default of its kind is a switch that nobody has set.
+        name: defines.get(type(default), flags.DEFINE_boolean)(
+            name.removesuffix("_s"), default, "", flag_values=values
+        )
+        for name, default in dataclasses.asdict(Processes()).items()
     }
 
 
