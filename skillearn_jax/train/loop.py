@@ -160,9 +160,7 @@ def compile_loop(
 
     held = {n: s for n, s in streams.items() if not isinstance(s, Delivered)}
     placed = dict(devices.place(held, donated=False))
-    for name, stream in streams.items():
-        if name not in held:
-            placed[name] = devices.split(stream)
+    placed |= {n: devices.split(s) for n, s in streams.items() if n not in held}
     start = time.perf_counter()
     call = CompiledOnce(
         functools.partial(devices.compile, body),

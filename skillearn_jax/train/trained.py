@@ -248,7 +248,7 @@ def _of_network(workdir: Path, name: str) -> Checkpoints:
 
 def _config(workdir: Path) -> Config:
     record = read_json(workdir / _CONFIG)
-    if not isinstance(record, dict) or not isinstance(record.get("config"), dict):
+    if not fits(record, {"config": {}}):
         raise InputError(
             f"{workdir / _CONFIG}, which says how its networks are built, is "
             "missing or holds no config: restore it"

@@ -256,8 +256,7 @@ def open_folder(folder: Path) -> list[str]:
 
 def holds_comparison(folder: Path) -> bool:
     """Returns whether a folder is that of a comparison, by its `config.json`."""
-    record = read_json(folder / "config.json")
-    return isinstance(record, dict) and "problem" in record
+    return fits(read_json(folder / "config.json"), {"problem": None})
 
 
 def _environment() -> dict[str, str]:
