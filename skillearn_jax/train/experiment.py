@@ -16,7 +16,7 @@ from skillearn_jax.errors import InputError
 from skillearn_jax.parallel import Devices, is_first, on_first
 from skillearn_jax.paths import user_path
 from skillearn_jax.train import interrupt
-from skillearn_jax.train.benchmark import describe, load_benchmark
+from skillearn_jax.train.benchmark import Benchmark, describe, load_benchmark
 from skillearn_jax.train.checks import check, check_batches, check_images
 from skillearn_jax.train.config import Config
 from skillearn_jax.train.console import Console
@@ -99,9 +99,10 @@ def run(
         check_images(config, each)
         check_batches(config, each, devices)
     bank = None if isinstance(data, Mapping) else load_bank(config, data)
-    known = fingerprint(data, bank)
+    benchmark = load_benchmark(config)
+    known = fingerprint(data, bank, benchmark and benchmark.table)
     with _locked(workdir, config, known, console) as folder:
-        return _run(config, data, bank, folder, devices, console, start)
+        return _run(config, data, bank, benchmark, folder, devices, console, start)
 
 
 @contextlib.contextmanager
@@ -138,6 +139,7 @@ def _run(
     config: Config,
     data: Images,
     bank: TrainingImages | None,
+    benchmark: Benchmark | None,
     folder: Workdir,
     devices: Devices,
     console: Console,
@@ -165,7 +167,7 @@ def _run(
         ),
     )
     with wall_clock(folder, start) as wall_s:
-        summary = _computed(config, data, bank, folder, devices, console)
+        summary = _computed(config, data, bank, benchmark, folder, devices, console)
         summary["wall_s"] = wall_s()
         peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
         # macOS counts bytes, others kibibytes.
@@ -178,12 +180,13 @@ def _computed(
     config: Config,
     data: Images,
     bank: TrainingImages | None,
+    benchmark: Benchmark | None,
     folder: Workdir,
     devices: Devices,
     console: Console,
 ) -> dict[str, Any]:
     """Searches and evaluates, or what is left of it; returns the summary."""
-    cells, benchmark = given_cells(config), load_benchmark(config)
+    cells = given_cells(config)
     if cells is None:
         images = search_images(config, data)
         if config.skill == "random":

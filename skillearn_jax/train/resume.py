@@ -18,7 +18,7 @@ _HARMLESS = (
 """Groups and keys that change what is written, where it runs or what ends it, but not what
 is computed."""
 
-_PLACES = ("data.dir", "data.dirs", "lpt.bank_dir")
+_PLACES = ("data.dir", "data.dirs", "lpt.bank_dir", "benchmark.table")
 """Keys that say where the data lie, not what they are."""
 
 

@@ -9,12 +9,14 @@ import pytest
 
 from skillearn_jax.data import StreamingData, from_arrays
 from skillearn_jax.errors import InputError
+from skillearn_jax.nas.nasbench201 import Table
 from skillearn_jax.parallel import processes
 from skillearn_jax.train import Config
 from skillearn_jax.train.fingerprint import check_fingerprint, fingerprint
 from skillearn_jax.train.workdir import Workdir
 
 TRAIN, HELDOUT = "training images", "held-out images"
+TABLE = "benchmark table"
 
 
 def arrays(train=None, heldout=None, classes=2, first=0):
@@ -74,6 +76,11 @@ def test_every_pixel_label_and_class_counts():
 def test_tasks_and_a_bank_have_names_of_their_own():
     bank = fingerprint(arrays(), arrays(train=9).training)
     assert bank["exam bank"] == fingerprint(arrays(train=9))[TRAIN]
+    accuracies = np.full((15625, 6), 90.0)
+    table = fingerprint(arrays(), table=Table(accuracies))[TABLE]
+    assert table == fingerprint(arrays(train=9), table=Table(accuracies.copy()))[TABLE]
+    accuracies[-1, -1] = 90.01
+    assert table != fingerprint(arrays(), table=Table(accuracies))[TABLE]
     tasks = fingerprint({"a": arrays(), "b": arrays(heldout=9)})
     assert tasks["training images of a"] == tasks["training images of b"]
     assert tasks["held-out images of a"] != tasks["held-out images of b"]
@@ -100,13 +107,17 @@ def test_of_files_their_notes_count_and_not_their_place():
         ({TRAIN: "a"}, {TRAIN: "b"}, [], "data.dir"),
         ({f"{TRAIN} of x": "a"}, {f"{TRAIN} of x": "b"}, ["y"], "data.dirs"),
         ({TRAIN: "a", "exam bank": "c"}, {TRAIN: "a"}, [], "lpt.bank_dir"),
+        ({TABLE: "a"}, {TABLE: "b"}, [], "benchmark.table"),
+        ({TRAIN: "a", TABLE: "c"}, {TRAIN: "b", TABLE: "d"}, [], "data.dir"),
     ],
 )
 def test_other_data_are_named_with_their_flag(tmp_path, old, new, dirs, flag):
     name = next(name for name in old if old[name] != new.get(name))
     config = {"data": {"dirs": dirs}}
     check_fingerprint(tmp_path, config, old, dict(old))
-    with pytest.raises(InputError, match=rf"\(the {name}\): set --config.{flag} ") as e:
+    with pytest.raises(
+        InputError, match=rf"\(the {name}.*\): set --config.{flag} "
+    ) as e:
         check_fingerprint(tmp_path, config, old, new)
     assert "\n" not in str(e.value)
 

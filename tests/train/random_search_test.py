@@ -13,7 +13,9 @@ import pytest
 
 from skillearn_jax.data import from_arrays, halves, load
 from skillearn_jax.errors import InputError, NonFiniteError
+from skillearn_jax.nas.nasbench201 import NUM_ARCHITECTURES, Table
 from skillearn_jax.train import experiment, run
+from skillearn_jax.train.benchmark import Benchmark
 from skillearn_jax.train.checkpoints import Checkpoints
 from skillearn_jax.train.checks import check
 from skillearn_jax.train.config import EvaluationConfig
@@ -221,12 +223,9 @@ def test_the_evaluation_draws_other_random_cells(tiny):
 
 def test_in_the_space_of_nasbench201(tiny, tmp_path, monkeypatch):
     """What a table knows is noted of every candidate."""
-    names = [
-        f"{split}_{what}" for split in ("val", "test") for what in ("accuracy", "rank")
-    ]
-    known = {f"benchmark/{name}": float(i) for i, name in enumerate(names)}
-    table = SimpleNamespace(look_up=lambda cells: known, dataset="cifar10")
-    monkeypatch.setattr(experiment, "load_benchmark", lambda config: table)
+    table = Table(np.random.default_rng(0).uniform(10, 95, (NUM_ARCHITECTURES, 6)))
+    benchmark = Benchmark(table, "cifar10")
+    monkeypatch.setattr(experiment, "load_benchmark", lambda config: benchmark)
     config = tiny(
         {
             **RANDOM,
@@ -238,6 +237,7 @@ def test_in_the_space_of_nasbench201(tiny, tmp_path, monkeypatch):
     result = run(config, tmp_path / "run", quiet=True)
     assert result.genotype in draw_candidates(config).values()
     assert len(result.genotype.ops) == 6
+    known = benchmark.look_up(result.genotype)
     assert result.summary["benchmark"] == {"dataset": "cifar10", **known}
     (candidate,) = read(tmp_path / "run").values()
     assert candidate.items() >= known.items()

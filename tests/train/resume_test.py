@@ -76,6 +76,7 @@ HARMLESS = {
     "data.dir",
     "data.dirs",
     "lpt.bank_dir",
+    "benchmark.table",
 }
 MORE = {"evaluation.num_seeds", "evaluation.num_random"}
 NO_DIFFERENCE = {"benchmark.dataset"}  # where there is no table

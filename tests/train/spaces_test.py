@@ -60,6 +60,8 @@ def test_a_run_reports_what_the_table_knows(tiny_baseline, table, tmp_path, read
     page = result.report.read_text()
     assert "tabulated test accuracy" in page
     assert cell.to_text() in page
+    record = json.loads((tmp_path / "run" / "config.json").read_text())
+    assert "benchmark table" in record["data"]  # so that it goes on with no other
 
 
 @pytest.mark.parametrize(
