@@ -260,11 +260,18 @@ def holds_comparison(folder: Path) -> bool:
 
 
 def _environment() -> dict[str, str]:
-    """Returns the versions of what computes, and the device."""
+    """Returns the versions of what computes, and the device.
+
+    With the device how exact its products are, where `JAX_DEFAULT_MATMUL_PRECISION` says:
+    on GPUs and TPUs those of float32 are not, by default.
+    """
+    device = f"{jax.local_device_count()} x {jax.local_devices()[0].device_kind}"
+    if jax.config.jax_default_matmul_precision is not None:
+        device += f", products {jax.config.jax_default_matmul_precision}"
     return {
         **{name: metadata.version(name) for name in _PACKAGES},
         "python": platform.python_version(),
-        "device": f"{jax.local_device_count()} x {jax.local_devices()[0].device_kind}",
+        "device": device,
     }
 
 

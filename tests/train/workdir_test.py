@@ -65,6 +65,14 @@ def test_another_version_and_another_device_are_noted(folder):
     assert (again["versions"]["jax"], again["device"]) == now
 
 
+def test_products_of_another_precision_are_noted(folder):
+    """On accelerators the same run has other numbers with it."""
+    with jax.default_matmul_precision("highest"):
+        (noted,) = Workdir(folder, Config()).moved().values()
+    before, now = noted
+    assert now == f"{before}, products highest"
+
+
 def test_another_config_is_refused_with_the_key_that_differs(folder):
     before = files(folder)
     other = Config.parse({"search": {"weights": {"lr": 0.5}}})
