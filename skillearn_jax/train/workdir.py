@@ -266,8 +266,9 @@ def _environment() -> dict[str, str]:
     on GPUs and TPUs those of float32 are not, by default.
     """
     device = f"{jax.local_device_count()} x {jax.local_devices()[0].device_kind}"
-    if jax.config.jax_default_matmul_precision is not None:
-        device += f", products {jax.config.jax_default_matmul_precision}"
+    precision = jax.default_matmul_precision.value
+    if precision is not None:
+        device += f", products {precision}"
     return {
         **{name: metadata.version(name) for name in _PACKAGES},
         "python": platform.python_version(),
