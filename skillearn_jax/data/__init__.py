@@ -20,7 +20,7 @@ from skillearn_jax.data.examples import (
 )
 from skillearn_jax.data.mixing import Mixing
 from skillearn_jax.data.records import Reading
-from skillearn_jax.data.sources import SOURCES, STREAM, load
+from skillearn_jax.data.sources import EMBEDDED, SOURCES, STREAM, load
 from skillearn_jax.data.splits import balanced_subset, halves
 from skillearn_jax.data.streaming import StreamingData, open_streaming
 from skillearn_jax.data.streams import (
@@ -33,6 +33,7 @@ from skillearn_jax.data.streams import (
 from skillearn_jax.data.subset import read_subset
 
 __all__ = [
+    "EMBEDDED",
     "SOURCES",
     "STREAM",
     "Augmentation",

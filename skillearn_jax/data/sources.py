@@ -23,6 +23,9 @@ SOURCES: dict[str, Source] = {
 }
 """The known names. Another source is one more entry."""
 
+EMBEDDED = ("digits", "mnist5k")
+"""Those that come with a library and lie in no folder of the user's."""
+
 STREAM = "stream:"
 """What the name of a data set begins with whose images stay in files."""
 
@@ -47,7 +50,7 @@ def load(
 
     Args:
         name: a key of `SOURCES`, with its option after a colon where it has one.
-        data_dir: where the data lie: a file or a folder; the embedded sets need none.
+        data_dir: where the data lie: a file or a folder; none for the embedded sets.
         heldout_fraction: part of each class that is held out, in (0, 1), for a source
             without an official test set.
         size: the option of `folder`, where its name has none.
@@ -56,7 +59,8 @@ def load(
         `ImageData` with `[N, H, W, C] uint8` images and `[N] int32` labels.
 
     Raises:
-        InputError: for an unknown name, a fraction out of range and unusable data.
+        InputError: for an unknown name, a folder where none is read, a fraction out of
+            range and unusable data.
     """
     source, colon, option = name.partition(":")
     if source not in SOURCES:
@@ -73,6 +77,11 @@ def load(
         raise InputError(
             f"data set {name!r}: {source} takes no option after a colon: set "
             f"--config.data.name={source}"
+        )
+    if source in EMBEDDED and data_dir:
+        raise InputError(
+            f"data set {name!r} comes with a library, but {data_dir!r} is given, which it "
+            "would not read: set --config.data.name, or --config.data.dir=''"
         )
     if source == "folder" and not option:
         option = size

@@ -8,6 +8,7 @@ from typing import Any
 import jax
 
 from skillearn_jax.data import (
+    EMBEDDED,
     STREAM,
     ImageData,
     Reading,
@@ -117,7 +118,9 @@ def _read(config: Config) -> Images:
         if config.data.name.startswith(STREAM):
             return _open(config)
         return load(config.data.name, config.data.dir, **how)
-    folders = config.data.dirs or (config.data.dir,) * len(config.tasks)
+    folders = config.data.dirs or [
+        "" if source in EMBEDDED else config.data.dir for source in config.task_sources
+    ]
     folder_flag = "--config.data.dirs" if config.data.dirs else "--config.data.dir"
     source_flag = "--config.data.sources" if config.data.sources else "--config.tasks"
     with flags_of_data(source_flag, folder_flag):

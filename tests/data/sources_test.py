@@ -73,6 +73,13 @@ def test_an_option_where_none_is_taken_is_refused():
             load(name)
 
 
+def test_a_folder_that_is_not_read_is_refused():
+    """Somebody's images, where the name of their kind was forgotten."""
+    message = r"'digits' comes with .* 'mine.npz' is given, .* set --config.data.name"
+    with pytest.raises(InputError, match=message):
+        load("digits", "mine.npz")
+
+
 def test_importing_the_package_imports_no_data_library():
     libraries = {"sklearn", "mlxtend", "tensorflow", "tensorflow_datasets"}
     code = (

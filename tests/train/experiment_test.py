@@ -360,7 +360,7 @@ def test_a_finished_run_retrains_nothing(finished, tiny, tmp_path, monkeypatch):
         patch.setattr(experiment, "load_images", None)  # the data may be gone
         result = run(tiny(), workdir, quiet=True)
     # It goes by what the data are, not by where they lie.
-    run(tiny({"data.dir": "elsewhere"}), workdir, quiet=True)
+    run(tiny({"data.dir": "elsewhere"}), workdir, data=load("digits"), quiet=True)
     assert steps == []
     assert left_by(workdir) == before
     assert result.genotype == finished.result.genotype

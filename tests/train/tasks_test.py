@@ -436,6 +436,16 @@ def test_rivals_are_of_the_same_space(tiny, tmp_path):
         check(config)
 
 
+def test_one_folder_is_that_of_the_tasks_that_read_one(tiny, tmp_path):
+    mine = load("digits").train
+    arrays = {"images": mine.image[:40], "labels": mine.label[:40]}
+    both = {f"{part}_{k}": v for part in ("train", "test") for k, v in arrays.items()}
+    np.savez(tmp_path / "mine.npz", **both)
+    tasks = {"tasks": ("digits", "npz"), "data.dir": str(tmp_path / "mine.npz")}
+    images = load_images(tiny({**TASKS, **tasks}), None)
+    assert images["npz"].num_train == 40 != images["digits"].num_train
+
+
 def test_data_that_are_not_there_are_named_with_their_own_flags(tiny, tiny_baseline):
     bank = {"lpt.bank": "npz", "lpt.bank_dir": "/no/where.npz"}
     with pytest.raises(InputError, match=r"set --config\.lpt\.bank_dir to"):
