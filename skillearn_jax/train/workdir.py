@@ -262,11 +262,11 @@ def holds_comparison(folder: Path) -> bool:
 
 
 def _environment() -> dict[str, str]:
-    """Returns the versions of what computes, and the device."""
+    """Returns the versions of what computes, and the devices, those of all processes."""
     return {
         **{name: metadata.version(name) for name in _PACKAGES},
         "python": platform.python_version(),
-        "device": f"{jax.local_device_count()} x {jax.local_devices()[0].device_kind}",
+        "device": f"{jax.device_count()} x {jax.local_devices()[0].device_kind}",
     }
 
 

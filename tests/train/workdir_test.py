@@ -65,6 +65,13 @@ def test_another_version_and_another_device_are_noted(folder):
     assert (again["versions"]["jax"], again["device"]) == now
 
 
+def test_another_number_of_processes_is_noted(folder, monkeypatch):
+    """Their devices share the batch, so that numbers may differ."""
+    monkeypatch.setattr(jax, "device_count", lambda: 16)  # 8 of them in this process
+    before, now = Workdir(folder, Config()).moved()["device"]
+    assert (before.split()[0], now.split()[0]) == ("8", "16")
+
+
 def test_another_config_is_refused_with_the_key_that_differs(folder):
     before = files(folder)
     other = Config.parse({"search": {"weights": {"lr": 0.5}}})
