@@ -121,6 +121,22 @@ def test_page_holds_every_part(workdir):
     assert 'href="../my%23notes.txt"' in page
 
 
+def test_what_a_run_had_before_it_went_on_stands_behind_what_it_has(workdir):
+    """Else the page says of the whole run what is true of its end."""
+    record = json.loads((workdir / "config.json").read_text())
+    changes = [
+        {"config.seed": [0, 1], "device": ["abacus", "cpu"]},
+        {"config.seed": [1, 2], "jax": ["0.1", "0.10.2"]},
+    ]
+    for given in (changes, "none", [{"seed": []}, {"device": 3}], [3]):
+        (workdir / "config.json").write_text(json.dumps({**record, "changes": given}))
+        page = write_report(workdir).read_text()
+        rows = ("seed", "2 (before: 0, 1)"), ("device", "cpu (before: abacus)")
+        for name, value in (*rows, ("jax", "0.10.2 (before: 0.1)")):
+            told = f'<tr><th scope="row">{name}</th><td>{value}</td></tr>' in page
+            assert told == (given is changes)
+
+
 def test_figures_are_files_and_well_formed(workdir):
     report = write_report(workdir).parent
     names = {path.name for path in report.glob("*.svg")}
