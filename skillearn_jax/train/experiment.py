@@ -36,7 +36,12 @@ from skillearn_jax.train.spaces import (
     read_cells,
     space_kind,
 )
-from skillearn_jax.train.summary import evaluated, print_evaluation, summary_of
+from skillearn_jax.train.summary import (
+    caveats,
+    evaluated,
+    print_evaluation,
+    summary_of,
+)
 from skillearn_jax.train.telemetry import search_seconds, wall_clock
 from skillearn_jax.train.wording import counted
 from skillearn_jax.train.workdir import SUMMARY, Workdir
@@ -170,6 +175,8 @@ def _run(
             f"{folder.path}",
         ),
     )
+    for text in caveats(config):
+        console.message(text)
     with wall_clock(folder, start) as wall_s:
         summary = _computed(config, data, bank, folder, devices, console)
         summary["wall_s"] = wall_s()

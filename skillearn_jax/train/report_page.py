@@ -82,7 +82,8 @@ def render(
         _tiles(summary),
         section(
             "The given cell" if given else "The derived cell",
-            show(figures, "normal", "reduction", "cell"),
+            show(figures, "normal", "reduction", "cell")
+            + "".join(map(_paragraph, summary.get("caveats") or ())),
         ),
         section(
             "Search",

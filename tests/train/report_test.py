@@ -137,6 +137,14 @@ def test_what_a_run_had_before_it_went_on_stands_behind_what_it_has(workdir):
             assert told == (given is changes)
 
 
+def test_what_a_run_cannot_tell_stands_below_its_cells(workdir):
+    summary = json.loads((workdir / "summary.json").read_text())
+    (workdir / "summary.json").write_text(json.dumps({**summary, "caveats": ["A <b>"]}))
+    page = write_report(workdir).read_text()
+    cells = page.partition("<h2>The derived cell</h2>")[2].partition("</section>")[0]
+    assert cells.endswith('<p class="note">A &lt;b&gt;</p>')
+
+
 def test_figures_are_files_and_well_formed(workdir):
     report = write_report(workdir).parent
     names = {path.name for path in report.glob("*.svg")}
