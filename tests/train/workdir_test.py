@@ -5,11 +5,13 @@ import json
 import os
 import pathlib
 import re
+import shlex
 from types import SimpleNamespace
 
 import jax
 import pytest
 
+from skillearn_jax.cli import parse_command
 from skillearn_jax.errors import InputError, StorageError
 from skillearn_jax.parallel import processes
 from skillearn_jax.train import Config
@@ -81,6 +83,24 @@ def test_another_config_is_refused_with_the_key_that_differs(folder):
     assert "config.search.weights.lr = 0.025, not 0.5" in text
     assert "--config.search.weights.lr=0.025" in text
     assert files(folder) == before
+
+
+@pytest.mark.filterwarnings("ignore:the load_module:DeprecationWarning")
+def test_the_flags_that_are_offered_can_be_pasted(tmp_path):
+    """A shell takes lists without quotes apart."""
+    begun = {"skill": "joint", "tasks": ("digits", "mnist5k"), "genotype": "a b"}
+    begun = Config.parse({**begun, "data": {"dir": "x", "per_class": (20, 7)}})
+    Workdir(tmp_path / "run", begun).write_config("the program")
+    now = Config.parse({"data": {"dir": "x"}, "tasks": ("digits",)})
+    with pytest.raises(InputError) as caught:
+        Workdir(tmp_path / "run", now)
+    offered = shlex.split(str(caught.value).rpartition(", or ")[2])
+    (tmp_path / "c.py").write_text(
+        "from skillearn_jax.train import default_config as get_config"
+    )
+    command = [f"--config={tmp_path / 'c.py'}", "--workdir=x", "--config.data.dir=x"]
+    command += [flag.removesuffix(",") for flag in offered]
+    assert Config.parse(parse_command(["run.py", *command]).config) == begun
 
 
 @pytest.mark.parametrize(
