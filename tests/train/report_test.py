@@ -346,6 +346,13 @@ def test_a_search_in_stages_says_of_how_many():
     assert "for 2 epochs (40 steps) in 3 stages on 1,000 training images." in told
 
 
+def test_a_search_that_a_rule_ended_says_so():
+    """Else its epochs differ from those of the config for no reason that is told."""
+    told = story(SUMMARY | {"search": SUMMARY["search"] | {"stopped_by": "skips"}})
+    assert "on 1,000 training images, until the rule 'skips' ended it." in told
+    assert "rule" not in story(SUMMARY)
+
+
 def test_a_given_cell_is_not_headed_as_derived(workdir):
     assert "<h2>The derived cell</h2>" in write_report(workdir).read_text()
     summary = SUMMARY | {"task": "evaluation"}
