@@ -136,6 +136,8 @@ def test_a_killed_process_is_restarted_and_two_processes_equal_one(
         assert said.count(f"process {number} of 2: host") == 2
         assert said.count(f"process {number} of 2: 2 of 4 devices (cpu)") == 2
     assert said.count("report: ") == 1  # the first process speaks, and it alone
+    record = json.loads((tmp_path / "two" / "config.json").read_text())
+    assert record["device"] == "4 x cpu"
     want = of_one_process(args, tmp_path / "one", devices=4)
     check_close(outcome(tmp_path / "two"), want, 1e-3)
 

@@ -62,13 +62,15 @@ def end_all(code: int, line: str) -> None:
     _end(code, line)
 
 
-def lost(error: Exception) -> MissingProcessError | None:
+def lost(error: BaseException) -> MissingProcessError | None:
     """Returns what to say of an error that the end of another process was, if it was one.
 
     Only if that process has not said itself, in some seconds, why it has ended.
     """
     if not jax.distributed.is_initialized() or not _LOST.search(str(error)):
         return None
+    if isinstance(error, TimeoutError):  # as which Orbax tells what JAX has told it
+        error = error.__cause__ or error
     if not isinstance(error, jax.errors.JaxRuntimeError):
         return None
     time.sleep(_POLL_S + _OWN_END_S)  # whoever hears of an end meanwhile, ends there

@@ -370,7 +370,9 @@ def _alone() -> ocp.Context:
 def _refusal(error: Exception) -> str | None:
     """Returns why a disk has refused, if that is what a library's error comes from."""
     for each in (error, error.__cause__):
-        if isinstance(each, OSError):
+        # Of a process that does not come, Orbax makes a timeout: no disk gives that number.
+        waited = isinstance(each, TimeoutError) and each.errno is None
+        if isinstance(each, OSError) and not waited:
             return each.strerror or first_line(each)
     text = f"{error} {error.__cause__ or ''}"
     if code := _CODE.search(text):

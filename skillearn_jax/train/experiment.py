@@ -31,7 +31,12 @@ from skillearn_jax.train.random_search import random_search
 from skillearn_jax.train.report import report_by_first
 from skillearn_jax.train.search import SearchResult, search
 from skillearn_jax.train.spaces import Cells, kind_of_cells, read_cells
-from skillearn_jax.train.summary import evaluated, print_evaluation, summary_of
+from skillearn_jax.train.summary import (
+    caveats,
+    evaluated,
+    print_evaluation,
+    summary_of,
+)
 from skillearn_jax.train.telemetry import search_seconds, wall_clock
 from skillearn_jax.train.wording import counted
 from skillearn_jax.train.workdir import SUMMARY, Workdir
@@ -166,6 +171,8 @@ def _run(
             f"{folder.path}",
         ),
     )
+    for text in caveats(config):
+        console.message(text)
     with wall_clock(folder, start) as wall_s:
         summary = _computed(config, data, bank, benchmark, folder, devices, console)
         summary["wall_s"] = wall_s()
@@ -207,11 +214,14 @@ def _computed(
     cells = found.genotype
     console.drawing(kind_of_cells(cells).text(cells, console.columns))
     summary = summary_of(config, each_set(data), cells)
-    stages = config.search.num_stages
+    stages, rule = config.search.num_stages, config.search.stop
+    # The rule `epochs` stops none; a random search, which knows no other, counts its own.
+    stopped = rule != "epochs" and 0 < found.epochs < stages * config.search.epochs
     summary["search"] = {
         "epochs": found.epochs,
         "steps": found.steps,
         **({"stages": stages} if stages > 1 and found.steps else {}),
+        **({"stopped_by": rule} if stopped else {}),
         **search_seconds(folder),
     }
     if benchmark is not None:

@@ -10,7 +10,7 @@ from urllib.parse import quote
 
 from flax.traverse_util import flatten_dict
 
-from skillearn_jax.train.json_files import write_text
+from skillearn_jax.train.json_files import fits, write_text
 from skillearn_jax.train.report_style import STYLE
 from skillearn_jax.train.report_summary import (
     count,
@@ -69,11 +69,13 @@ def render(
     """
     evaluation = summary.get("evaluation") or {}
     title, given = title_of(summary), summary.get("task") == "evaluation"
+    before = _before(config.get("changes"))
     settings = [
-        (name, str(value))
+        (name, f"{value}{before.get(f'config.{name}', '')}")
         for name, value in flatten_dict(config.get("config") or {}, sep=".").items()
     ]
-    about = [*_pairs({"device": config.get("device")}), *_pairs(config.get("versions"))]
+    software = {"device": config.get("device"), **(config.get("versions") or {})}
+    about = [(k, f"{v}{before.get(k, '')}") for k, v in software.items() if v]
     program = config.get("program")
     note = f"Skipped {skipped} unreadable line(s) of metrics.jsonl." if skipped else ""
     parts = [
@@ -81,7 +83,8 @@ def render(
         _tiles(summary),
         section(
             "The given cell" if given else "The derived cell",
-            show(figures, "normal", "reduction", "cell"),
+            show(figures, "normal", "reduction", "cell")
+            + "".join(map(_paragraph, summary.get("caveats") or ())),
         ),
         section(
             "Search",
@@ -198,5 +201,10 @@ def _paragraph(text: object, kind: str = "note") -> str:
     return f'<p class="{kind}">{escape(str(text))}</p>' if text else ""
 
 
-def _pairs(values: Mapping[str, Any] | None) -> list[tuple[str, str]]:
-    return [(name, str(value)) for name, value in (values or {}).items() if value]
+def _before(changes: Any) -> dict[str, str]:
+    """Returns by name what a run that went on had before, to stand behind what it has."""
+    olds: dict[str, list[str]] = {}
+    for change in changes if fits(changes, [{"": [None]}]) else ():
+        for name, old_and_new in change.items():
+            olds.setdefault(name, []).extend(map(str, old_and_new[:1]))
+    return {name: f" (before: {', '.join(each)})" for name, each in olds.items()}

@@ -48,7 +48,8 @@ def story(summary: Json) -> str:
     given = task == "evaluation"
     all_tasks = summary.get("searched_on")  # of which this is one
     counts, sentences = _counts(summary), []
-    searched = _counts(summary.get("search") or {})
+    search = summary.get("search") or {}
+    searched = _counts(search)
     images = _if(" on {num_searched}", counts) or _if(" on {num_train}", counts)
     if not given:
         sentences.append(
@@ -57,6 +58,7 @@ def story(summary: Json) -> str:
             + _if(" for {epochs} ({steps})", searched)
             + _if(" in {stages}", searched)
             + ("" if all_tasks else images)
+            + _if(", until the rule {stopped_by!r} ended it", search)
             + "."
         )
     for name, entry in evaluations(summary):

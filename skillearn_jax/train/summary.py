@@ -19,10 +19,11 @@ def summary_of(config: Config, sets: Sequence[OneSet], cells: Cells) -> dict[str
         sets: the data sets, one or several.
         cells: derived or given.
     """
-    part = {}
+    part: dict[str, Any] = {}
     if config.data.per_class and not config.genotype:  # what the search received
         classes = sum(each.num_classes for each in sets)
         part["num_searched"] = classes * sum(config.data.per_class)
+    notes = caveats(config)
     return {
         "task": "evaluation" if config.genotype else config.skill,
         "dataset": " and ".join(each.name for each in sets),
@@ -31,7 +32,32 @@ def summary_of(config: Config, sets: Sequence[OneSet], cells: Cells) -> dict[str
         **part,
         "num_heldout": sum(each.num_heldout for each in sets),
         "genotype": cells.to_json(),
+        **({"caveats": notes} if notes else {}),
     }
+
+
+def caveats(config: Config) -> list[str]:
+    """Returns what networks of one or two cells cannot tell, in sentences.
+
+    In DARTS's space these are reduction cells: no loss reads the logits of the normal
+    cell, and Adam makes its steps of what weight decay leaves of their noise.
+    """
+    search, evaluation = config.search, config.evaluation
+    key = "stage_cells" if search.stage_cells else "cells"
+    networks = {}
+    if not config.genotype:
+        networks[f"search.{key}"] = (
+            search.stage_cells or (search.cells,),
+            "what the search decides of it there, its skips included, is chance",
+        )
+    if evaluation.epochs:
+        networks["evaluation.cells"] = (evaluation.cells,), "errors say nothing of it"
+    return [
+        f"config.{name} is {', '.join(map(str, depths))}: networks of fewer than 3 cells "
+        f"have no normal cell, so {text}."
+        for name, (depths, text) in networks.items()
+        if config.space.name == "darts" and min(depths) < 3
+    ]
 
 
 def evaluated(evaluation: Mapping[str, Any]) -> dict[str, Any]:

@@ -4,6 +4,7 @@ import errno
 import json
 import os
 import platform
+import shlex
 from collections.abc import Callable, Iterable, Mapping
 from importlib import metadata
 from pathlib import Path
@@ -219,7 +220,7 @@ class Workdir:
             data_compared=self._data is not None,
         )
         if refused:
-            flags = ", ".join(f"--{other.path}={other.old}" for other in refused)
+            flags = ", ".join(f"--{d.path}={_in_shell(str(d.old))}" for d in refused)
             if not all(other.known for other in refused):
                 flags = "use the version that wrote it"
             raise InputError(
@@ -254,18 +255,23 @@ def open_folder(folder: Path) -> list[str]:
     return sorted(names - {".config.json.partial", LOCK})
 
 
+def _in_shell(value: str) -> str:
+    """Returns a value as it is given to a flag: without quotes, lists fall apart."""
+    return value if shlex.quote(value) == value else f'"{value}"'
+
+
 def holds_comparison(folder: Path) -> bool:
     """Returns whether a folder is that of a comparison, by its `config.json`."""
     return fits(read_json(folder / "config.json"), {"problem": None})
 
 
 def _environment() -> dict[str, str]:
-    """Returns the versions of what computes, and the device.
+    """Returns the versions of what computes, and the devices, those of all processes.
 
-    With the device how exact its products are, where `JAX_DEFAULT_MATMUL_PRECISION` says:
+    With them how exact its products are, where `JAX_DEFAULT_MATMUL_PRECISION` says:
     on GPUs and TPUs those of float32 are not, by default.
     """
-    device = f"{jax.local_device_count()} x {jax.local_devices()[0].device_kind}"
+    device = f"{jax.device_count()} x {jax.local_devices()[0].device_kind}"
     precision = jax.default_matmul_precision.value
     if precision is not None:
         device += f", products {precision}"

@@ -97,6 +97,15 @@ def test_of_a_process_that_was_killed_the_others_say_so_in_a_line(two, capfd):
     )
 
 
+def test_one_that_is_killed_while_all_save_is_known_too(two, capfd):
+    """Orbax makes a timeout of it, an OSError: it was taken for a full disk."""
+    gone = TimeoutError("Timeout waiting at barrier 'x': UNAVAILABLE: Failed to send")
+    gone.__cause__ = jax.errors.JaxRuntimeError("UNAVAILABLE: Failed to send RPC")
+    codes, _ = two(gone)
+    assert codes == [5]
+    assert "(UNAVAILABLE: Failed to send RPC); the same" in capfd.readouterr().err
+
+
 @pytest.mark.parametrize(
     "error",
     [RuntimeError("closed by peer"), jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED")],

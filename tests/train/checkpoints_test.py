@@ -514,14 +514,35 @@ def test_what_a_disk_refuses_is_known_in_the_words_of_tensorstore(
     assert contents(copy) == before
 
 
-def test_an_error_that_no_disk_made_is_shown_as_it_is(copy, monkeypatch):
+@pytest.mark.parametrize(
+    "error",
+    [
+        ValueError("a mistake in the program"),
+        # An OSError, by which Orbax tells of a process that is gone.
+        TimeoutError("Timeout waiting at barrier 'x': UNAVAILABLE: Failed to send RPC"),
+    ],
+)
+def test_an_error_that_no_disk_made_is_shown_as_it_is(copy, monkeypatch, error):
     def fails(*args, **kwargs):
-        raise ValueError("a mistake in the program")
+        raise error
 
     monkeypatch.setattr(ocp, "save", fails)
     checkpoints = Checkpoints(copy)
     checkpoints.save(6, make_state(6))
-    with pytest.raises(ValueError, match="a mistake in the program"):
+    with pytest.raises(type(error), match=str(error)):
+        checkpoints.close()
+
+
+def test_a_server_of_files_that_does_not_answer_is_a_disk_that_refuses(
+    copy, monkeypatch
+):
+    def fails(*args, **kwargs):
+        raise TimeoutError(errno.ETIMEDOUT, "Connection timed out")
+
+    monkeypatch.setattr(ocp, "save", fails)
+    checkpoints = Checkpoints(copy)
+    checkpoints.save(6, make_state(6))
+    with pytest.raises(StorageError, match="Connection timed out"):
         checkpoints.close()
 
 

@@ -121,6 +121,30 @@ def test_page_holds_every_part(workdir):
     assert 'href="../my%23notes.txt"' in page
 
 
+def test_what_a_run_had_before_it_went_on_stands_behind_what_it_has(workdir):
+    """Else the page says of the whole run what is true of its end."""
+    record = json.loads((workdir / "config.json").read_text())
+    changes = [
+        {"config.seed": [0, 1], "device": ["abacus", "cpu"]},
+        {"config.seed": [1, 2], "jax": ["0.1", "0.10.2"]},
+    ]
+    for given in (changes, "none", [{"seed": []}, {"device": 3}], [3]):
+        (workdir / "config.json").write_text(json.dumps({**record, "changes": given}))
+        page = write_report(workdir).read_text()
+        rows = ("seed", "2 (before: 0, 1)"), ("device", "cpu (before: abacus)")
+        for name, value in (*rows, ("jax", "0.10.2 (before: 0.1)")):
+            told = f'<tr><th scope="row">{name}</th><td>{value}</td></tr>' in page
+            assert told == (given is changes)
+
+
+def test_what_a_run_cannot_tell_stands_below_its_cells(workdir):
+    summary = json.loads((workdir / "summary.json").read_text())
+    (workdir / "summary.json").write_text(json.dumps({**summary, "caveats": ["A <b>"]}))
+    page = write_report(workdir).read_text()
+    cells = page.partition("<h2>The derived cell</h2>")[2].partition("</section>")[0]
+    assert cells.endswith('<p class="note">A &lt;b&gt;</p>')
+
+
 def test_figures_are_files_and_well_formed(workdir):
     report = write_report(workdir).parent
     names = {path.name for path in report.glob("*.svg")}
@@ -320,6 +344,13 @@ def test_a_search_in_stages_says_of_how_many():
     search = SUMMARY["search"] | {"stages": 3}
     told = story(SUMMARY | {"search": search})
     assert "for 2 epochs (40 steps) in 3 stages on 1,000 training images." in told
+
+
+def test_a_search_that_a_rule_ended_says_so():
+    """Else its epochs differ from those of the config for no reason that is told."""
+    told = story(SUMMARY | {"search": SUMMARY["search"] | {"stopped_by": "skips"}})
+    assert "on 1,000 training images, until the rule 'skips' ended it." in told
+    assert "rule" not in story(SUMMARY)
 
 
 def test_a_given_cell_is_not_headed_as_derived(workdir):

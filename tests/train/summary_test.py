@@ -3,12 +3,17 @@
 import io
 from types import SimpleNamespace
 
+import jax
+import numpy as np
 import pytest
 
-from skillearn_jax.data import load
+from skillearn_jax.data import load, sample
 from skillearn_jax.nas import find_genotype
+from skillearn_jax.nas.space import cell_places
+from skillearn_jax.train.build import build_search
 from skillearn_jax.train.console import Console
-from skillearn_jax.train.summary import print_evaluation, summary_of
+from skillearn_jax.train.search_streams import search_streams
+from skillearn_jax.train.summary import caveats, print_evaluation, summary_of
 from skillearn_jax.train.wording import counted
 
 ROW = {"params": 5962, "macs": 142336, "mean": 3.06, "std": None}
@@ -44,7 +49,44 @@ def test_a_summary_of_several_sets_has_the_images_of_all(tiny):
         "num_train": 530,
         "num_heldout": 64,
         "genotype": cells.to_json(),
+        "caveats": caveats(tiny()),
     }
+
+
+@pytest.mark.parametrize(
+    ("changes", "told"),
+    [
+        ({"search.cells": 2}, {"search.cells": "2"}),
+        ({"search.cells": 2, "skill": "random"}, {"search.cells": "2"}),
+        ({"search.stage_cells": (2, 5, 8)}, {"search.stage_cells": "2, 5, 8"}),
+        ({"evaluation.cells": 1}, {"evaluation.cells": "1"}),
+        ({"evaluation.cells": 1, "evaluation.epochs": 0}, {}),
+        ({"search.cells": 1, "genotype": "DARTS_V2"}, {}),
+        ({"search.cells": 1, "evaluation.cells": 1, "space.name": "nasbench201"}, {}),
+        ({}, {}),
+    ],
+)
+def test_a_network_without_a_normal_cell_tells_nothing_of_it(changes, told, tiny):
+    """A search of two cells derived one, and stopped by its skips: noise, in silence."""
+    found = caveats(tiny({"search.cells": 3, "evaluation.cells": 3, **changes}))
+    assert [text.partition(":")[0] for text in found] == [
+        f"config.{name} is {value}" for name, value in told.items()
+    ]
+    for cells in range(1, 5):
+        kinds = {place.kind for place in cell_places(cells, channels=2)}
+        assert ("normal" in kinds) == (cells >= 3)
+
+
+def test_no_loss_reads_the_normal_cell_of_a_search_of_two(tiny_baseline):
+    data = load("digits").training
+    config = tiny_baseline({"search.cells": 2, "hypergrad.adjoint": "first_order"})
+    setup = build_search(config, data, jax.random.key(0), steps_per_epoch=1)
+    program, key = setup.phases[-1].program, jax.random.key(1)
+    state = program.init(setup.params, key, setup.model_state)
+    batches = sample(search_streams(config, data), key, state.step)
+    grads, _ = program.hypergrad(state, batches)
+    assert not np.any(grads["alphas"]["normal"])
+    assert np.any(grads["alphas"]["reduction"])
 
 
 @pytest.mark.parametrize(("kept", "words"), [(True, "within"), (False, "ABOVE")])

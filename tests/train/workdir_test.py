@@ -5,11 +5,13 @@ import json
 import os
 import pathlib
 import re
+import shlex
 from types import SimpleNamespace
 
 import jax
 import pytest
 
+from skillearn_jax.cli import parse_command
 from skillearn_jax.errors import InputError, StorageError
 from skillearn_jax.parallel import processes
 from skillearn_jax.train import Config
@@ -73,6 +75,13 @@ def test_products_of_another_precision_are_noted(folder):
     assert now == f"{before}, products highest"
 
 
+def test_another_number_of_processes_is_noted(folder, monkeypatch):
+    """Their devices share the batch, so that numbers may differ."""
+    monkeypatch.setattr(jax, "device_count", lambda: 16)  # 8 of them in this process
+    before, now = Workdir(folder, Config()).moved()["device"]
+    assert (before.split()[0], now.split()[0]) == ("8", "16")
+
+
 def test_another_config_is_refused_with_the_key_that_differs(folder):
     before = files(folder)
     other = Config.parse({"search": {"weights": {"lr": 0.5}}})
@@ -82,6 +91,24 @@ def test_another_config_is_refused_with_the_key_that_differs(folder):
     assert "config.search.weights.lr = 0.025, not 0.5" in text
     assert "--config.search.weights.lr=0.025" in text
     assert files(folder) == before
+
+
+@pytest.mark.filterwarnings("ignore:the load_module:DeprecationWarning")
+def test_the_flags_that_are_offered_can_be_pasted(tmp_path):
+    """A shell takes lists without quotes apart."""
+    begun = {"skill": "joint", "tasks": ("digits", "mnist5k"), "genotype": "a b"}
+    begun = Config.parse({**begun, "data": {"dir": "x", "per_class": (20, 7)}})
+    Workdir(tmp_path / "run", begun).write_config("the program")
+    now = Config.parse({"data": {"dir": "x"}, "tasks": ("digits",)})
+    with pytest.raises(InputError) as caught:
+        Workdir(tmp_path / "run", now)
+    offered = shlex.split(str(caught.value).rpartition(", or ")[2])
+    (tmp_path / "c.py").write_text(
+        "from skillearn_jax.train import default_config as get_config"
+    )
+    command = [f"--config={tmp_path / 'c.py'}", "--workdir=x", "--config.data.dir=x"]
+    command += [flag.removesuffix(",") for flag in offered]
+    assert Config.parse(parse_command(["run.py", *command]).config) == begun
 
 
 @pytest.mark.parametrize(

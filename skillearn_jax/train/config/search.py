@@ -81,7 +81,8 @@ class SearchConfig:
     Attributes:
         epochs: passes over the training half, warm-up included.
         warmup_epochs: the first of them, in which only weights move.
-        cells: of the supernet; in NAS-Bench-201 of each of its three stages.
+        cells: of the supernet; in NAS-Bench-201 of each of its three stages. In DARTS's
+            space 3 or more: below there is no normal cell, and the derived one is chance.
         channels: of its first cell.
         initialization: of its weights: `torch` (uniform, the original's) or `flax`.
         stem: `cifar`, or `imagenet`, which reduces images to an eighth; `channels` are
