@@ -328,6 +328,19 @@ def test_a_recipe_differs_from_that_of_darts_as_the_authors_do(pair, repo_root):
     assert changed(load_module(repo_root, "cifar100").get_config(pair)) == expected
 
 
+def test_a_training_on_cifar10_is_that_of_darts(repo_root):
+    # The lengths, sizes and rates are the defaults.
+    assert changed(load_module(repo_root, "evaluate_cifar10").get_config()) == {
+        "skill": "baseline",
+        "genotype": "DARTS_V2",
+        "data.name": "cifar10",
+        "data.padding": 4,
+        "data.flip": True,
+        "evaluation.cutout": 16,
+        "evaluation.num_random": 0,
+    }
+
+
 @pytest.mark.parametrize("variant", ["", "pdarts", "pcdarts"])
 def test_a_training_on_imagenet_is_that_of_its_authors(variant, repo_root):
     found = changed(load_module(repo_root, "evaluate_imagenet").get_config(variant))
