@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from flax.traverse_util import flatten_dict
 
 from skillearn_jax.data import Examples, ImageData, load
 from skillearn_jax.train import Config
@@ -225,6 +226,161 @@ def test_the_search_on_imagenet_is_pcdarts(variant, repo_root, images):
     one_step, _ = step_of(smoke, images)
     _, metrics = jax.eval_shape(one_step, jax.random.key(0))
     assert metrics["validation/objective"].shape == ()
+
+
+FIRST = {"hypergrad.adjoint": "first_order"}
+OF_BENCH = {
+    "space.name": "nasbench201",
+    "search.cells": 5,
+    "search.weights.weight_decay": 5e-4,
+    "search.weights.nesterov": True,
+    "evaluation.epochs": 0,
+    "evaluation.cells": 5,
+    "evaluation.channels": 16,
+    "evaluation.batch_size": 256,
+    "evaluation.auxiliary_weight": 0.0,
+    "evaluation.drop_path": 0.0,
+    "evaluation.cutout": 0,
+    "evaluation.weights.lr": 0.1,
+    "evaluation.weights.weight_decay": 5e-4,
+    "evaluation.weights.nesterov": True,
+    "evaluation.weights.clip": 0.0,
+}
+OF_PCDARTS = {
+    **FIRST,
+    "space.edge_normalization": True,
+    "search.partial": 4,
+    "search.warmup_epochs": 15,
+    "data.batch_size": 256,
+    "search.weights.lr": 0.1,
+    "search.weights.min_lr": 0.0,
+    "search.alphas.lr": 6e-4,
+    "evaluation.drop_path": 0.3,
+}
+OF_PDARTS = {
+    **FIRST,
+    "search.epochs": 25,
+    "search.warmup_epochs": 10,
+    "search.stage_cells": (5, 11, 17),
+    "search.stage_candidates": (8, 5, 3),
+    "search.stage_skip_dropout": (0.1, 0.4, 0.7),
+    "search.max_skips": 2,
+    "data.batch_size": 96,
+    "search.weights.min_lr": 0.0,
+    "search.alphas.lr": 6e-4,
+    "search.alphas.clip": 5.0,
+    "evaluation.batch_size": 128,
+    "evaluation.drop_path": 0.3,
+}
+SMALL_STEPS = {"search.alphas.lr": 3e-5, "search.alphas.weight_decay": 1e-4}
+OF_TASKS = {"tasks": ("cifar100", "cifar10"), "data.name": "digits"}
+RECIPES = {
+    "baseline_darts1": FIRST,
+    "baseline_darts2": {},
+    "baseline_pcdarts": OF_PCDARTS,
+    "baseline_pdarts": OF_PDARTS,
+    "baseline_darts_minus": {**FIRST, "search.auxiliary_skip": "linear"},
+    "baseline_darts_plus": {**FIRST, "search.stop": "skips"},
+    "baseline_nasbench201": OF_BENCH,
+    "lpt_darts2": {},
+    "lpt_pcdarts": {
+        **OF_PCDARTS,
+        "tester.weights.lr": 0.1,
+        "tester.weights.min_lr": 0.0,
+    },
+    "lpt_pdarts": {
+        **OF_PDARTS,
+        "tester.weights.min_lr": 0.0,
+        "tester.weights.clip": 5.0,
+        "tester.creator.clip": 5.0,
+    },
+    "il_darts2": {
+        **OF_TASKS,
+        **SMALL_STEPS,
+        "interleaving.interaction_weight": 1.5e-4,
+    },
+    "joint_pcdarts": {**OF_TASKS, **OF_PCDARTS},
+    "random_darts": {**FIRST, "search.num_random": 10, "search.epochs": 5},
+}
+
+
+def changed(given):
+    """Returns what a config has otherwise than the defaults, by path."""
+    defaults = flatten_dict(Config().to_dict(), sep=".")
+    values = flatten_dict(Config.parse(given).to_dict(), sep=".")
+    return {path: v for path, v in values.items() if v != defaults[path]}
+
+
+@pytest.mark.parametrize("pair", RECIPES)
+def test_a_recipe_differs_from_that_of_darts_as_the_authors_do(pair, repo_root):
+    skills = {"il": "interleaving"}
+    skill = pair.partition("_")[0]
+    expected = {
+        "skill": skills.get(skill, skill),
+        "data.name": "cifar100",
+        "data.padding": 4,
+        "data.flip": True,
+        "evaluation.cutout": 16,
+        **RECIPES[pair],
+    }
+    defaults = flatten_dict(Config().to_dict(), sep=".")
+    expected = {path: v for path, v in expected.items() if v != defaults[path]}
+    assert changed(load_module(repo_root, "cifar100").get_config(pair)) == expected
+
+
+def test_a_training_on_cifar10_is_that_of_darts(repo_root):
+    # The lengths, sizes and rates are the defaults.
+    assert changed(load_module(repo_root, "evaluate_cifar10").get_config()) == {
+        "skill": "baseline",
+        "genotype": "DARTS_V2",
+        "data.name": "cifar10",
+        "data.padding": 4,
+        "data.flip": True,
+        "evaluation.cutout": 16,
+        "evaluation.num_random": 0,
+    }
+
+
+@pytest.mark.parametrize("variant", ["", "pdarts", "pcdarts"])
+def test_a_training_on_imagenet_is_that_of_its_authors(variant, repo_root):
+    found = changed(load_module(repo_root, "evaluate_imagenet").get_config(variant))
+    linear = {"weights.schedule": "linear", "weights.tail_epochs": 5}
+    of_variant = {
+        "": {"batch_size": 128, "weights.schedule": "exponential"},
+        "pdarts": {**linear, "batch_size": 256, "auxiliary_norm": True},
+        "pcdarts": {
+            **linear,
+            "batch_size": 1024,
+            "weights.lr": 0.5,
+            "weights.warmup_epochs": 5,
+        },
+    }[variant]
+    evaluation = {
+        "stem": "imagenet",
+        "cells": 14,
+        "channels": 48,
+        "epochs": 250,
+        "auxiliary_norm": False,
+        "label_smoothing": 0.1,
+        "drop_path": 0.0,
+        "num_random": 0,
+        "num_seeds": 1,
+        "weights.lr": 0.1,
+        "weights.weight_decay": 3e-5,
+        **of_variant,
+    }
+    if variant == "pdarts":
+        del evaluation["auxiliary_norm"]  # as on CIFAR
+    assert found == {
+        "skill": "baseline",
+        "genotype": "DARTS_V2",
+        "data.name": "stream:imagenet2012",
+        "data.flip": True,
+        "data.colours": (0.4, 0.4, 0.4, 0.2),
+        **{f"evaluation.{name}": value for name, value in evaluation.items()},
+    }
+    default = Config().evaluation  # on which they agree with CIFAR
+    assert (default.auxiliary_weight, default.weights.decay) == (0.4, 0.97)
 
 
 def test_what_the_methods_ask_of_a_training_and_a_tester(repo_root):

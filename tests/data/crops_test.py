@@ -49,6 +49,17 @@ def test_the_first_attempt_that_fits_is_taken():
     assert random_box(100, 100, draws) == (25, 50, 50, 50)
 
 
+def test_a_box_has_the_drawn_ratio_of_width_to_height_in_whole_pixels():
+    draws = np.zeros((4, ATTEMPTS))
+    draws[0] = (0.25 - 0.08) / 0.92  # a quarter of the image: sides of 43.3 and 57.7
+    draws[1] = 1.0
+    assert random_box(100, 100, draws) == (0, 0, 43, 58)
+
+
+def test_of_the_smallest_image_a_pixel_is_left():
+    assert random_box(1, 1, np.zeros((4, ATTEMPTS))) == (0, 0, 1, 1)
+
+
 @pytest.mark.parametrize(
     ("height", "width", "box"),
     [(100, 1000, (0, 433, 100, 133)), (1000, 100, (433, 0, 133, 100))],

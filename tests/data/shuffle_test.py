@@ -43,6 +43,24 @@ def test_an_order_holds_every_number_once_and_numpy_agrees(size):
     np.testing.assert_array_equal(order, same)
 
 
+@pytest.mark.parametrize("size", [5, 12])
+def test_an_order_is_the_swap_or_not_shuffle_written_out(size):
+    words = np.asarray(shuffle_words(jax.random.key(size)))
+
+    def mixed(bits):
+        for shift, factor in ((16, 0x85EBCA6B), (13, 0xC2B2AE35), (16, 1)):
+            bits = (bits ^ bits >> shift) * factor % 2**32
+        return bits
+
+    def place(x):
+        for pivot, salt in words.tolist():
+            other = (pivot % size - x) % size
+            x = other if mixed(max(x, other) ^ salt) >> 31 else x
+        return x
+
+    assert shuffled(np.arange(size), size, words).tolist() == [*map(place, range(size))]
+
+
 def test_the_largest_size_does_not_overflow():
     size = 2**31 - 1
     places = np.r_[0:1000, size - 1000 : size]

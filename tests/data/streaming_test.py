@@ -9,6 +9,7 @@ import jax
 import numpy as np
 import pytest
 
+from skillearn_jax.data import streaming as streaming_module
 from skillearn_jax.data import subset
 from skillearn_jax.data.augment import Augmentation
 from skillearn_jax.data.crops import ATTEMPTS, random_box
@@ -450,6 +451,22 @@ def test_held_out_batches_are_filled_with_what_weighs_nothing(hosted):
         batches[1]["image"][:, 0, 0, 0], (np.array([10, 11, 0]) / 255 - 0.5) / 0.25
     )
     assert data.damage.names == ["validation[8]"]
+
+
+def test_read_in_another_way_damage_is_noted_in_one_log(hosted, monkeypatch):
+    data = hosted([([1, 2, 3], (2,))])
+    data.prepared = "files"
+
+    def reader(prepared, reading):
+        assert prepared == "files"
+        return SimpleNamespace(**vars(data.reader) | {"reading": reading})
+
+    monkeypatch.setattr(streaming_module, "_reader", reader)
+    for seed in range(2):
+        other = data.reread(seed=seed)
+        assert (other.reader.reading.seed, data.reader.reading.seed) == (seed, 0)
+        assert len(list(other.deliveries())) == 1
+    assert data.damage.names == ["train[2]"]
 
 
 def test_deliveries_begin_at_their_step_without_what_is_damaged(hosted):

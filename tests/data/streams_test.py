@@ -13,6 +13,7 @@ from skillearn_jax.data import (
     eval_batches,
     normalize,
     sample,
+    streams,
 )
 from skillearn_jax.errors import InputError
 
@@ -98,6 +99,25 @@ def test_an_example_looks_different_at_another_step():
         s.draw(KEY, step, lambda indices: jnp.arange(11))["image"] for step in range(2)
     ]
     assert not np.array_equal(*looks)
+
+
+def test_order_and_augmentation_draw_with_keys_of_their_own(monkeypatch):
+    """Where each step has an order of its own, both fold the number of the step."""
+    seen = []
+
+    def noting(name):
+        function = getattr(streams, name)
+
+        def noted(key, *rest):
+            seen.append(tuple(jax.random.key_data(key).tolist()))
+            return function(key, *rest)
+
+        return noted
+
+    for name in ("shuffle_words", "example_keys"):
+        monkeypatch.setattr(streams, name, noting(name))
+    stream(order="random").draw(KEY, 3)
+    assert len(seen) == len(set(seen)) == 2
 
 
 def test_a_part_of_the_indices_gives_that_part_of_the_batch():

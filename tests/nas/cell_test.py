@@ -149,7 +149,8 @@ PRUNED = CellSpace(
     reduction=_rows(*[("none", "sep_conv_5x5", "skip_connect")] * 4, SPACE.ops[3:6]),
 )
 NORMAL, REDUCTION = CellPlace("normal", C, True), CellPlace("reduction", C, False)
-WIDE = [place._replace(features=4) for place in (NORMAL, REDUCTION)]
+# More mixed channels than groups: a shuffle of the others would be another one.
+WIDE = NORMAL._replace(features=6), REDUCTION._replace(features=8)
 
 
 @pytest.mark.usefixtures("x64")

@@ -6,7 +6,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from skillearn_jax.nas import CIFAR_AUXILIARY, Genotype, Network
+from skillearn_jax.nas import CIFAR_AUXILIARY, Genotype, Network, counting
 from skillearn_jax.nas.counting import count_macs, count_params, num_params
 from skillearn_jax.nas.functional import Form, separable_conv
 from skillearn_jax.nas.ops import SeparableOp
@@ -50,6 +50,19 @@ def test_the_auxiliary_head_costs_nothing_at_prediction():
     shape = (16, 16, 3)
     assert count_macs(with_head, shape) == count_macs(network, shape)
     assert count_params(with_head, shape) > count_params(network, shape)
+
+
+def test_a_network_of_as_many_operations_as_the_limit_is_above_it(monkeypatch):
+    class Pointwise(nn.Module):
+        """Of one multiply-add a pixel."""
+
+        def __call__(self, x, train):
+            return x @ jnp.ones((1, 1))
+
+    for limit, kept in ((224**2, False), (224**2 + 1, True)):
+        monkeypatch.setattr(counting, "MOBILE_LIMIT", limit)
+        found = counting.mobile_setting(Pointwise(), image_channels=1)
+        assert found == {"macs": 224**2, "limit": limit, "kept": kept}
 
 
 def test_num_params_counts_only_the_collection_of_parameters():

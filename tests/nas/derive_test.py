@@ -179,3 +179,6 @@ def test_the_ranking_holds_operations_with_parameters():
         ("dil_conv_3x3", "sep_conv_3x3"),
         ("sep_conv_3x3", "dil_conv_3x3"),
     )
+    alphas[:] = 0  # of equal ones, that of the lower index is the better
+    ranks = rank_operations({"normal": alphas, "reduction": alphas}, space)
+    assert ranks["normal"] == (("sep_conv_3x3", "dil_conv_3x3"),) * 2

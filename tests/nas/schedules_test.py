@@ -9,6 +9,7 @@ from skillearn_jax.nas.derive import rank_operations
 from skillearn_jax.nas.schedules import (
     Stability,
     has_settled,
+    is_zero,
     skip_dropout_rate,
     skip_weight,
 )
@@ -37,6 +38,11 @@ def test_the_auxiliary_skip_fades(decay, middle, last):
     assert skip_weight(decay, 0, 50) == 1
     assert skip_weight(decay, 25, 50) == pytest.approx(middle)
     assert skip_weight(decay, 49, 50) == pytest.approx(last)
+
+
+def test_only_zero_is_no_rate():
+    assert all(map(is_zero, (0, 0.0, np.float32(0), np.zeros(()))))
+    assert not any(map(is_zero, (1e-9, 0.5, np.float32(1e-30))))
 
 
 def test_an_unknown_decay_is_refused():

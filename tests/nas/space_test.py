@@ -43,6 +43,9 @@ def test_init_alphas_are_small_and_differ_between_kinds():
     assert {name: leaf.shape for name, leaf in alphas.items()} == space.alpha_shapes()
     for leaf in alphas.values():
         assert 0.05 < np.std(leaf) < 0.15
+    # Of two arrays drawn with one key, the shorter would begin the longer.
+    drawn = np.concatenate([np.ravel(leaf) for leaf in alphas.values()])
+    assert len(np.unique(drawn)) == drawn.size
 
 
 @pytest.mark.parametrize(

@@ -3,9 +3,11 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 
-from skillearn_jax.framework import State
+from skillearn_jax.framework import Aux, Program, Stage, State
+from skillearn_jax.parallel import Devices
 from skillearn_jax.train.averaging import (
     averaging,
     judged_variables,
@@ -67,3 +69,42 @@ def test_without_one_the_last_weights_are_judged():
     found = judged_variables(now)
     assert found["params"] is now.params["weights"]
     assert found["batch_stats"] is now.model_state["network"]
+
+
+@pytest.mark.parametrize("way", ["pmap", "shard_map"])
+def test_over_devices_it_is_that_of_the_whole_batch(way):
+    """Of statistics that each device has of its part, the average follows the mean."""
+
+    def loss_fn(moves, reads, model_state, batch, key):
+        errors = batch["train"] @ moves["weights"]["w"] - 1
+        mean = 0.5 * model_state["network"]["mean"] + jnp.mean(batch["train"], 0)
+        return jnp.mean(errors**2), Aux({}, {"network": {"mean": mean}})
+
+    stage = Stage(
+        "network",
+        moves=("weights",),
+        loss_fn=loss_fn,
+        data=("train",),
+        optimizer=optax.sgd(0.1),
+    )
+    batches = np.random.default_rng(0).normal(size=(4, 6, 3)).astype(np.float32)
+
+    def averaged(devices):
+        after = averaging(decay=0.25)
+        program = Program((stage,), axis_name=devices.axis_name, after=after)
+        params = {"weights": {"w": jnp.ones(3)}}
+        statistics = {"network": {"mean": jnp.zeros(3)}}
+        now = devices.place(
+            with_average(program.init(params, jax.random.key(0), statistics))
+        )
+        parts = [devices.split({"train": batch}) for batch in batches]
+        step = devices.compile(program.step, now, parts[0])
+        for part in parts:
+            now, _ = step(now, part)
+        return jax.device_get(judged_variables(devices.fetch(now)))
+
+    jax.tree.map(
+        lambda two, one: np.testing.assert_allclose(two, one, rtol=1e-5),
+        averaged(Devices(2, way)),
+        averaged(Devices(1)),
+    )

@@ -182,13 +182,17 @@ def test_what_changes_with_the_epochs_is_that_of_the_epoch(tiny):
         def apply(
             self, variables, images, alphas, *, skip_weight, skip_dropout_rate, **rest
         ):
-            return jnp.stack([skip_weight, skip_dropout_rate]), {"batch_stats": {}}
+            masks = jax.random.key_data(rest["rngs"]["skip_dropout"])
+            told = jnp.stack([skip_weight, skip_dropout_rate]), masks
+            return told, {"batch_stats": {}}
 
     stage = search_stage(config, 0, config.space.build())
     forward = supernet_forward(Tells(), config, 3, stage)
     for steps in range(12):
         before = {"batch_stats": {}, "steps": jnp.int32(steps)}
-        told, after = forward({}, {}, before, jnp.zeros(1), jax.random.key(0))
+        key = jax.random.key(steps)
+        (told, masks), after = forward({}, {}, before, jnp.zeros(1), key)
+        np.testing.assert_array_equal(masks, jax.random.key_data(key))
         expected = (
             skip_weight("linear", steps // 3, 4),
             skip_dropout_rate(0.6, steps // 3, 4, 2),

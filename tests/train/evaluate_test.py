@@ -121,11 +121,13 @@ def test_without_random_cells_nothing_is_compared(tiny):
 def test_the_cutout_of_the_evaluation_is_its_own(tiny):
     config = tiny({"data.cutout": 2, "evaluation.cutout": 3, "data.flip": True})
     data = load("digits")
-    trained = training_batches(config, data).stream.augmentation
+    trains = training_batches(config, data).stream
+    trained = trains.augmentation
     streams = search_streams(config, data)
     searched = streams["train"].augmentation
     for stream in streams.values():  # what validates is augmented too, and one bank
         assert stream.augmentation == searched
+    for stream in (*streams.values(), trains):
         assert (stream.mean, stream.std) == (data.mean, data.std)
     assert (trained.cutout, searched.cutout) == (3, 2)
     assert dataclasses.replace(trained, cutout=2) == searched

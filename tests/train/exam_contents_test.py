@@ -111,8 +111,10 @@ def test_the_order_of_a_bank_changes_little(models):
 
 
 def test_a_curriculum_decides_the_share(models, bank):
-    curriculum = Curriculum(start=4.0)
-    state = state_of(1.0, {CURRICULUM: curriculum.init()})
+    """By the hardness that the search has come to, and not what it began with."""
+    curriculum = Curriculum(start=1.0)
+    reached = curriculum.init()._replace(hardness=jnp.array(4.0))
+    state = state_of(1.0, {CURRICULUM: reached})
     exam = exam_contents(*models, state, bank, 2, curriculum)
     assert exam["share"] == pytest.approx(0.2)
     assert exam["selected"] == [8, 9]

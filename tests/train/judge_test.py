@@ -19,8 +19,14 @@ def measures(logits, labels, num_classes):
 
 @pytest.fixture
 def drawn():
+    """Of the first half right, of the others by chance: gaps of either sign in the bins.
+
+    Were they of one sign, their sum would not tell how many bins there are.
+    """
     rng = np.random.default_rng(0)
-    return 2 * rng.normal(size=(157, 8)), rng.integers(0, 8, 157)
+    logits, labels = 2 * rng.normal(size=(157, 8)), rng.integers(0, 8, 157)
+    labels[:80] = logits[:80].argmax(axis=1)
+    return logits, labels
 
 
 def test_measures_by_their_definitions(drawn):
@@ -35,12 +41,14 @@ def test_measures_by_their_definitions(drawn):
     assert 0 < found.top5_error < found.error
     by_label = probabilities[np.arange(157), labels]
     assert found.loss == pytest.approx(-np.log(by_label).mean(), rel=1e-12)
-    total, top = 0.0, probabilities.max(axis=1)
+    total, gaps, top = 0.0, [], probabilities.max(axis=1)
     for low in np.arange(15) / 15:
         inside = (top >= low) & (top < low + 1 / 15)
         if inside.any():
             gap = np.mean(~wrong[inside]) - top[inside].mean()
             total += inside.sum() / 157 * abs(gap)
+            gaps.append(gap)
+    assert min(gaps) < 0 < max(gaps)
     assert found.calibration == pytest.approx(100 * total, rel=1e-9)
     confusion = np.zeros((8, 8), int)
     for label, predicted in zip(labels, order[:, 0], strict=True):

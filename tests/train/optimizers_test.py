@@ -133,6 +133,9 @@ def test_linear_exponential_and_warm_up(warmup, x64):
             epoch = step // 3
             want = rate_of(epoch) * (min(epoch + 1, warmup) / warmup if warmup else 1)
             assert float(schedule(jnp.int32(step))) == pytest.approx(want, rel=1e-6)
+        for step in (12, 15, 1000):  # where it has ended
+            last = pytest.approx(rate_of(4), rel=1e-6)
+            assert float(schedule(jnp.int32(step))) == last
 
 
 def test_adam_clips_before_it_decays(x64):
@@ -160,14 +163,16 @@ def test_nesterov_looks_ahead_along_the_momentum(x64):
         np.testing.assert_allclose(value, w, rtol=1e-12)
 
 
-def test_the_flat_tail_of_a_linear_decay(x64):
-    """The schedule in P-DARTS's code for ImageNet, shortened."""
-    config = SgdConfig(lr=0.5, min_lr=0.0, schedule="linear", tail_epochs=3)
+@pytest.mark.parametrize("least", [0.0, 0.125])
+def test_the_flat_tail_of_a_linear_decay(least, x64):
+    """The schedule in P-DARTS's code for ImageNet, shortened; there the least rate is 0."""
+    config = SgdConfig(lr=0.5, min_lr=least, schedule="linear", tail_epochs=3)
     schedule = learning_rate(config, 8, steps_per_epoch=2)
     rates = [float(schedule(jnp.int32(2 * epoch))) for epoch in range(9)]
-    steep = [0.5 * (5 - epoch) / 5 for epoch in range(5)]
-    flat = [0.5 * (8 - epoch) / (3 * 5) for epoch in range(5, 9)]
-    np.testing.assert_allclose(rates, steep + flat, rtol=1e-6, atol=1e-9)
+    steep = [(5 - epoch) / 5 for epoch in range(5)]
+    flat = [(8 - epoch) / (3 * 5) for epoch in range(5, 9)]
+    expected = least + (0.5 - least) * np.array(steep + flat)
+    np.testing.assert_allclose(rates, expected, rtol=1e-6, atol=1e-9)
 
 
 @pytest.mark.parametrize("max_norm", [0.5, 50.0])

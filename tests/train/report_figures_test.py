@@ -133,6 +133,15 @@ def test_no_line_is_drawn_where_a_later_warm_up_measures_nothing():
     assert [len(line.get_xdata()) for line in skips.lines] == [4]
 
 
+def test_of_a_step_that_was_taken_twice_the_later_row_counts():
+    rows = [
+        {"phase": "search", "step": step, "learner/loss": loss}
+        for step, loss in ((1, 4.0), (2, 3.0), (2, 5.0))
+    ]
+    (ax,) = search_curves(rows).axes
+    assert points(ax.lines[-1]) == [(1.0, 4.0), (2.0, 5.0)]
+
+
 def test_a_confusion_is_a_share_of_each_class_over_all_seeds():
     one = {"confusion": [[3, 1], [0, 2]], "loss": 1.0, "top5_error": None}
     two = {"confusion": [[1, 3], [0, 2]], "loss": 2.0, "top5_error": None}

@@ -52,6 +52,15 @@ def test_random_cells_of_the_derived_ones_size(drawn):
     assert any(abs(size(config, of) / wanted - 1) > 0.05 for of in plain.values())
 
 
+@pytest.mark.parametrize(("size", "taken"), [(50, 1), (150, 1), (151, 2), (49, 2)])
+def test_a_size_differs_by_a_share_of_the_derived_ones(size, taken, drawn, monkeypatch):
+    """Of 100 parameters; the first cell that is drawn has others, the second as many."""
+    sizes = iter([100, size, 100])
+    monkeypatch.setattr(rivals, "count_params", lambda *network: next(sizes))
+    drawn(0.5, count=1)
+    assert len([*sizes]) == 2 - taken
+
+
 def test_a_size_that_no_cell_has_is_refused_in_one_line(drawn, monkeypatch):
     monkeypatch.setattr(rivals, "_DRAWS", 2)
     with pytest.raises(

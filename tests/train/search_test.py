@@ -183,10 +183,12 @@ def test_an_epoch_ends_with_its_cell_its_logits_and_how_stable_they_are(
     """The second of two steps; in a warm-up no ranking is counted, and nothing stops."""
     config = tiny_baseline({"search.stop": "skips", "search.stop_skips": 2})
     stage = search_stage(config, 0, config.space.build())
-    logits = [[0.0, 0.0, 9.0, 0.0], [0.0, 1.0, 8.0, 2.0]]  # two skips
-    state = SimpleNamespace(
-        params={"alphas": dict.fromkeys(("normal", "reduction"), np.array(logits))}
-    )
+    logits = {
+        "normal": [[0.0, 0.0, 9.0, 0.0], [0.0, 1.0, 8.0, 2.0]],  # two skips
+        "reduction": [[0.0, 9.0, 0.0, 0.0], [0.0, 1.0, 8.0, 2.0]],  # one
+    }
+    alphas = {kind: np.array(rows) for kind, rows in logits.items()}
+    state = SimpleNamespace(params={"alphas": alphas})
     table = SimpleNamespace(
         look_up=lambda cells: {"benchmark/skips": len(cells.normal)}
     )
@@ -207,10 +209,10 @@ def test_an_epoch_ends_with_its_cell_its_logits_and_how_stable_they_are(
     (row,) = files["metrics.jsonl"]
     place = {"phase": phase.name, "step": 6}
     assert row.items() >= {**place, "epoch": 2, "benchmark/skips": 2}.items()
-    assert row["alphas/skips/normal"] == 2
+    assert (row["alphas/skips/normal"], row["alphas/skips/reduction"]) == (2, 1)
     assert row["alphas/stable_epochs"] == stability.epochs
     assert row["stopped"] is searching
-    assert files["alphas.jsonl"] == [{**place, "normal": logits, "reduction": logits}]
+    assert files["alphas.jsonl"] == [{**place, **logits}]
 
 
 @pytest.mark.parametrize("phase", ["search", "evaluate"])

@@ -227,6 +227,15 @@ def test_what_is_watched_is_told_by_the_kind_of_cell(tiny_baseline):
     }
 
 
+def test_skips_are_counted_before_any_are_taken_away(tiny_baseline):
+    """Five edges prefer them: a limit would hide that from the rule that stops."""
+    config = tiny_baseline({"space.num_nodes": 2})
+    skip = config.space.ops.index("skip_connect")
+    alphas = dict.fromkeys(("normal", "reduction"), np.tile(np.eye(4)[skip], (5, 1)))
+    seen = space_kind(config).watch(alphas, config.space.build())
+    assert seen["alphas/skips/normal"] == seen["alphas/skips/reduction"] == 4
+
+
 def test_none_is_left_out_on_demand(tiny_baseline):
     alphas = {"cell": np.eye(6, 5) + 2 * np.eye(1, 5)}  # `none` leads on every edge
     for allow_none in (True, False):
@@ -246,6 +255,8 @@ def test_the_ranking_of_convolutions_is_watched(tiny_baseline):
     assert kind.ranks(alphas, space) == ranks
     alphas["cell"][3, 2] = 3.0
     assert kind.ranks(alphas, space) != ranks
+    alphas["cell"][:] = 0  # of equal ones, that of the lower index is the better
+    assert kind.ranks(alphas, space) == [["nor_conv_1x1", "nor_conv_3x3"]] * 6
 
 
 def test_a_drawing_shows_every_operation_but_none():

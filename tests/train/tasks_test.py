@@ -151,6 +151,14 @@ def test_turns_begin_alike_and_heads_fit_their_tasks(config, given):
     }
     assert biases["head_1"] == biases["head_3"] == [(5,), (2,)]
     assert biases["head_2"] == biases["head_4"] == [(3,)]
+    # With one key for both, the smaller array would begin the larger one.
+    drawn = [
+        np.concatenate([np.ravel(leaf) for leaf in jax.tree.leaves(params[name])])
+        for name in ("head_1", "head_2", "head_3", "head_4")
+    ]
+    np.testing.assert_array_equal(drawn[0], drawn[2])
+    np.testing.assert_array_equal(drawn[1], drawn[3])
+    assert not np.intersect1d(drawn[0], drawn[1]).size
 
 
 def test_the_encoder_is_that_of_a_search_on_one_set(config, given):
