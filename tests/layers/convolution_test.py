@@ -79,8 +79,7 @@ def of_several_models(conv, x, kernel, directions):
     def around(x, kernel, *directions):
         return jax.jvp(jax.grad(total, (0, 1)), (x, kernel), directions)
 
-    inside = jax.jit(jax.vmap(jax.vmap(curvature, axes)))
-    return inside(*arrays), jax.jit(around)(*arrays)
+    return jax.vmap(jax.vmap(curvature, axes))(*arrays), around(*arrays)
 
 
 def test_no_convolution_of_several_models_is_a_grouped_one():
@@ -112,7 +111,9 @@ def test_convolve_and_its_derivatives_are_those_of_jax(results, case):
     kernel, dkernel = rng.normal(size=(2, *taps, 3, 4))
     options = dict(zip(("stride", "dilation", "padding"), options, strict=True))
     got, want = (
-        results(functools.partial(conv, **options), x, kernel, (dx, dkernel))
+        jax.jit(functools.partial(results, functools.partial(conv, **options)))(
+            x, kernel, (dx, dkernel)
+        )
         for conv in (convolve, reference)
     )
     for a, b in zip(jax.tree.leaves(got), jax.tree.leaves(want), strict=True):
