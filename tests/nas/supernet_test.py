@@ -11,7 +11,7 @@ from skillearn_jax.nas.counting import count_macs, num_params
 from skillearn_jax.nas.space import DARTS_OPS, CellSpace
 from skillearn_jax.nas.supernet import Supernet
 
-pytestmark = pytest.mark.usefixtures("quick_compilation")
+pytestmark = pytest.mark.usefixtures("quick_module")
 
 # One cell of each kind is checked in cell_test; here the smallest chain will do.
 SPACE = CellSpace(num_nodes=1)
@@ -182,7 +182,7 @@ def test_partial_channels_have_the_operations_of_a_thinner_cell():
 
 
 @pytest.fixture(scope="module")
-def small():
+def small(quick_module):
     """A supernet with identities, its variables, images and logits."""
     space = CellSpace(ops=("none", "skip_connect", "dil_conv_3x3"), num_nodes=2)
     net = Supernet(space, 3, 2, 3)
@@ -241,23 +241,26 @@ def test_skip_dropout_is_seeded_unbiased_and_absent_at_zero(small):
     net, variables, images, alphas = small
     plain = _logits(net, variables, images, alphas)
 
-    def dropped(seed, rate):
-        rngs = {"skip_dropout": jax.random.key(seed)}
+    def of_key(key, rate):
+        rngs = {"skip_dropout": key}
         return _logits(
             net, variables, images, alphas, skip_dropout_rate=rate, rngs=rngs
         )
 
-    assert (dropped(0, 0.0) == plain).all()
-    once = dropped(0, jnp.array(0.5))
-    assert (once == dropped(0, jnp.array(0.5))).all()
-    assert (once != dropped(1, jnp.array(0.5))).any()
-    np.testing.assert_allclose(dropped(0, jnp.array(1e-6)), plain, rtol=1e-3, atol=1e-4)
-    predicted = net.apply(
-        variables, images, alphas, train=False, skip_dropout_rate=jnp.array(0.5)
-    )
-    np.testing.assert_allclose(
-        predicted, net.apply(variables, images, alphas, train=False), rtol=1e-5
-    )
+    key, other = jax.random.split(jax.random.key(0))
+    dropped = jax.jit(of_key)
+    assert (of_key(key, 0.0) == plain).all()
+    once = dropped(key, 0.5)
+    assert (once == dropped(key, 0.5)).all()
+    assert (once != dropped(other, 0.5)).any()
+    np.testing.assert_allclose(dropped(key, 1e-6), plain, rtol=1e-3, atol=1e-4)
+
+    @jax.jit
+    def predicted(rate):
+        return net.apply(variables, images, alphas, train=False, skip_dropout_rate=rate)
+
+    want = jax.jit(lambda: net.apply(variables, images, alphas, train=False))()
+    np.testing.assert_allclose(predicted(0.5), want, rtol=1e-5)
 
 
 def test_the_auxiliary_skip_at_weight_zero_is_plain_darts(small):
