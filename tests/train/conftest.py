@@ -7,7 +7,7 @@ from types import SimpleNamespace
 import pytest
 
 from skillearn_jax.framework import Program
-from skillearn_jax.train import Config, default_config, run
+from skillearn_jax.train import Config, default_config, report_figures, run
 
 TINY = {
     "data.batch_size": 256,
@@ -56,6 +56,15 @@ def read_rows():
         json.loads(line)
         for line in (workdir / "metrics.jsonl").read_text().splitlines()
     ]
+
+
+@pytest.fixture
+def undrawn(monkeypatch):
+    """The curves of reports are laid out and not written as SVG: a tenth of a short run.
+
+    For runs that are compared with others; those of whole modules are drawn in full.
+    """
+    monkeypatch.setattr(report_figures, "svg", lambda figure, title: "<svg></svg>")
 
 
 @pytest.fixture

@@ -18,7 +18,7 @@ from skillearn_jax.train.build import build_search
 from skillearn_jax.train.checkpoints import Checkpoints
 from skillearn_jax.train.workdir import Workdir
 
-pytestmark = pytest.mark.usefixtures("quick_module")
+pytestmark = pytest.mark.usefixtures("quick_module", "undrawn")
 
 TIMES = {"wall_s", "peak_bytes", "compile_s", "steps_s"}
 

@@ -19,7 +19,7 @@ from skillearn_jax.train import interrupt, run
 from skillearn_jax.train.checkpoints import Checkpoints
 from skillearn_jax.train.workdir import Workdir
 
-pytestmark = pytest.mark.usefixtures("quick_module")
+pytestmark = pytest.mark.usefixtures("quick_module", "undrawn")
 
 SMALL = (
     "--config.skill=baseline",

@@ -18,7 +18,7 @@ from skillearn_jax.train.checkpoints import Checkpoints
 from skillearn_jax.train.checks import check, check_images
 from skillearn_jax.train.stages import next_space, note_stage, noted_stage, search_stage
 
-pytestmark = pytest.mark.usefixtures("quick_module")
+pytestmark = pytest.mark.usefixtures("quick_module", "undrawn")
 
 SEARCH_ONLY = {"evaluation.epochs": 0, "search.warmup_epochs": 0}
 # Two operations that a ranking tells apart, and logits that all but rest.

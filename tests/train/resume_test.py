@@ -14,7 +14,7 @@ from skillearn_jax.train.fingerprint import fingerprint
 from skillearn_jax.train.resume import differences
 from skillearn_jax.train.workdir import Workdir
 
-pytestmark = pytest.mark.usefixtures("quick_module")
+pytestmark = pytest.mark.usefixtures("quick_module", "undrawn")
 
 DEFAULTS = json.loads(json.dumps(Config().to_dict()))
 
