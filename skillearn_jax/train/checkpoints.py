@@ -18,7 +18,7 @@ from skillearn_jax.errors import InputError, first_line
 from skillearn_jax.parallel import is_first, on_first
 from skillearn_jax.paths import sync
 from skillearn_jax.train.config import CheckpointConfig
-from skillearn_jax.train.json_files import storage, unreadable
+from skillearn_jax.train.json_files import storage, unreadable, why_refused
 from skillearn_jax.train.manifest import (
     FORMAT,
     Arrays,
@@ -276,12 +276,10 @@ class Checkpoints:
         with self._storage(step):
             try:
                 yield begun
-            except Exception as error:
+            except Exception:
                 if is_first():
                     shutil.rmtree(begun, ignore_errors=True)
-                if (why := _refusal(error)) is None:
-                    raise
-                raise OSError(why) from error
+                raise
 
     def _move(self, begun: Path, step: int) -> None:
         final, old = self._folder(step), self._path / f".{step}.old"
@@ -328,7 +326,7 @@ class Checkpoints:
         return self._path / str(step)
 
     def _storage(self, step: int) -> contextlib.AbstractContextManager[None]:
-        return storage(self._folder(step), "save the checkpoint")
+        return storage(self._folder(step), "save the checkpoint", _why_refused)
 
 
 def _read(folder: Path, step: int) -> Saved:
@@ -367,13 +365,13 @@ def _alone() -> ocp.Context:
     return context
 
 
-def _refusal(error: Exception) -> str | None:
+def _why_refused(error: Exception) -> str | None:
     """Returns why a disk has refused, if that is what a library's error comes from."""
     for each in (error, error.__cause__):
         # Of a process that does not come, Orbax makes a timeout: no disk gives that number.
         waited = isinstance(each, TimeoutError) and each.errno is None
         if isinstance(each, OSError) and not waited:
-            return each.strerror or first_line(each)
+            return why_refused(each)
     text = f"{error} {error.__cause__ or ''}"
     if code := _CODE.search(text):
         return os.strerror(int(code[1]))

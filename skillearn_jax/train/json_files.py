@@ -4,7 +4,7 @@ import contextlib
 import errno
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -162,14 +162,33 @@ def check_owned(path: Path) -> None:
                 raise OSError(errno.ESTALE, _TAKEN)
 
 
+def why_refused(error: Exception) -> str | None:
+    """Returns why a disk has refused, if that is what an error tells."""
+    if isinstance(error, OSError):
+        return error.strerror or first_line(error)
+    return None
+
+
 @contextlib.contextmanager
-def storage(path: Path, act: str = "write") -> Iterator[None]:
-    """Turns what a disk refuses into a `StorageError` that names the act and the file."""
+def storage(
+    path: Path,
+    act: str = "write",
+    why: Callable[[Exception], str | None] = why_refused,
+) -> Iterator[None]:
+    """Turns what a disk refuses into a `StorageError` that names the act and the file.
+
+    Args:
+        path: of the file, in a folder that must still be this run's.
+        act: what is done with it.
+        why: a disk has refused, of an error; `None` for another error, which passes.
+    """
     try:
         check_owned(path)
         yield
-    except OSError as error:
-        raise refused(f"{act} {path}", error.strerror or first_line(error)) from error
+    except Exception as error:
+        if (reason := why(error)) is None:
+            raise
+        raise refused(f"{act} {path}", reason) from error
 
 
 def refused(what: str, why: str) -> StorageError:
