@@ -344,6 +344,14 @@ def test_python_in_the_documentation_runs(name, tmp_path, quick_flags):
 DOCUMENTS = sorted({*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md")})
 
 
+@pytest.mark.parametrize("document", DOCUMENTS, ids=relative)
+def test_prose_is_wrapped(document):
+    """Tables and code are as wide as they are."""
+    text = re.sub(r"^```.*?^```", "", document.read_text("utf-8"), flags=re.M | re.S)
+    wide = [line for line in text.splitlines() if len(line) > 100]
+    assert [line for line in wide if not line.startswith("|")] == []
+
+
 def anchors(file):
     """Returns what links into a document may name: its headings, as GitHub writes them."""
     text = re.sub(r"^```.*?^```", "", file.read_text("utf-8"), flags=re.M | re.S)
