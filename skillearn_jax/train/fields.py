@@ -7,6 +7,7 @@ import math
 import operator
 import os
 import re
+import shlex
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, TypeVar, get_args, get_type_hints
 
@@ -73,6 +74,17 @@ def no_key(
     )
 
 
+def as_flag(path: str, value: Any) -> str:
+    """Returns a key and a value as a flag that a shell takes: bare, lists fall apart.
+
+    Args:
+        path: of the key, as in `config.data.dirs`.
+        value: that the key is to have.
+    """
+    text = str(value)
+    return f"--{path}=" + (f'"{text}"' if "'" in text else shlex.quote(text))
+
+
 def check_only(config: Any, values: Mapping[str, Any], who: str) -> None:
     """Raises `InputError` for a key that does not have the one value that is known.
 
@@ -86,7 +98,7 @@ def check_only(config: Any, values: Mapping[str, Any], who: str) -> None:
         if value != only:
             raise InputError(
                 f"config.{key} is {value!r}; {who} knows only {only!r}: set "
-                f"--config.{key}={only}"
+                + as_flag(f"config.{key}", only)
             )
 
 
@@ -109,7 +121,7 @@ def check_unread(
         if value != default:
             raise InputError(
                 f"config.{group}.{name} is {value!r}, but {why}: set {way_out}, or "
-                f"--config.{group}.{name}={default}"
+                + as_flag(f"config.{group}.{name}", default)
             )
 
 

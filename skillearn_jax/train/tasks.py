@@ -9,7 +9,7 @@ from skillearn_jax.skills.interleaving import check_turns
 from skillearn_jax.skills.tasks import check_schedule
 from skillearn_jax.train.config import Config
 from skillearn_jax.train.config.root import SINGLE
-from skillearn_jax.train.fields import arguments_as_flags
+from skillearn_jax.train.fields import arguments_as_flags, as_flag
 
 
 def check_tasks(config: Config) -> None:
@@ -25,7 +25,7 @@ def check_tasks(config: Config) -> None:
             if given := getattr(config.data, key):
                 raise InputError(
                     f"config.data.{key} is {given}, but {config.skill} searches on one "
-                    f"data set: set --config.data.{key}=()"
+                    f"data set: set {as_flag(f'config.data.{key}', ())}"
                 )
         return
     if not names or len(set(names)) != len(names):
@@ -68,7 +68,7 @@ def _check_interleaving(config: Config) -> None:
     if options.schedule and config.skill == "blocked":
         raise InputError(
             f"config.interleaving.schedule is {options.schedule}, but blocked makes its "
-            "own: set --config.interleaving.schedule=(), or --config.skill=interleaving"
+            "own: set --config.interleaving.schedule='()', or --config.skill=interleaving"
         )
     with arguments_as_flags("interleaving", step_size="search.weights.lr"):
         check_schedule(options.schedule or config.tasks, config.tasks)

@@ -4,7 +4,6 @@ import errno
 import json
 import os
 import platform
-import shlex
 from collections.abc import Callable, Iterable, Mapping
 from importlib import metadata
 from pathlib import Path
@@ -16,6 +15,7 @@ from skillearn_jax.errors import InputError, cannot_write
 from skillearn_jax.parallel import check_same, is_first, on_first
 from skillearn_jax.train.config import Config
 from skillearn_jax.train.events import EventFiles
+from skillearn_jax.train.fields import as_flag
 from skillearn_jax.train.fingerprint import check_fingerprint
 from skillearn_jax.train.json_files import (
     fits,
@@ -220,7 +220,7 @@ class Workdir:
             data_compared=self._data is not None,
         )
         if refused:
-            flags = ", ".join(f"--{d.path}={_in_shell(str(d.old))}" for d in refused)
+            flags = ", ".join(as_flag(d.path, d.old) for d in refused)
             if not all(other.known for other in refused):
                 flags = "use the version that wrote it"
             raise InputError(
@@ -253,11 +253,6 @@ def open_folder(folder: Path) -> list[str]:
         advice = "set --workdir to another folder"
         raise cannot_write(f"the workdir {folder}", error, advice) from error
     return sorted(names - {".config.json.partial", LOCK})
-
-
-def _in_shell(value: str) -> str:
-    """Returns a value as it is given to a flag: without quotes, lists fall apart."""
-    return value if shlex.quote(value) == value else f'"{value}"'
 
 
 def holds_comparison(folder: Path) -> bool:

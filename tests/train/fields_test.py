@@ -1,11 +1,12 @@
 """Fields that know what they allow, and say so in one line."""
 
 import dataclasses
+import shlex
 
 import pytest
 
 from skillearn_jax.errors import InputError
-from skillearn_jax.train.fields import choice, number, parse, seed
+from skillearn_jax.train.fields import as_flag, choice, number, parse, seed
 
 
 @dataclasses.dataclass(frozen=True)
@@ -22,6 +23,11 @@ class Outer:
     free: str = ""
     inner: Inner = Inner()
     key: int = seed(1)
+
+
+@pytest.mark.parametrize("value", [(), (20, 7), ("a", "b c"), "", "a $b", 0.5, False])
+def test_a_flag_can_be_pasted_into_a_shell(value):
+    assert shlex.split(as_flag("config.x", value)) == [f"--config.x={value}"]
 
 
 def test_what_is_missing_keeps_its_default():
