@@ -1,5 +1,7 @@
 """Several look-ahead steps: the same gradient in every form, in bounded memory."""
 
+from types import SimpleNamespace
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -57,8 +59,6 @@ def test_every_segment_length_and_loop_is_plain_autodiff(
             batch = jax.tree.map(lambda x, i=i: x[i], data)
             active, (opt_state, loss, aux) = plain(active, reads, opt_state, *batch)
             infos.append((loss, aux))
-        from types import SimpleNamespace
-
         loss, aux = jax.tree.map(lambda *x: jnp.stack(x), *infos)
         return active, SimpleNamespace(opt_state=opt_state, loss=loss, aux=aux)
 
