@@ -82,7 +82,10 @@ def as_flag(path: str, value: Any) -> str:
         value: that the key is to have.
     """
     text = str(value)
-    return f"--{path}=" + (f'"{text}"' if "'" in text else shlex.quote(text))
+    if "'" in text:  # shlex would quote each by itself
+        quoted = re.sub(r'(["$`\\])', r"\\\1", text)
+        return f'--{path}="{quoted}"'
+    return f"--{path}={shlex.quote(text)}"
 
 
 def check_only(config: Any, values: Mapping[str, Any], who: str) -> None:

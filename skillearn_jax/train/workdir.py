@@ -220,7 +220,7 @@ class Workdir:
             data_compared=self._data is not None,
         )
         if refused:
-            flags = ", ".join(as_flag(d.path, d.old) for d in refused)
+            flags = " ".join(as_flag(d.path, d.old) for d in refused)
             if not all(other.known for other in refused):
                 flags = "use the version that wrote it"
             raise InputError(

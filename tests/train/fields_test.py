@@ -1,7 +1,7 @@
 """Fields that know what they allow, and say so in one line."""
 
 import dataclasses
-import shlex
+import subprocess
 
 import pytest
 
@@ -25,9 +25,14 @@ class Outer:
     key: int = seed(1)
 
 
-@pytest.mark.parametrize("value", [(), (20, 7), ("a", "b c"), "", "a $b", 0.5, False])
+@pytest.mark.parametrize(
+    "value",
+    [(), (20, 7), ("a", "b c"), "", "a $b", 0.5, False, ("a$b", "c`d"), ("Tom's", "e")],
+)
 def test_a_flag_can_be_pasted_into_a_shell(value):
-    assert shlex.split(as_flag("config.x", value)) == [f"--config.x={value}"]
+    command = ["sh", "-c", f"printf '<%s>' {as_flag('config.x', value)}"]
+    said = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    assert said == f"<--config.x={value}>"
 
 
 def test_what_is_missing_keeps_its_default():

@@ -142,7 +142,7 @@ def test_every_refused_key_is_named_with_both_values(tiny_baseline, tmp_path):
         run(tiny_baseline(other), tmp_path / "run", quiet=True)
     text = str(caught.value)
     assert "config.seed = 2, not 9; config.search.weights.lr = 0.025, not 0.5:" in text
-    assert "--config.seed=2, --config.search.weights.lr=0.025" in text
+    assert "--config.seed=2 --config.search.weights.lr=0.025" in text
     assert "log_every" not in text
     assert (tmp_path / "run" / "config.json").read_bytes() == before
 
