@@ -59,8 +59,9 @@ def check_fingerprint(
         old: the fingerprint of the data that the run began with.
         new: of those that are given now.
     """
-    names = dict.fromkeys((*new, *old))
-    changed = [name for name in names if new.get(name) != old.get(name)]
+    noted = {_TABLE: new.get(_TABLE), **old}  # an earlier version noted no table
+    names = dict.fromkeys((*new, *noted))
+    changed = [name for name in names if new.get(name) != noted.get(name)]
     if not changed:
         return
     images = "data.dirs" if config["data"]["dirs"] else "data.dir"

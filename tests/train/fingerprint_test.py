@@ -112,14 +112,21 @@ def test_of_files_their_notes_count_and_not_their_place():
     ],
 )
 def test_other_data_are_named_with_their_flag(tmp_path, old, new, dirs, flag):
-    name = next(name for name in old if old[name] != new.get(name))
+    names = ", the ".join(name for name in old if old[name] != new.get(name))
     config = {"data": {"dirs": dirs}}
     check_fingerprint(tmp_path, config, old, dict(old))
     with pytest.raises(
-        InputError, match=rf"\(the {name}.*\): set --config.{flag} "
+        InputError, match=rf"\(the {names}\): set --config.{flag} "
     ) as e:
         check_fingerprint(tmp_path, config, old, new)
     assert "\n" not in str(e.value)
+
+
+def test_a_run_of_a_version_that_noted_no_table_goes_on_with_it(tmp_path):
+    config = {"data": {"dirs": []}}
+    check_fingerprint(tmp_path, config, {TRAIN: "a"}, {TRAIN: "a", TABLE: "b"})
+    with pytest.raises(InputError, match=rf"\(the {TABLE}\)"):
+        check_fingerprint(tmp_path, config, {TRAIN: "a", TABLE: "b"}, {TRAIN: "a"})
 
 
 def at(folder):

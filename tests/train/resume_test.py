@@ -76,7 +76,6 @@ HARMLESS = {
     "data.dir",
     "data.dirs",
     "lpt.bank_dir",
-    "benchmark.table",
 }
 MORE = {"evaluation.num_seeds", "evaluation.num_random"}
 NO_DIFFERENCE = {"benchmark.dataset"}  # where there is no table
@@ -107,6 +106,20 @@ def test_data_may_lie_elsewhere_and_are_compared(key, compared):
     new, path = changed(**{key: "elsewhere"}), "config." + key.replace("__", ".")
     (moved,), refused = differences(DEFAULTS, new, DEFAULTS, True, compared)
     assert (moved.path, moved.more, refused) == (path, not compared, [])
+
+
+@pytest.mark.parametrize("compared", [True, False])
+def test_a_table_may_lie_elsewhere_and_neither_come_nor_go(compared):
+    here, there, none = (changed(benchmark__table=x) for x in ("a.csv", "b.csv", ""))
+    (moved,), refused = differences(here, there, DEFAULTS, True, compared)
+    assert (moved.path, moved.more, refused) == (
+        "config.benchmark.table",
+        not compared,
+        [],
+    )
+    for old, new in ((here, none), (none, here)):
+        accepted, (other,) = differences(old, new, DEFAULTS, True, compared)
+        assert (accepted, other.path) == ([], "config.benchmark.table")
 
 
 def test_a_search_in_stages_has_the_epochs_it_began_with():
