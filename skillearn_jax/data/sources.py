@@ -81,7 +81,7 @@ def load(
     if source in EMBEDDED and data_dir:
         raise InputError(
             f"data set {name!r} comes with a library, but {data_dir!r} is given, which it "
-            "would not read: set --config.data.name, or --config.data.dir=''"
+            "would not read: set --config.data.name, or leave --config.data.dir empty for it"
         )
     if source == "folder" and not option:
         option = size

@@ -118,8 +118,11 @@ def _read(config: Config) -> Images:
         if config.data.name.startswith(STREAM):
             return _open(config)
         return load(config.data.name, config.data.dir, **how)
+    reads = set(config.task_sources).difference(EMBEDDED)
     folders = config.data.dirs or [
-        "" if source in EMBEDDED else config.data.dir for source in config.task_sources
+        # Where none reads the folder, it is given to all, which refuse it.
+        "" if reads and source in EMBEDDED else config.data.dir
+        for source in config.task_sources
     ]
     folder_flag = "--config.data.dirs" if config.data.dirs else "--config.data.dir"
     source_flag = "--config.data.sources" if config.data.sources else "--config.tasks"

@@ -452,6 +452,14 @@ def test_one_folder_is_that_of_the_tasks_that_read_one(tiny, tmp_path):
     tasks = {"tasks": ("digits", "npz"), "data.dir": str(tmp_path / "mine.npz")}
     images = load_images(tiny({**TASKS, **tasks}), None)
     assert images["npz"].num_train == 40 != images["digits"].num_train
+    none_reads = tiny({**TASKS, **tasks, "tasks": ("digits", "mnist5k")})
+    with pytest.raises(
+        InputError, match=r"'digits' .* leave --config\.data\.dir empty"
+    ):
+        load_images(none_reads, None)
+    dirs = {"data.dir": "", "data.dirs": ("elsewhere", str(tmp_path / "mine.npz"))}
+    with pytest.raises(InputError, match=r"'elsewhere' .* leave --config\.data\.dirs "):
+        load_images(tiny({**TASKS, **tasks, **dirs}), None)
 
 
 def test_data_that_are_not_there_are_named_with_their_own_flags(tiny, tiny_baseline):
