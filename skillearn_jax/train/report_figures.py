@@ -256,7 +256,7 @@ def _marker(x: Sequence[float] | np.ndarray) -> str:
 
 
 def _finish(ax: Axes, prefix: str, names: Sequence[str]) -> None:
-    """Gives a panel of curves over steps its title, its legend and, for wide ranges, a logarithmic scale."""
+    """Gives a panel of curves over steps its title, legend and, if wide, a log scale."""
     title = prefix or "run"
     if len(names) == 1:
         title = names[0]

@@ -38,8 +38,8 @@ class EvaluationConfig:
         num_random: random cells to compare with.
         random_params_within: share by which the parameters of a random cell's network may
             differ from those of the derived one's, so that the comparison is not one of
-            sizes; 0 takes random cells as they come. Over several tasks, whose heads differ in size,
-            `random 1` may be another cell on each.
+            sizes; 0 takes random cells as they come. Over several tasks, whose heads
+            differ in size, `random 1` may be another cell on each.
         rivals: workdirs of finished searches whose cells are trained alike, to compare
             with.
         num_seeds: trainings of each cell; all are reported, never the best.
