@@ -181,6 +181,7 @@ def _searches(
                 "error": result.summary["evaluation"]["rows"][0]["mean"],
                 "search_s": result.summary["search"]["steps_s"],
                 "alphas": alphas,
+                "caveats": result.summary.get("caveats", []),
             }
         )
     return rows

@@ -153,7 +153,10 @@ def _searches(record: Record) -> str:
         for row in record["searches"]
     )
     head = ("hypergradient", "held-out error %, one seed", "search steps")
-    return table(head, rows, "results") + cells
+    # The same of all; an earlier version noted none.
+    notes = record["searches"][0].get("caveats", ())
+    told = "".join(f'<p class="note">{escape(text)}</p>' for text in notes)
+    return table(head, rows, "results") + told + cells
 
 
 def _by_radius(record: Record) -> str | None:

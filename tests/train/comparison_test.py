@@ -218,6 +218,12 @@ def test_the_tables_of_a_comparison_have_their_units():
     ((*line,),) = cells_of(searched)
     assert [text for text in line if text] == ["first order", "12.35", "20.2 s"]
     assert "cell by first order" in searched
+    assert "note" not in searched
+    (search,) = record["searches"]
+    told = {"searches": [{**search, "caveats": ["A <b>"]}] * 2}
+    assert (
+        report_comparison._searches(told).count('<p class="note">A &lt;b&gt;</p>') == 1
+    )
     assert report_comparison._searches({"searches": []}) == ""
 
 
@@ -381,4 +387,10 @@ def test_the_searches_differ_in_their_hypergradient_alone(tmp_path):
     assert len(exact) == len(difference) == len(first) == 2
     assert exact != first
     assert exact != difference
-    assert "Architectures over time" in (tmp_path / "run/report/index.html").read_text()
+    page = (tmp_path / "run/report/index.html").read_text()
+    assert "Architectures over time" in page
+    for row in record["searches"]:  # of one cell, with no normal one
+        assert [text.partition(":")[0] for text in row["caveats"]] == [
+            "config.search.cells is 1"
+        ]
+    assert page.count("config.search.cells is 1: ") == 1
