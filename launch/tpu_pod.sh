@@ -9,7 +9,8 @@
 # (Filestore, or a bucket mounted with gcsfuse). Hosts find each other, and a process that
 # dies is restarted with all others from the last checkpoint: launch/again.sh.
 #
-# Environment: TPU, ZONE, DIR, RESTARTS; GCLOUD=echo shows the command and runs nothing.
+# Environment: TPU, ZONE, DIR, RESTARTS, JAX_DEFAULT_MATMUL_PRECISION; GCLOUD=echo shows the
+# command and runs nothing.
 set -u
 usage="usage: TPU=NAME ZONE=ZONE launch/tpu_pod.sh --config=FILE --workdir=DIR ..."
 : "${TPU:?$usage}" "${ZONE:?$usage}"
@@ -22,7 +23,11 @@ folder=${DIR:-skillearn_jax}
 folder=$(printf %q "${folder#"~/"}")
 flags=$(printf ' %q' "$@")
 # Without its TPU, JAX would go on upon the CPU: see gpu_host.sh.
-command="cd $folder && JAX_PLATFORMS=tpu,cpu RESTARTS=$(printf %q "${RESTARTS:-10}") launch/again.sh"
-command+=" .venv/bin/python launch/run.py --distributed$flags"
+command="cd $folder && JAX_PLATFORMS=tpu,cpu RESTARTS=$(printf %q "${RESTARTS:-10}")"
+# The hosts see nothing of this environment.
+if [[ -n ${JAX_DEFAULT_MATMUL_PRECISION:-} ]]; then
+  command+=" JAX_DEFAULT_MATMUL_PRECISION=$(printf %q "$JAX_DEFAULT_MATMUL_PRECISION")"
+fi
+command+=" launch/again.sh .venv/bin/python launch/run.py --distributed$flags"
 exec "${GCLOUD:-gcloud}" compute tpus tpu-vm ssh "$TPU" --zone="$ZONE" --worker=all \
   --command="$command"

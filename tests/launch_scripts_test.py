@@ -156,6 +156,14 @@ def test_tpu_pod_runs_the_command_on_all_workers(script, stand_in):
     )
 
 
+def test_the_hosts_of_a_pod_are_told_how_exact_products_are(script, stand_in):
+    """The guide sets it before the command, whose environment they do not see."""
+    env = {"TPU": "pod", "ZONE": "z", "GCLOUD": stand_in("gcloud", 0)}
+    env["JAX_DEFAULT_MATMUL_PRECISION"] = "highest"
+    *_, command = script("tpu_pod.sh", "--config=c", **env)[1].splitlines()
+    assert " JAX_DEFAULT_MATMUL_PRECISION=highest launch/again.sh " in command
+
+
 @pytest.mark.parametrize("folder", ["my runs/code", "~/my runs/code"])
 def test_the_folder_on_the_hosts_may_have_spaces(script, stand_in, folder):
     env = {"TPU": "pod", "ZONE": "z", "GCLOUD": stand_in("gcloud", 0), "DIR": folder}
