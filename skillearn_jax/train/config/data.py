@@ -40,7 +40,8 @@ class DataConfig:
     Attributes:
         name: the source; see `skillearn_jax.data.SOURCES`.
         dir: where it lies, for sources that are not embedded.
-        dirs: of several tasks, one folder each; empty: all in `dir`.
+        dirs: of several tasks, one folder each, '' for one that is embedded; empty: all
+            in `dir`.
         sources: of several tasks, one source each, as in `name`, so that two may be
             folders; empty: their names are their sources.
         image_size: side in pixels that images are resized to. 0 leaves them as they are,
