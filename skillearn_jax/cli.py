@@ -59,6 +59,7 @@ All keys, with meaning and default: skillearn_jax/train/config/*.py. Exit codes:
 or SIGTERM, saved.
 """
 
+_GOES_ON = "goes on from the last checkpoint"
 _OVERRIDE = re.compile(r"--?(no)?config\.(?P<path>[\w.]+)")
 
 
@@ -75,7 +76,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         except BrokenPipeError:
             drop_output(sys.stdout)
         return 0
-    going_on = "goes on from the last checkpoint"
+    going_on = _GOES_ON
     try:
         command = parse_command(argv)
         _cache_compilations()
@@ -88,7 +89,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         else:
             run(command.config, command.workdir)
     except (UserError, Interrupted) as error:
-        return _fail(error, error.exit_code)
+        # What its searches say of themselves does not hold for a comparison.
+        return _fail(str(error).replace(_GOES_ON, going_on), error.exit_code)
     except KeyboardInterrupt:
         return _fail(f"interrupted; the same command {going_on}", 130)
     except Exception as error:

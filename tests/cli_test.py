@@ -491,6 +491,30 @@ def test_ends_that_the_next_run_goes_on_from(
     assert outcome == (code, str(error))
 
 
+@pytest.mark.parametrize(
+    ("error", "code"),
+    [
+        (StorageError("cannot write x; the same command {}"), 4),
+        (Interrupted("ended by SIGTERM, saved; the same command {}", 15), 143),
+    ],
+)
+def test_a_comparison_is_not_said_to_go_on_in_the_middle(
+    tmp_path, repo_root, capfd, monkeypatch, error, code
+):
+    """As what ends one of its searches says."""
+    error.args = (str(error).format("goes on from the last checkpoint"),)
+
+    def ends(config, workdir):
+        raise error
+
+    monkeypatch.setattr(cli, "run_comparison", ends)
+    config = f"--config={repo_root}/configs/compare_hypergradients.py:smoke"
+    said = str(error).replace(
+        "goes on from the last checkpoint", "starts again, but for the searches in it"
+    )
+    assert call(capfd, config, f"--workdir={tmp_path}/run") == (code, said)
+
+
 def test_an_interruption_exits_with_130(tmp_path, digits, capfd, monkeypatch):
     def interrupted(config, workdir):
         raise KeyboardInterrupt

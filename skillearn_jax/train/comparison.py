@@ -14,7 +14,7 @@ from skillearn_jax.errors import InputError
 from skillearn_jax.framework import compare
 from skillearn_jax.framework.comparing import ADJOINTS
 from skillearn_jax.paths import user_path
-from skillearn_jax.train import report_comparison
+from skillearn_jax.train import interrupt, report_comparison
 from skillearn_jax.train.comparison_problems import (
     Problem,
     build_problem,
@@ -25,8 +25,10 @@ from skillearn_jax.train.comparison_problems import (
 from skillearn_jax.train.config.compare import CompareConfig
 from skillearn_jax.train.console import Console
 from skillearn_jax.train.experiment import run
+from skillearn_jax.train.fields import as_flag
 from skillearn_jax.train.json_files import read_json, read_rows, write_json
 from skillearn_jax.train.lock import locked
+from skillearn_jax.train.resume import Difference
 from skillearn_jax.train.workdir import holds_comparison, open_folder
 
 _SEARCHES = ("exact", "finite_difference", "first_order")
@@ -80,7 +82,7 @@ def run_comparison(
     folder, plain = user_path(workdir), json.loads(json.dumps(asdict(config)))
     _check_folder(folder, plain)  # a foreign one is left without a lock
     console = Console(quiet=quiet)
-    with locked(folder, console.message):
+    with locked(folder, console.message), interrupt.handled():
         _check_folder(folder, plain)  # another one may just have begun there
         write_json(folder / "config.json", plain)
         record = read_json(folder / "comparison.json", report_comparison.LIKE)
@@ -200,8 +202,17 @@ def _check_folder(folder: Path, plain: Mapping[str, Any]) -> None:
     old = read_json(folder / "config.json")
     if old != plain:
         keys = {**plain, **old}  # of another version there may be others
-        changed = [f"{k} = {old.get(k)}" for k in keys if old.get(k) != plain.get(k)]
+        changed = [
+            Difference(
+                f"config.{key}", old.get(key), plain.get(key), known=key in plain
+            )
+            for key in keys
+            if old.get(key) != plain.get(key)
+        ]
+        way_out = "use the version that wrote it"
+        if all(other.known for other in changed):
+            way_out = " ".join(as_flag(each.path, each.old) for each in changed)
         raise InputError(
-            f"the workdir {folder} holds a comparison with {', '.join(changed)}: set "
-            "--workdir to a new folder"
+            f"the workdir {folder} holds a comparison with "
+            f"{'; '.join(map(str, changed))}: set --workdir to a new folder, or {way_out}"
         )

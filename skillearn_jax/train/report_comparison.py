@@ -202,8 +202,10 @@ def _by_sweep(record: Record, sweep: str, label: str) -> str | None:
 
 
 def _lines(ax: Axes, points: Sequence[tuple[int, Sequence[Record]]], name: str) -> None:
-    dtypes = _unique(row["dtype"] for row in points[0][1])
-    for dtype in dtypes:
+    of_points = [{row["dtype"] for row in rows} for _, rows in points]
+    for dtype in _unique(row["dtype"] for row in points[0][1]):
+        if not all(dtype in known for known in of_points):
+            continue  # float64, of the size alone that is compared in full
         for adjoint, style in ((_EXACT, ":"), (_DIFFERENCE, "-")):
             found = [
                 (x, row["rel_error"])

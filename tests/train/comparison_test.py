@@ -1,15 +1,17 @@
 """A comparison leaves what it promises, once, and refuses what it cannot mean."""
 
+import importlib
 import json
 import os
 import re
 import shutil
+import signal
 
 import jax
 import numpy as np
 import pytest
 
-from skillearn_jax.errors import InputError
+from skillearn_jax.errors import InputError, Interrupted
 from skillearn_jax.framework.comparing import ADJOINTS
 from skillearn_jax.nas import KNOWN_GENOTYPES
 from skillearn_jax.train import (
@@ -125,6 +127,26 @@ def test_errors_are_drawn_against_the_size_of_batches(monkeypatch):
     assert ax.get_xlabel() == "batch size"
     # One point is no curve.
     assert report_comparison._by_sweep(record, "depth", "stages") is None
+
+
+@pytest.mark.parametrize("full", ["4", "16"])
+def test_float64_is_no_point_of_a_sweep(monkeypatch, full):
+    """The size of the main tables alone has it."""
+    monkeypatch.setattr(report_figures, "svg", lambda figure, title: figure)
+    rows = [
+        {**accuracy(adjoint, 1e-6), "dtype": dtype}
+        for dtype in ("float64", "float32")
+        for adjoint in (EXACT, DIFFERENCE)
+    ]
+    sweep = {size: {"rows": rows if size == full else rows[2:]} for size in ("4", "16")}
+    (ax,) = report_comparison._by_sweep({"sweeps": {"batch": sweep}}, "batch", "").axes
+    assert [line.get_label() for line in ax.lines] == [
+        "exact, float32",
+        "finite difference, float32",
+    ]
+    alone = {size: {"rows": rows[:2]} for size in sweep}  # where it has no other
+    (ax,) = report_comparison._by_sweep({"sweeps": {"batch": alone}}, "batch", "").axes
+    assert len(ax.lines) == 2
 
 
 def test_a_number_type_has_one_colour_in_all_figures(monkeypatch):
@@ -279,19 +301,48 @@ def test_a_gradient_that_was_not_finite_is_reported(workdir, tmp_path):
 def test_a_key_of_a_later_version_is_named(workdir, tmp_path):
     record = json.loads((workdir / "config.json").read_text())
     (tmp_path / "config.json").write_text(json.dumps({**record, "later": 3}))
-    with pytest.raises(InputError, match="holds a comparison with later = 3: set"):
+    message = "with config.later = 3, a key that .* or use the version that wrote it$"
+    with pytest.raises(InputError, match=message):
         run_comparison(SMALL, tmp_path, quiet=True)
 
 
 def test_another_one_in_the_same_folder_is_refused(workdir, tmp_path):
     before = (workdir / "config.json").read_bytes()
-    with pytest.raises(InputError, match="holds a comparison with seed = 0"):
-        run_comparison({**SMALL, "seed": 1}, workdir, quiet=True)
+    with pytest.raises(InputError) as caught:
+        run_comparison({**SMALL, "seed": 1, "radii": ()}, workdir, quiet=True)
+    assert str(caught.value) == (
+        f"the workdir {workdir} holds a comparison with config.seed = 0, not 1; "
+        "config.radii = [0.01, 0.1], not []: set --workdir to a new folder, or "
+        "--config.seed=0 --config.radii='[0.01, 0.1]'"
+    )
     assert (workdir / "config.json").read_bytes() == before
     (tmp_path / "mine.txt").write_text("precious")
     with pytest.raises(InputError, match=r"holds no comparison \(mine.txt"):
         run_comparison(SMALL, tmp_path, quiet=True)
     assert [p.name for p in tmp_path.iterdir()] == ["mine.txt"]
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
+def test_a_signal_outside_of_the_searches_ends_it_in_one_line(
+    tmp_path, monkeypatch, number
+):
+    before = signal.getsignal(number)
+    module = importlib.import_module(run_comparison.__module__)
+
+    def compare(*args, **options):
+        signal.raise_signal(number)
+        pytest.fail("went on")
+
+    monkeypatch.setattr(module, "compare", compare)
+    with pytest.raises(Interrupted, match=f"interrupted by {number.name}, ") as caught:
+        run_comparison(SMALL, tmp_path / "run", quiet=True)
+    assert caught.value.exit_code == 128 + number
+    assert signal.getsignal(number) == before
+    with locked(tmp_path / "run", print):
+        assert sorted(p.name for p in (tmp_path / "run").iterdir()) == [
+            ".lock",
+            "config.json",
+        ]
 
 
 def test_a_folder_that_cannot_be_written_is_refused(tmp_path, monkeypatch):
