@@ -70,6 +70,11 @@ def check(config: Config) -> None:
             f"config.search.max_skips is {search.max_skips}, but the space has no "
             "other operation than skips: set --config.search.max_skips=-1"
         )
+    if search.max_skips >= 0 and "skip_connect" not in config.space.ops:
+        raise InputError(
+            f"config.search.max_skips is {search.max_skips}, but config.space.ops has no "
+            "skip_connect: set --config.search.max_skips=-1, or more --config.space.ops"
+        )
     for phase in ("search", "evaluation"):
         if getattr(config, phase).epochs:
             _check_weights(config, phase, phase)
@@ -115,6 +120,10 @@ def _check_weights(config: Config, group: str, phase: str) -> None:
     path = f"config.{group}"
     shapes = {"linear": ("tail_epochs",), "exponential": ("decay",)}
     _check_read(config, f"{group}.weights", "schedule", shapes)
+    if weights.schedule == "exponential" and weights.min_lr:  # its own limit is 0
+        why = f"{path}.weights.schedule is 'exponential', with which it is not read"
+        way_out = f"--{path}.weights.schedule=cosine"
+        check_unread(config, f"{group}.weights", ("min_lr",), why, way_out)
     if weights.nesterov and not weights.momentum:
         raise InputError(
             f"{path}.weights.nesterov is True, but there is no momentum to look ahead "

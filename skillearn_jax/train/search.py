@@ -32,6 +32,7 @@ from skillearn_jax.train.spaces import Cells, space_kind
 from skillearn_jax.train.stages import (
     STAGES,
     SearchStage,
+    never_settles,
     next_space,
     note_stage,
     noted_stage,
@@ -130,6 +131,11 @@ def search(
                 _check_best_metric(config, data, streams, steps_per_epoch, stage)
             workdir.write_config(program)  # at the end that of the last stage
             console.message(program)
+            if index + 1 == num_stages and never_settles(config, stage):
+                console.message(
+                    "no edge of this stage has two operations with parameters left, so "
+                    "the rule 'ranking' has nothing to judge: all epochs are taken"
+                )
             name = f"search {index + 1}/{num_stages}" if num_stages > 1 else "search"
             with console.progress(name, total) as update:
                 recorder = _Recorder(
@@ -373,9 +379,9 @@ class _Recorder(NamedTuple):
             return exams_are_over(self.config, state)
         if search.stop == "skips":
             return normal_skips >= search.stop_skips
-        return search.stop == "ranking" and has_settled(
-            stability, search.stop_ranking_epochs
-        )
+        if search.stop != "ranking" or never_settles(self.config, self.stage):
+            return False
+        return has_settled(stability, search.stop_ranking_epochs)
 
     def _row(self, phase: str, step: int, metrics: Mapping[str, Any]) -> dict[str, Any]:
         epoch = (step - 1) // self.steps_per_epoch

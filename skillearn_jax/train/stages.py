@@ -6,8 +6,10 @@ from typing import Any
 
 from skillearn_jax.errors import InputError
 from skillearn_jax.nas import drop_candidates
+from skillearn_jax.nas.ops import KERNEL_SIZES
 from skillearn_jax.nas.space import CELL_KINDS
 from skillearn_jax.train.config import Config
+from skillearn_jax.train.fields import as_flag
 from skillearn_jax.train.workdir import Workdir
 
 STAGES = "stages.json"
@@ -62,6 +64,13 @@ def check_stages(config: Config) -> None:
             "the operations of the space, and not rise: set "
             "--config.search.stage_candidates"
         )
+    if any(search.stage_skip_dropout) and "skip_connect" not in config.space.ops:
+        none = as_flag("config.search.stage_skip_dropout", (0.0,) * len(counts))
+        raise InputError(
+            f"config.search.stage_skip_dropout is {search.stage_skip_dropout}, but "
+            "config.space.ops has no skip_connect to drop elements after: set "
+            f"{none}, or more --config.space.ops"
+        )
     if counts and counts[-1] < 2 and not config.space.edge_normalization:
         raise InputError(
             f"config.search.stage_candidates ends with {counts[-1]}, a candidate whose "
@@ -74,6 +83,17 @@ def check_stages(config: Config) -> None:
             f"config.search.stage_candidates ends with {counts[-1]}; with max_skips it "
             "must end with 3 or more: set --config.search.max_skips=-1"
         )
+
+
+def never_settles(config: Config, stage: SearchStage) -> bool:
+    """Returns whether a ranking is waited for that the stages have left nothing of.
+
+    It would stand from the first epoch on. A whole space without one is refused.
+    """
+    if config.search.stop != "ranking" or not config.search.stage_cells:
+        return False
+    edges = (ops for kind in CELL_KINDS for ops in stage.space.edge_ops(kind))
+    return all(sum(op in KERNEL_SIZES for op in ops) < 2 for ops in edges)
 
 
 def next_space(

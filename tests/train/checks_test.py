@@ -97,10 +97,23 @@ def test_to_look_ahead_takes_a_momentum(tiny):
 
 
 def test_an_exponential_decay_has_no_least_rate(tiny_baseline):
-    changes = {"evaluation.weights.lr": 1e-4, "evaluation.weights.min_lr": 1e-3}
-    with pytest.raises(InputError, match=r"--config.evaluation.weights.min_lr"):
-        checked(tiny_baseline(changes))
-    checked(tiny_baseline({**changes, "evaluation.weights.schedule": "exponential"}))
+    for group, default in (("search", 0.001), ("evaluation", 0.0)):
+        weights = f"{group}.weights"
+        changes = {f"{weights}.min_lr": 1e-4, f"{weights}.lr": 1e-5}
+        with pytest.raises(InputError, match=rf"at most config.{weights}.lr, 1e-05: "):
+            checked(tiny_baseline(changes))
+        shape = {f"{weights}.schedule": "exponential"}
+        with pytest.raises(InputError) as caught:
+            checked(tiny_baseline({**changes, **shape}))
+        assert str(caught.value) == (
+            f"config.{weights}.min_lr is 0.0001, but config.{weights}.schedule is "
+            "'exponential', with which it is not read: set "
+            f"--config.{weights}.schedule=cosine, or --config.{weights}.min_lr={default}"
+        )
+        # Nobody has asked for the first, and the second is what it falls to by itself.
+        for least in (default, 0.0):
+            fine = {**changes, **shape, f"{weights}.min_lr": least}
+            checked(tiny_baseline(fine))
 
 
 @pytest.mark.parametrize(
@@ -118,6 +131,15 @@ def test_a_rule_that_no_cell_could_meet_is_refused(tiny_baseline, changes, most)
     too_many = {**changes, "search.stop_skips": most + 1}
     with pytest.raises(InputError, match=f"has {most} skip .*--config.search.stop="):
         check(tiny_baseline(too_many))
+
+
+def test_a_bound_on_skips_wants_skips(tiny_baseline):
+    ops, learnt = ("none", "sep_conv_3x3", "dil_conv_3x3"), {"search.max_skips": 0}
+    check(tiny_baseline({**learnt, "space.ops": (*ops, "skip_connect")}))
+    check(tiny_baseline({"space.ops": ops}))
+    message = r"max_skips is 0, but .* skip_connect: set --config.search.max_skips=-1"
+    with pytest.raises(InputError, match=message):
+        check(tiny_baseline({**learnt, "space.ops": ops}))
 
 
 def test_a_ranking_of_one_operation_is_refused(tiny_baseline):

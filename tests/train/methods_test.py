@@ -298,6 +298,10 @@ def test_only_the_tester_goes_on_from_stage_to_stage(tiny):
         ({"search.stage_candidates": (4, 1)}, "must end with 2 or more"),
         ({"search.stage_skip_dropout": ()}, "stage_skip_dropout is .* as many entries"),
         (
+            {"space.ops": ("none", "max_pool_3x3", "avg_pool_3x3", "dil_conv_3x3")},
+            r"is \(0.0, 0.3\), but .* no skip_connect .*dropout='\(0.0, 0.0\)'",
+        ),
+        (
             {"search.stage_candidates": (4, 2), "search.max_skips": 1},
             "must end with 3 or more",
         ),

@@ -1,6 +1,7 @@
 """The search phase by itself."""
 
 import contextlib
+import dataclasses
 import importlib
 import json
 from types import SimpleNamespace
@@ -315,3 +316,49 @@ def test_stages_follow_each_other_and_begin_with_keys_of_their_own(
     ]
     before = [(state and state.alphas, saved) for *_, state, saved in ran]
     assert before == [(None, None), ("of stage 1", None)]
+
+
+@pytest.mark.parametrize("ranked", [False, True])
+def test_a_ranking_that_stages_have_left_nothing_of_ends_no_search(
+    training, tiny_baseline, tmp_path, monkeypatch, ranked
+):
+    """It would stand from the first epoch of the last stage on; one edge is enough."""
+    config = tiny_baseline(
+        {
+            "space.ops": ("none", "max_pool_3x3", "sep_conv_3x3", "dil_conv_3x3"),
+            "search.stage_cells": (1, 2),
+            "search.stage_candidates": (4, 3),
+            "search.stage_skip_dropout": (0.0, 0.0),
+            "search.stop": "ranking",
+            "search.stop_ranking_epochs": 1,
+        }
+    )
+    whole = config.space.build()
+    left, both = ("none", "max_pool_3x3", "dil_conv_3x3"), whole.ops[1:]
+    last = dataclasses.replace(
+        whole, normal=(left, left), reduction=(left, both if ranked else left)
+    )
+    recorder = _Recorder(config, search_stage(config, 1, last), *3 * [None], 2)
+    assert recorder._stops(0.0, Stability({}, 1), None) is ranked
+    assert not recorder._stops(0.0, Stability({}, 0), None)
+
+    said = []
+    stages = iter((4, 8))
+    module = importlib.import_module(search.__module__)
+    for name, stand_in in (
+        (
+            "build_program",
+            lambda *of: SimpleNamespace(phases=[SimpleNamespace(program="a program")]),
+        ),
+        ("_run_phases", lambda *of: SimpleNamespace(step=next(stages), params={})),
+        ("next_space", lambda *of: last),
+        ("_alphas", lambda state: {}),
+        ("_check_best_metric", lambda *of: None),
+        ("derived", lambda *of: SimpleNamespace(to_json=lambda: {})),
+    ):
+        monkeypatch.setattr(module, name, stand_in)
+    monkeypatch.setattr(Console, "message", lambda self, text, **how: said.append(text))
+    search(config, training, Workdir(tmp_path, config), Devices(1), Console(quiet=True))
+    word = [text for text in said if "'ranking' has nothing to judge" in text]
+    assert said == ["a program", "a program", *word]
+    assert len(word) == (not ranked)

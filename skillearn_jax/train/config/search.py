@@ -100,7 +100,8 @@ class SearchConfig:
             `ranking` (that of the operations with parameters has not changed for
             `stop_ranking_epochs` epochs); or `curriculum`, at the end of the epoch in
             which the sequence of exams is over. No rule looks at the warm-up, nor at
-            any stage but the last.
+            any stage but the last; `ranking` not at one that has two operations with
+            parameters on no edge.
         stop_skips: see `stop`.
         stop_ranking_epochs: see `stop`.
         stage_cells: cells of the supernet, stage by stage, of a search in stages as in
