@@ -53,6 +53,7 @@ def write_exam(
     streams: Mapping[str, Stream],
     workdir: Workdir,
     stage: SearchStage,
+    bank: TrainingImages | None = None,
 ) -> None:
     """Writes what the exam of a search holds, unless it is written already.
 
@@ -63,6 +64,7 @@ def write_exam(
         streams: of the search.
         workdir: gets `exam.json`.
         stage: the last of the search.
+        bank: the data set that exams are drawn from; `None` for the validation set.
     """
     step = int(state.step)
     if workdir.read_object(EXAM).get("step") == step:
@@ -78,7 +80,8 @@ def write_exam(
         data.num_classes,
         config.lpt.curriculum.build(),
     )
-    workdir.write_json(EXAM, {"step": step, **contents})
+    named = {} if bank is None else {"bank": bank.name}  # whose indices these are
+    workdir.write_json(EXAM, {"step": step, **named, **contents})
 
 
 def exam_contents(
@@ -250,9 +253,12 @@ def exam_text(exam: Mapping[str, Any], class_names: Sequence[str] = ()) -> str:
 
 def exam_caption(exam: Mapping[str, Any]) -> str:
     """Returns what the sheet shows and what the exam is like, in words."""
+    # Where it is not the validation set.
+    of_set = f", which is {exam['bank']}," if "bank" in exam else ""
     return (
         f"The exam that the search ended with: the {exam['size']} of "
-        f"{exam['bank_size']} images of the bank with the largest scores. Above those of "
+        f"{exam['bank_size']} images of the bank{of_set} with the largest scores. Above "
+        "those of "
         "them with the largest loss of the learner, below those with the smallest. The "
         f"learner's mean loss is {exam['exam_loss']:.3f} on the exam and "
         f"{exam['bank_loss']:.3f} on the bank; score and loss correlate with "

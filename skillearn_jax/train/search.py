@@ -151,7 +151,7 @@ def search(
     genotype = derived(state, space, config)
     workdir.write_json("genotype.json", genotype.to_json())
     if config.skill == "lpt" and not isinstance(data, Mapping):
-        write_exam(config, data, state, streams, workdir, stage)
+        write_exam(config, data, state, streams, workdir, stage, bank)
     steps = int(state.step)
     if steps < total:
         console.message(f"stopped by the rule {config.search.stop!r} at step {steps}")

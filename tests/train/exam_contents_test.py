@@ -142,6 +142,11 @@ def test_what_is_written_is_the_exam_of_the_bank_at_its_hardness(
     assert (int(of_state.step), num_classes) == (5, 10)
     assert curriculum == config.lpt.curriculum.build() != Curriculum()
     assert files == {"exam.json": {"step": 5, "size": 7}}
+    files["exam.json"]["step"] = 3  # of a data set, the name is there too
+    write_exam(
+        config, load("digits"), state, streams, workdir, stage, load("mnist5k").training
+    )
+    assert files == {"exam.json": {"step": 5, "bank": "mnist5k", "size": 7}}
 
 
 def test_the_sheet_shows_the_images(models, bank):
@@ -179,6 +184,10 @@ def test_an_exam_in_words_has_every_figure_in_its_own_place():
     assert exam_caption(exam).startswith(
         "The exam that the search ended with: the 5 of 10 images of the bank with the "
         "largest scores."
+    )
+    assert exam_caption(exam | {"bank": "mnist5k"}).startswith(
+        "The exam that the search ended with: the 5 of 10 images of the bank, which is "
+        "mnist5k, with the largest scores."
     )
     assert exam_caption(exam).endswith(
         "mean loss is 2.500 on the exam and 1.250 on the bank; score and loss correlate "
