@@ -289,12 +289,16 @@ def _without_code(
 
 @dataclasses.dataclass(frozen=True)
 class _ButClosedLoops:
-    """A hook for exceptions that nobody can catch, without those of closed loops."""
+    """A hook for exceptions that nobody can catch.
+
+    Without those of closed loops, and of signals: these are answered at the next step.
+    """
 
     hook: Callable[..., None]
 
     def __call__(self, unraisable: Any) -> None:
-        if str(unraisable.exc_value) != "Event loop is closed":
+        error = unraisable.exc_value
+        if str(error) != "Event loop is closed" and not isinstance(error, Interrupted):
             self.hook(unraisable)
 
 

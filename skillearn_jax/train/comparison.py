@@ -4,6 +4,7 @@ import json
 import time
 from collections.abc import Mapping
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -114,7 +115,7 @@ def _compared(
         radii=config.radii,
         dtypes=config.dtypes,
         repeats=config.repeats,
-        progress=console.message,
+        progress=partial(_begin, console),
     )
     console.message(str(found))
     sweeps = {
@@ -144,6 +145,12 @@ def _compared(
     }
 
 
+def _begin(console: Console, what: str) -> None:
+    """Says what comes next, unless a signal has asked for the end."""
+    interrupt.answer()
+    console.message(what)
+
+
 def _swept(
     config: CompareConfig, problem: Problem, console: Console, what: str
 ) -> dict[str, Any]:
@@ -151,7 +158,7 @@ def _swept(
 
     Not in float64, where neither depends on the problem's size in a way that shows.
     """
-    console.message(what)
+    _begin(console, what)
     dtypes = tuple(d for d in config.dtypes if d != "float64") or config.dtypes
     found = compare(
         *warmed(problem, config.warm_steps),
@@ -171,7 +178,7 @@ def _searches(
         return []
     rows = []
     for name in _SEARCHES:
-        console.message(f"search by {name}")
+        _begin(console, f"search by {name}")
         values = search_values(config.search_epochs)
         values |= {"seed": config.seed, "hypergrad": {"adjoint": name}}
         result = run(values, folder / "search" / name, quiet=True)

@@ -11,6 +11,7 @@ from typing import Any
 from skillearn_jax.errors import Interrupted
 
 _SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
+_NOTHING_LOST = "nothing is lost that was saved before"
 
 
 class _Request:
@@ -26,6 +27,18 @@ _request = _Request()
 def requested() -> bool:
     """Returns whether a signal has asked the run to end."""
     return _request.signal is not None
+
+
+def answer() -> None:
+    """Ends a run that was asked to end where nobody heard it.
+
+    What a handler raises in a callback of the garbage collector, as JAX has one, is lost.
+
+    Raises:
+        Interrupted: if there was a signal.
+    """
+    if _request.signal is not None:
+        raise _interrupted(_request.signal, _NOTHING_LOST)
 
 
 def finish(step: int) -> None:
@@ -85,7 +98,7 @@ def _handle(number: int, frame: FrameType | None) -> Any:
     again = _request.signal == signal.SIGINT == number
     _request.signal = number
     if again or not _request.deferred:
-        raise _interrupted(number, "nothing is lost that was saved before")
+        raise _interrupted(number, _NOTHING_LOST)
     if number == signal.SIGINT:
         # Not print: the signal may have come in the middle of one.
         with contextlib.suppress(OSError):  # as Ctrl-C ends what it is piped to, first

@@ -1,5 +1,6 @@
 """A comparison leaves what it promises, once, and refuses what it cannot mean."""
 
+import contextlib
 import importlib
 import json
 import os
@@ -323,14 +324,19 @@ def test_another_one_in_the_same_folder_is_refused(workdir, tmp_path):
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
+@pytest.mark.parametrize("unheard", [(), Interrupted])
 def test_a_signal_outside_of_the_searches_ends_it_in_one_line(
-    tmp_path, monkeypatch, number
+    tmp_path, monkeypatch, number, unheard
 ):
+    """Also one whose exception is lost, as in JAX's callback of the garbage collector."""
     before = signal.getsignal(number)
     module = importlib.import_module(run_comparison.__module__)
 
-    def compare(*args, **options):
-        signal.raise_signal(number)
+    def compare(*args, progress, **options):
+        with contextlib.suppress(unheard):
+            signal.raise_signal(number)
+            pytest.fail("went on")
+        progress("what comes next")
         pytest.fail("went on")
 
     monkeypatch.setattr(module, "compare", compare)
