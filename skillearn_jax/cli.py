@@ -127,7 +127,7 @@ def parse_command(argv: Sequence[str]) -> Command:
     Raises:
         InputError: for whatever is wrong with the flags or the config file.
     """
-    argv = [_at_home(arg) for arg in argv]
+    argv = _last_of_each([_at_home(arg) for arg in argv])
     overrides = [arg for arg in argv if _OVERRIDE.match(arg)]
     plain = [arg for arg in argv if arg not in overrides]
     # Once without overrides: their keys are checked against the file's own.
@@ -138,6 +138,18 @@ def parse_command(argv: Sequence[str]) -> Command:
     if not command.workdir:
         raise InputError("--workdir is missing; see --help")
     return command
+
+
+def _last_of_each(argv: Sequence[str]) -> list[str]:
+    """Returns the arguments without those of keys that are given again further on.
+
+    Of several values, absl would append the later ones to the earlier.
+    """
+    last: dict[str | int, int] = {}
+    for position, arg in enumerate(argv):
+        match = _OVERRIDE.match(arg)
+        last[match["path"] if match else position] = position
+    return [argv[position] for position in sorted(last.values())]
 
 
 def _at_home(arg: str) -> str:

@@ -463,6 +463,24 @@ def test_parsing_leaves_no_flags_behind(digits):
     assert parse_command(["x", digits, "--workdir=w"])[0].seed == 2
 
 
+def test_of_a_key_that_is_given_again_the_last_value_holds(digits):
+    """Of several values too, which absl would join."""
+    flags = (
+        "--config.space.ops=('none','skip_connect')",
+        "--config.search.epochs=3",
+        "--config.data.flip",
+        "--config.space.ops=('max_pool_3x3','sep_conv_3x3')",
+        "--noconfig.data.flip",
+        "--config.search.epochs=4",
+        "--config.data.per_class=(5,5)",
+        "--config.data.per_class=(5,5)",
+    )
+    config = parse_command(["launch/run.py", digits, "--workdir=x", *flags]).config
+    assert config.space.ops == ("max_pool_3x3", "sep_conv_3x3")
+    assert (config.search.epochs, config.data.flip) == (4, False)
+    assert config.data.per_class == (5, 5)
+
+
 def test_a_loss_that_explodes_exits_with_3(tmp_path, digits, capfd):
     flags = ("--config.search.weights.lr=1e30", "--config.search.weights.clip=0")
     code, line = call(
