@@ -258,8 +258,7 @@ def exam_caption(exam: Mapping[str, Any]) -> str:
     return (
         f"The exam that the search ended with: the {exam['size']} of "
         f"{exam['bank_size']} images of the bank{of_set} with the largest scores. Above "
-        "those of "
-        "them with the largest loss of the learner, below those with the smallest. The "
+        "those of them with the largest loss of the learner, below those with the smallest. The "
         f"learner's mean loss is {exam['exam_loss']:.3f} on the exam and "
         f"{exam['bank_loss']:.3f} on the bank; score and loss correlate with "
         f"{exam['correlation']:.2f}."
