@@ -25,7 +25,7 @@ from flax.traverse_util import flatten_dict
 from ml_collections import ConfigDict, config_flags
 
 from skillearn_jax.commands import complain, drop_output
-from skillearn_jax.errors import InputError, Interrupted, UserError
+from skillearn_jax.errors import GOES_ON, InputError, Interrupted, UserError
 from skillearn_jax.parallel import Processes, end_all, lost
 from skillearn_jax.paths import user_path
 from skillearn_jax.train import run, run_comparison
@@ -59,7 +59,6 @@ All keys, with meaning and default: skillearn_jax/train/config/*.py. Exit codes:
 or SIGTERM, saved.
 """
 
-_GOES_ON = "goes on from the last checkpoint"
 _OVERRIDE = re.compile(r"--?(no)?config\.(?P<path>[\w.]+)")
 
 
@@ -76,7 +75,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         except BrokenPipeError:
             drop_output(sys.stdout)
         return 0
-    going_on = _GOES_ON
+    going_on = GOES_ON
     try:
         command = parse_command(argv)
         _cache_compilations()
@@ -90,7 +89,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             run(command.config, command.workdir)
     except (UserError, Interrupted) as error:
         # What its searches say of themselves does not hold for a comparison.
-        return _fail(str(error).replace(_GOES_ON, going_on), error.exit_code)
+        return _fail(str(error).replace(GOES_ON, going_on), error.exit_code)
     except KeyboardInterrupt:
         return _fail(f"interrupted; the same command {going_on}", 130)
     except Exception as error:

@@ -5,6 +5,9 @@ import errno
 from collections.abc import Callable, Collection, Iterator
 from typing import ClassVar
 
+GOES_ON = "goes on from the last checkpoint"
+"""What the same command does after a run that has ended early, in messages."""
+
 
 class UserError(Exception):
     """What a command line prints in one line instead of a traceback.

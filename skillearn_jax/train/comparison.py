@@ -26,10 +26,9 @@ from skillearn_jax.train.comparison_problems import (
 from skillearn_jax.train.config.compare import CompareConfig
 from skillearn_jax.train.console import Console
 from skillearn_jax.train.experiment import run
-from skillearn_jax.train.fields import as_flag
 from skillearn_jax.train.json_files import read_json, read_rows, write_json
 from skillearn_jax.train.lock import locked
-from skillearn_jax.train.resume import Difference
+from skillearn_jax.train.resume import Difference, told
 from skillearn_jax.train.workdir import holds_comparison, open_folder
 
 _SEARCHES = ("exact", "finite_difference", "first_order")
@@ -216,10 +215,6 @@ def _check_folder(folder: Path, plain: Mapping[str, Any]) -> None:
             for key in keys
             if old.get(key) != plain.get(key)
         ]
-        way_out = "use the version that wrote it"
-        if all(other.known for other in changed):
-            way_out = " ".join(as_flag(each.path, each.old) for each in changed)
         raise InputError(
-            f"the workdir {folder} holds a comparison with "
-            f"{'; '.join(map(str, changed))}: set --workdir to a new folder, or {way_out}"
+            f"the workdir {folder} holds a comparison with {told(changed)}"
         )

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from types import FrameType
 from typing import Any
 
-from skillearn_jax.errors import Interrupted
+from skillearn_jax.errors import GOES_ON, Interrupted
 
 _SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 _NOTHING_LOST = "nothing is lost that was saved before"
@@ -108,6 +108,5 @@ def _handle(number: int, frame: FrameType | None) -> Any:
 def _interrupted(number: int, how: str) -> Interrupted:
     name = signal.Signals(number).name
     return Interrupted(
-        f"interrupted by {name}, {how}; the same command goes on from the last checkpoint",
-        number,
+        f"interrupted by {name}, {how}; the same command {GOES_ON}", number
     )

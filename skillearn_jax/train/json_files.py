@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from skillearn_jax.errors import InputError, StorageError, first_line
+from skillearn_jax.errors import GOES_ON, InputError, StorageError, first_line
 from skillearn_jax.paths import replaced
 
 _TAKEN = "another run has its folder now"
@@ -200,6 +200,4 @@ def refused(what: str, why: str) -> StorageError:
     """
     gone = why in (os.strerror(errno.ENOENT), _TAKEN)  # while the run goes
     ask = "put its folder back" if gone else "make room or allow writing"
-    return StorageError(
-        f"cannot {what} ({why}): {ask}; the same command goes on from the last checkpoint"
-    )
+    return StorageError(f"cannot {what} ({why}): {ask}; the same command {GOES_ON}")

@@ -15,7 +15,15 @@ from skillearn_jax.nas.derive import softmax
 from skillearn_jax.nas.draw import genotype_text
 from skillearn_jax.train import report_figures as figures
 from skillearn_jax.train.comparison_problems import search_values
-from skillearn_jax.train.report_page import Figure, page, save, section, show, table
+from skillearn_jax.train.report_page import (
+    Figure,
+    page,
+    paragraph,
+    save,
+    section,
+    show,
+    table,
+)
 
 Record = Mapping[str, Any]
 _EXACT, _DIFFERENCE = map(repr, ADJOINTS[:2])
@@ -89,9 +97,7 @@ def _page(record: Record, drawn: Mapping[str, Figure]) -> str:
         f"Every adjoint against {record['reference']}, batches of "
         f"{record['batch_size']}."
     )
-    warnings = "".join(
-        f'<p class="verdict">{escape(line)}</p>' for line in record["warnings"]
-    )
+    warnings = "".join(paragraph(line, "verdict") for line in record["warnings"])
     parts = [
         f"<header><h1>{escape(title)}</h1><p>{escape(story)}</p></header>",
         section("Accuracy", warnings + show(drawn, "radius") + _accuracy(record)),
@@ -155,8 +161,7 @@ def _searches(record: Record) -> str:
     head = ("hypergradient", "held-out error %, one seed", "search steps")
     # The same of all; an earlier version noted none.
     notes = record["searches"][0].get("caveats", ())
-    told = "".join(f'<p class="note">{escape(text)}</p>' for text in notes)
-    return table(head, rows, "results") + told + cells
+    return table(head, rows, "results") + "".join(map(paragraph, notes)) + cells
 
 
 def _by_radius(record: Record) -> str | None:

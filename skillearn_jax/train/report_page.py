@@ -84,17 +84,17 @@ def render(
         section(
             "The given cell" if given else "The derived cell",
             show(figures, "normal", "reduction", "cell")
-            + "".join(map(_paragraph, summary.get("caveats") or ())),
+            + "".join(map(paragraph, summary.get("caveats") or ())),
         ),
         section(
             "Search",
-            show(figures, "search", "candidates", "trainings") + _paragraph(note),
+            show(figures, "search", "candidates", "trainings") + paragraph(note),
         ),
         section("The exam", show(figures, "exam")),
         section(
             "Evaluation",
-            _paragraph(evaluation.get("verdict"), "verdict")
-            + "".join(map(_paragraph, (evaluation.get("comparisons") or {}).values()))
+            paragraph(evaluation.get("verdict"), "verdict")
+            + "".join(map(paragraph, (evaluation.get("comparisons") or {}).values()))
             + show(figures, "errors")
             + _evaluation_table(summary)
             + show(figures, "evaluation", "confusion"),
@@ -197,7 +197,8 @@ def section(title: str, content: str) -> str:
     return f"<section><h2>{title}</h2>\n{content}</section>" if content else ""
 
 
-def _paragraph(text: object, kind: str = "note") -> str:
+def paragraph(text: object, kind: str = "note") -> str:
+    """Returns a paragraph of HTML; nothing without a text."""
     return f'<p class="{kind}">{escape(str(text))}</p>' if text else ""
 
 

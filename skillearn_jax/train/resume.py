@@ -1,9 +1,11 @@
 """Floor 4: with which other configs a run may go on."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 from flax.traverse_util import flatten_dict
+
+from skillearn_jax.train.fields import as_flag
 
 _HARMLESS = (
     "log_every",
@@ -43,6 +45,16 @@ class Difference(NamedTuple):
         if not self.known:
             return f"{self.path} = {self.old!r}, a key that this version does not know"
         return f"{self.path} = {self.old!r}, not {self.new!r}"
+
+
+def told(refused: Sequence[Difference]) -> str:
+    """Returns what differs, and what to do where a workdir does not go on with it."""
+    way_back = "use the version that wrote it"
+    if all(other.known for other in refused):
+        way_back = " ".join(as_flag(other.path, other.old) for other in refused)
+    return (
+        f"{'; '.join(map(str, refused))}: set --workdir to a new folder, or {way_back}"
+    )
 
 
 def differences(

@@ -15,7 +15,6 @@ from skillearn_jax.errors import InputError, cannot_write
 from skillearn_jax.parallel import check_same, is_first, on_first
 from skillearn_jax.train.config import Config
 from skillearn_jax.train.events import EventFiles
-from skillearn_jax.train.fields import as_flag
 from skillearn_jax.train.fingerprint import check_fingerprint
 from skillearn_jax.train.json_files import (
     fits,
@@ -26,7 +25,7 @@ from skillearn_jax.train.json_files import (
     write_text,
 )
 from skillearn_jax.train.lock import LOCK
-from skillearn_jax.train.resume import Difference, differences
+from skillearn_jax.train.resume import Difference, differences, told
 
 SUMMARY = "summary.json"
 """What a run has found; it is there when nothing is left to do."""
@@ -220,13 +219,8 @@ class Workdir:
             data_compared=self._data is not None,
         )
         if refused:
-            flags = " ".join(as_flag(d.path, d.old) for d in refused)
-            if not all(other.known for other in refused):
-                flags = "use the version that wrote it"
             raise InputError(
-                f"the workdir {self.path} holds a run with "
-                f"{'; '.join(map(str, refused))}: set --workdir to a new folder, or "
-                f"{flags}"
+                f"the workdir {self.path} holds a run with {told(refused)}"
             )
         if self._data is None:
             self._data = record["data"]
