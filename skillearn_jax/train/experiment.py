@@ -214,12 +214,14 @@ def _computed(
     cells = found.genotype
     console.drawing(kind_of_cells(cells).text(cells, console.columns))
     summary = summary_of(config, each_set(data), cells)
-    stages = config.search.num_stages
+    stages, rule = config.search.num_stages, config.search.stop
+    # The rule `epochs` stops none; a random search, which knows no other, counts its own.
+    stopped = rule != "epochs" and 0 < found.epochs < stages * config.search.epochs
     summary["search"] = {
         "epochs": found.epochs,
         "steps": found.steps,
         **({"stages": stages} if stages > 1 and found.steps else {}),
-        **({"stopped_by": config.search.stop} if found.stopped else {}),
+        **({"stopped_by": rule} if stopped else {}),
         **search_seconds(folder),
     }
     if benchmark is not None:

@@ -50,13 +50,11 @@ class SearchResult(NamedTuple):
         genotype: the derived cells.
         epochs: of the search, warm-up included; fewer than asked for if a rule stopped it.
         steps: taken in all.
-        stopped: whether a rule stopped it.
     """
 
     genotype: Cells
     epochs: int
     steps: int
-    stopped: bool = False
 
 
 def search(
@@ -155,10 +153,9 @@ def search(
     if config.skill == "lpt" and not isinstance(data, Mapping):
         write_exam(config, data, state, streams, workdir, stage, bank)
     steps = int(state.step)
-    stopped = steps < total
-    if stopped:
+    if steps < total:
         console.message(f"stopped by the rule {config.search.stop!r} at step {steps}")
-    return SearchResult(genotype, steps // steps_per_epoch, steps, stopped)
+    return SearchResult(genotype, steps // steps_per_epoch, steps)
 
 
 def search_keys(seed: int) -> tuple[Key, Key]:
